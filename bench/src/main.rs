@@ -1,0 +1,3 @@
+//! The `coracle-bench` command: load tests and the device probe.
+
+fn main() {}

@@ -1,0 +1,74 @@
+//! What a core knows about the cluster: members, their cores, and who leads which shard.
+
+use crate::{CoreId, NodeId, ShardId, Term};
+
+/// A member of the cluster, as one core sees it.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    /// Its id.
+    pub id: NodeId,
+    /// `host` of its client ports.
+    pub client_host: String,
+    /// Client port of its core 0; core *i* listens on this + *i*.
+    pub client_port: u16,
+    /// `host` of its peer ports.
+    pub peer_host: String,
+    /// Peer port of its core 0; core *i* listens on this + *i*.
+    pub peer_port: u16,
+    /// How many cores it has; unknown until it has said HELLO once.
+    pub cores: Option<u16>,
+    /// Whether a connection to it is up. Always true for this node itself.
+    pub up: bool,
+}
+
+/// The cluster, as one core sees it. It may lag behind the truth; a client that follows an old view
+/// is told `NotLeader` by whomever it reaches.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// Name that keeps clusters apart.
+    pub cluster_id: String,
+    /// This node.
+    pub node: NodeId,
+    /// This core.
+    pub core: CoreId,
+    /// Shards in the cluster.
+    pub shards: u32,
+    /// All members, this node included, ordered by id.
+    pub members: Vec<MemberView>,
+    /// For each shard the newest term heard of and its leader, if known.
+    pub leaders: Vec<(Term, Option<NodeId>)>,
+}
+
+impl ClusterView {
+    /// Who leads `shard`, as far as this core knows. `None` for an unknown shard, too.
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.leaders.get(shard.0 as usize).and_then(|(_, leader)| *leader)
+    }
+
+    /// The member with this id.
+    pub fn member(&self, id: NodeId) -> Option<&MemberView> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// The core that hosts `shard` on member `id`; `None` while its core count is unknown.
+    pub fn core_of(&self, id: NodeId, shard: ShardId) -> Option<CoreId> {
+        let cores = self.member(id)?.cores?;
+        (shard.0 < self.shards).then(|| CoreId::hosting(shard, self.shards, cores))
+    }
+
+    /// Whether this core hosts `shard`.
+    pub fn is_local(&self, shard: ShardId) -> bool {
+        self.core_of(self.node, shard) == Some(self.core)
+    }
+
+    /// Notes what was heard of a shard's leadership; older terms are ignored.
+    /// Returns whether anything changed.
+    pub fn note_leader(&mut self, shard: ShardId, term: Term, leader: Option<NodeId>) -> bool {
+        let Some(known) = self.leaders.get_mut(shard.0 as usize) else { return false };
+        if term < known.0 || *known == (term, leader) {
+            return false;
+        }
+        *known = (term, leader);
+        true
+    }
+}

@@ -1,0 +1,81 @@
+//! What a proposal or a query can end with besides its result.
+
+use thiserror::Error;
+
+use crate::{NodeId, ShardId};
+
+/// Why a proposal gave no result.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ProposeError {
+    /// This replica does not lead the shard. The proposal is not in the log; it is safe to send it
+    /// to `leader`, or to try again when none is known.
+    #[error("not the leader of shard {shard}: {}", hint(.leader))]
+    NotLeader {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who leads it, as far as this replica knows.
+        leader: Option<NodeId>,
+    },
+    /// A limit was reached; the proposal was refused before it entered the log. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The payload is larger than [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
+    #[error("the payload has {bytes} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of the payload.
+        bytes: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The proposal was in the log when leadership was lost: it may or may not be applied.
+    #[error(
+        "outcome unknown: leadership of shard {shard} was lost while the proposal was in flight"
+    )]
+    OutcomeUnknown {
+        /// The shard asked for.
+        shard: ShardId,
+    },
+    /// The disk has no room for more entries; nothing was written. Reads go on.
+    #[error(
+        "no space: the disk of this core's log is full; writes are refused until space returns"
+    )]
+    NoSpace,
+    /// The core's log failed; the core acknowledges nothing more until it is restarted.
+    #[error("the log of this core failed: {0}; restart the node after mending the disk")]
+    StorageFailed(String),
+    /// The node is stopping; the proposal was not accepted.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// There is no such shard on this core or node.
+    #[error("there is no shard {0} here")]
+    UnknownShard(ShardId),
+}
+
+/// Why a query gave no result. A query changes nothing, so it may always be asked again.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum QueryError {
+    /// This replica does not lead the shard, or lost leadership before the answer was safe.
+    #[error("not the leader of shard {shard}: {}", hint(.leader))]
+    NotLeader {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who leads it, as far as this replica knows.
+        leader: Option<NodeId>,
+    },
+    /// A limit was reached. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// There is no such shard on this core or node.
+    #[error("there is no shard {0} here")]
+    UnknownShard(ShardId),
+}
+
+fn hint(leader: &Option<NodeId>) -> String {
+    match leader {
+        Some(node) => format!("node {node} leads it"),
+        None => "no leader is known, try again".to_owned(),
+    }
+}

@@ -1,0 +1,14 @@
+//! Raft, the shard loop and the peer protocol of Coracle, over one I/O seam.
+//!
+//! Nothing here names a runtime, a clock or a source of randomness: effects go through [`env::Env`].
+
+pub mod core;
+pub mod env;
+mod error;
+pub mod limits;
+mod state_machine;
+mod types;
+
+pub use error::{ProposeError, QueryError};
+pub use state_machine::{Apply, SnapshotError, StateMachine};
+pub use types::{CoreId, LogIndex, NodeId, ShardId, Term};

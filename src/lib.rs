@@ -1,0 +1,1 @@
+//! A replicated, sharded storage engine: many Raft groups, one pinned thread per core.

@@ -1,0 +1,1 @@
+//! Checks of Coracle's layout, and later its simulator and inspection tools.
