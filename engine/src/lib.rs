@@ -6,6 +6,7 @@ pub mod core;
 pub mod env;
 mod error;
 pub mod limits;
+pub mod raft;
 mod state_machine;
 mod types;
 

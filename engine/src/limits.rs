@@ -61,3 +61,36 @@ const _: () = assert!(
     APPEND_GROUP_BYTES_MAX + PAYLOAD_BYTES_MAX < coracle_wal::limits::BATCH_BYTES_MAX,
     "a group with one more maximal entry fits a batch"
 );
+/// Voters of one shard. More buy no availability and cost latency; the arrays that hold one value
+/// per voter on the hot path are this long.
+pub const VOTERS_MAX: usize = 9;
+
+/// What an entry counts for besides its payload, in windows and limits: about what it takes in
+/// memory and on the wire.
+pub const ENTRY_COST_BYTES: usize = 64;
+
+/// Smallest size the batch of one append message shrinks to: still large against its frame.
+pub const APPEND_BYTES_MIN: usize = 64 << 10;
+
+/// Largest batch of entries in one append message, unless a single entry is larger: big enough for
+/// full bandwidth, small enough that a message behind it waits about a millisecond.
+pub const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Unacknowledged append messages to one follower of one shard.
+pub const INFLIGHT_MESSAGES_MAX: usize = 256;
+
+/// Unacknowledged bytes of entries to one follower of one shard: 10 ms at 800 MB/s.
+pub const INFLIGHT_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of entries a leader takes in beyond its commit index: a few windows, so that a stalled
+/// majority is noticed by refusals and not by memory.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+
+/// Batches of reads that may wait for confirmation in one shard: one arrives per turn of the loop.
+pub const READ_BATCHES_MAX: usize = 4096;
+
+const _: () = assert!(APPEND_BYTES_MIN <= APPEND_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
+const _: () = assert!(INFLIGHT_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+// A full batch and the last, largest entry in it fit one frame with its header.
+const _: () = assert!(APPEND_BYTES_MAX + PAYLOAD_BYTES_MAX + 4096 < FRAME_BYTES_MAX);
