@@ -15,8 +15,11 @@ use coracle_tools::{layout, licences};
 /// A step's problems; none when it passed.
 type Problems = Vec<String>;
 
+/// A step's name and what it does.
+type Step = (&'static str, fn() -> Problems);
+
 fn main() -> ExitCode {
-    let steps: &[(&str, fn() -> Problems)] = &[
+    let steps: &[Step] = &[
         ("layout", layout_rules),
         ("licences", licences),
         ("format", || cargo("fmt", &["--all", "--check"], None)),
