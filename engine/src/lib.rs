@@ -9,6 +9,7 @@ pub mod limits;
 pub mod raft;
 mod state_machine;
 mod types;
+pub mod wire;
 
 pub use error::{ProposeError, QueryError};
 pub use state_machine::{Apply, SnapshotError, StateMachine};

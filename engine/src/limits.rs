@@ -94,3 +94,18 @@ const _: () = assert!(APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX);
 const _: () = assert!(INFLIGHT_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 // A full batch and the last, largest entry in it fit one frame with its header.
 const _: () = assert!(APPEND_BYTES_MAX + PAYLOAD_BYTES_MAX + 4096 < FRAME_BYTES_MAX);
+
+/// Payload of a greeting frame: all that is read from a peer before it has said who it is.
+pub const HELLO_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes of a cluster id.
+pub const CLUSTER_ID_BYTES_MAX: usize = 255;
+
+/// Bytes of the explanation in a refused greeting.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 512;
+
+/// Payloads from this size on are referenced by the outgoing buffer, smaller ones are copied: below
+/// it, one more element of a gather write costs more than the copy.
+pub const GATHER_BYTES_MIN: usize = 4096;
+
+const _: () = assert!(CLUSTER_ID_BYTES_MAX + REFUSAL_TEXT_BYTES_MAX + 128 < HELLO_BYTES_MAX);
