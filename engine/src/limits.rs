@@ -40,7 +40,7 @@ pub const REPLY_SCRATCH_BYTES: usize = 16 << 10;
 pub const APPEND_GROUP_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes a stranger may send before its HELLO is complete.
-pub const HELLO_BYTES_MAX: usize = 4 << 10;
+pub const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
 
 /// Connections that may be in HELLO at the same time, per core.
 pub const HANDSHAKES_MAX: usize = 64;

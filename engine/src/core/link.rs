@@ -22,7 +22,7 @@ use super::signal::Signal;
 use crate::env::{Env, StreamReader, StreamWriter};
 use crate::limits::{LINK_BUFFER_BYTES_MAX, RECEIVE_CHUNK_BYTES};
 use crate::raft::Message;
-use crate::wire::{Frame, OutBuf, decode_frame};
+use crate::wire::{Frame, FrameDecoder, OutBuf};
 use crate::{CoreId, NodeId, ShardId};
 
 /// One core of one peer.
@@ -77,8 +77,13 @@ impl Link {
         if self.closed.get() || out.bytes() > LINK_BUFFER_BYTES_MAX {
             return false;
         }
-        out.push_message(shard, message);
-        true
+        match out.push_message(shard, message) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %shard, "message not sent: {error}");
+                false
+            }
+        }
     }
 
     /// Lets the writer send what was queued in this turn. Called once a turn.
@@ -95,7 +100,7 @@ impl Link {
             tracing::warn!(peer = %self.peer, "nothing heard, closing the connection");
             self.close();
         } else if now.saturating_sub(self.sent_at.get()) > silence_max / 3 {
-            self.out.borrow_mut().push_frame(&Frame::Ping);
+            self.out.borrow_mut().push_ping();
             self.flush(now);
         }
     }
@@ -120,10 +125,12 @@ pub(crate) async fn run<E: Env>(
     received: BytesMut,
 ) {
     inbox.push(Event::LinkUp(link.clone()));
-    let receiving = std::pin::pin!(receive(&env, &inbox, &link, reader, received));
-    let sending = std::pin::pin!(send(&link, writer));
-    let reason = match select(receiving, sending).await {
-        Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
+    let reason = {
+        let receiving = std::pin::pin!(receive(&env, &inbox, &link, reader, received));
+        let sending = std::pin::pin!(send(&link, writer));
+        match select(receiving, sending).await {
+            Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
+        }
     };
     tracing::info!(peer = %link.peer, reason, "peer connection closed");
     link.close();
@@ -137,9 +144,10 @@ async fn receive<E: Env>(
     mut reader: E::Reader,
     mut buf: BytesMut,
 ) -> String {
+    let mut decoder = FrameDecoder::new();
     loop {
         loop {
-            match decode_frame(&mut buf) {
+            match decoder.decode(&mut buf) {
                 Ok(Some(frame)) => {
                     link.frames_in.set(link.frames_in.get() + 1);
                     if let Some(reason) = accept(inbox, link, frame).await {
@@ -150,7 +158,7 @@ async fn receive<E: Env>(
                 Err(error) => return format!("bad frame: {error}"),
             }
         }
-        buf.reserve(RECEIVE_CHUNK_BYTES);
+        buf.reserve(decoder.missing(&buf).max(RECEIVE_CHUNK_BYTES));
         match reader.read(&mut buf).await {
             Ok(0) => return "closed by the peer".to_owned(),
             Ok(_) => link.heard_at.set(env.now()),
@@ -163,11 +171,13 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
     match frame {
         Frame::Raft { shard, message } => inbox.deliver(link, shard, message).await,
         Frame::Ping => {
-            link.out.borrow_mut().push_frame(&Frame::Pong);
+            link.out.borrow_mut().push_pong();
             link.work.set();
         }
         Frame::Pong => {}
-        Frame::Hello(_) | Frame::HelloReply(_) => return Some("HELLO on an open link".to_owned()),
+        Frame::Hello(_) | Frame::HelloReply(_) | Frame::Introduction(_) => {
+            return Some("a greeting on an open link".to_owned());
+        }
     }
     None
 }
@@ -175,7 +185,7 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
 async fn send<W: StreamWriter>(link: &Link, mut writer: W) -> String {
     let mut bufs: Vec<Bytes> = Vec::new();
     loop {
-        link.out.borrow_mut().take_into(&mut bufs);
+        link.out.borrow_mut().take(&mut bufs);
         if bufs.is_empty() {
             if link.is_closed() {
                 writer.shutdown();

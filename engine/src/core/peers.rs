@@ -19,6 +19,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,10 +32,10 @@ use super::link::{self, Link, PeerCore};
 use super::signal::Signal;
 use crate::env::{Env, Listener, StreamReader, StreamWriter};
 use crate::limits::{
-    CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
-    HELLO_BYTES_MAX,
+    CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
+    HANDSHAKES_MAX,
 };
-use crate::wire::{Frame, Hello, HelloRefusal, HelloReply, OutBuf, decode_frame};
+use crate::wire::{EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason};
 use crate::{CoreId, NodeId, ShardId};
 
 /// What all connection tasks of a core share.
@@ -52,7 +53,7 @@ pub(super) struct Gate {
 #[derive(Debug, Error)]
 enum DialError {
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error("no answer to HELLO within {} ms", HANDSHAKE_TIMEOUT.as_millis())]
     Timeout,
     #[error("the peer closed the connection during HELLO")]
@@ -100,34 +101,34 @@ impl Gate {
     }
 
     /// Why `hello` is not welcome, if it is not.
-    fn refusal(&self, hello: &Hello, now: Duration) -> Option<(HelloRefusal, String)> {
+    fn refusal(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
         let ours = &self.hello;
         if hello.cluster_id != ours.cluster_id {
             let text = format!(
                 "this is cluster '{}', not '{}'; check --cluster-id on both nodes",
                 ours.cluster_id, hello.cluster_id
             );
-            return Some((HelloRefusal::OtherCluster, text));
+            return Some((RefuseReason::Cluster, text));
         }
         if hello.shards != ours.shards {
             let text = format!(
                 "this cluster has {} shards, not {}; --shards must be the same on all nodes",
                 ours.shards, hello.shards
             );
-            return Some((HelloRefusal::OtherShards, text));
+            return Some((RefuseReason::Shards, text));
         }
         if hello.node == ours.node || !self.pokes.contains_key(&hello.node) {
             let text = format!(
                 "node id {} is not another member here; check --id and --member on both nodes",
                 hello.node
             );
-            return Some((HelloRefusal::NotAMember, text));
+            return Some((RefuseReason::UnknownNode, text));
         }
         self.duplicate(hello, now)
     }
 
     /// Another live process with the same node id.
-    fn duplicate(&self, hello: &Hello, now: Duration) -> Option<(HelloRefusal, String)> {
+    fn duplicate(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
         let links = self.links.borrow();
         let live = links.values().find(|link| {
             link.peer.node == hello.node
@@ -140,7 +141,7 @@ impl Gate {
              needs an id of its own",
             hello.node, live.peer
         );
-        Some((HelloRefusal::DuplicateNode, text))
+        Some((RefuseReason::DuplicateNode, text))
     }
 
     /// Notes that a member is there with so many cores.
@@ -200,7 +201,9 @@ async fn introduce<E: Env>(env: E, gate: Rc<Gate>, member: NodeId) {
         let known = gate.inbox.view.borrow().member(member).and_then(|m| m.cores);
         let cores = match known {
             Some(cores) => Ok(cores),
-            None => say_hello(&env, &gate, member, CoreId(0), true).await.map(|(hello, ..)| hello.cores),
+            None => {
+                say_hello(&env, &gate, member, CoreId(0), true).await.map(|(hello, ..)| hello.cores)
+            }
         };
         match cores {
             Ok(cores) => {
@@ -285,8 +288,11 @@ async fn say_hello<E: Env>(
 ) -> Result<Greeted<E>, DialError> {
     let address = gate.address(member, core).ok_or(DialError::Closed)?;
     let (mut reader, mut writer) = env.connect(&address, CONNECT_TIMEOUT).await?;
-    let hello = Hello { introduction, ..gate.hello.clone() };
-    write_frame(&mut writer, &Frame::Hello(hello)).await?;
+    let greeting = |out: &mut OutBuf| match introduction {
+        true => out.push_introduction(&gate.hello),
+        false => out.push_hello(&gate.hello),
+    };
+    write(&mut writer, greeting).await?;
     let (frame, received) = read_frame(env, &mut reader).await?;
     match frame {
         Frame::HelloReply(HelloReply::Accepted(theirs)) => {
@@ -304,11 +310,14 @@ async fn say_hello<E: Env>(
     }
 }
 
-async fn write_frame<W: StreamWriter>(writer: &mut W, frame: &Frame) -> std::io::Result<()> {
-    let mut out = OutBuf::default();
-    out.push_frame(frame);
+async fn write<W: StreamWriter>(
+    writer: &mut W,
+    push: impl FnOnce(&mut OutBuf) -> Result<(), EncodeError>,
+) -> io::Result<()> {
+    let mut out = OutBuf::new();
+    push(&mut out).map_err(io::Error::other)?;
     let mut bufs: Vec<Bytes> = Vec::new();
-    out.take_into(&mut bufs);
+    out.take(&mut bufs);
     writer.write_all(&mut bufs).await
 }
 
@@ -318,17 +327,18 @@ async fn read_frame<E: Env>(
     reader: &mut E::Reader,
 ) -> Result<(Frame, BytesMut), DialError> {
     let reading = std::pin::pin!(async {
-        let mut buf = BytesMut::with_capacity(HELLO_BYTES_MAX);
+        let mut decoder = FrameDecoder::new();
+        let mut buf = BytesMut::with_capacity(HANDSHAKE_BYTES_MAX);
         loop {
-            match decode_frame(&mut buf) {
+            match decoder.decode(&mut buf) {
                 Ok(Some(frame)) => return Ok((frame, buf)),
-                Ok(None) if buf.len() >= HELLO_BYTES_MAX => {
+                Ok(None) if buf.len() >= HANDSHAKE_BYTES_MAX => {
                     return Err(DialError::BadFrame("too long".to_owned()));
                 }
                 Ok(None) => {}
                 Err(error) => return Err(DialError::BadFrame(error.to_string())),
             }
-            buf.reserve(HELLO_BYTES_MAX - buf.len());
+            buf.reserve(HANDSHAKE_BYTES_MAX - buf.len());
             if reader.read(&mut buf).await? == 0 {
                 return Err(DialError::Closed);
             }
@@ -366,23 +376,24 @@ async fn greet<E: Env>(
 ) {
     let first = read_frame(&env, &mut reader).await;
     gate.handshakes.set(gate.handshakes.get() - 1);
-    let (hello, received) = match first {
-        Ok((Frame::Hello(hello), received)) => (hello, received),
+    let (hello, introduction, received) = match first {
+        Ok((Frame::Hello(hello), received)) => (hello, false, received),
+        Ok((Frame::Introduction(hello), received)) => (hello, true, received),
         Ok((other, _)) => return tracing::warn!(from, "expected HELLO, got {other:?}; closed"),
         Err(error) => return tracing::warn!(from, "peer port: {error}; closed"),
     };
     if let Some((reason, text)) = gate.refusal(&hello, env.now()) {
         tracing::warn!(from, "refused a peer: {text}");
         let refused = HelloReply::Refused { reason, text };
-        let _ = write_frame(&mut writer, &Frame::HelloReply(refused)).await;
+        let _ = write(&mut writer, |out| out.push_hello_reply(&refused)).await;
         return writer.shutdown();
     }
     gate.note_member(&hello);
-    let accepted = Frame::HelloReply(HelloReply::Accepted(gate.hello.clone()));
-    if let Err(error) = write_frame(&mut writer, &accepted).await {
+    let accepted = HelloReply::Accepted(gate.hello.clone());
+    if let Err(error) = write(&mut writer, |out| out.push_hello_reply(&accepted)).await {
         return tracing::info!(from, "peer left during HELLO: {error}");
     }
-    if hello.introduction {
+    if introduction {
         if let Some(poke) = gate.pokes.get(&hello.node) {
             poke.set();
         }

@@ -226,8 +226,7 @@ mod tests {
     fn a_gap_and_an_unknown_kind_are_refused() {
         let mut replay = Replay::default();
         visit_entry(&mut replay, &entry(1, 2, b"b"));
-        let gap =
-            ReplayError::Gap { shard: ShardId(7), last: LogIndex(0), found: LogIndex(2) };
+        let gap = ReplayError::Gap { shard: ShardId(7), last: LogIndex(0), found: LogIndex(2) };
         assert_eq!(replay.finish().unwrap_err(), gap);
 
         let mut replay = Replay::default();

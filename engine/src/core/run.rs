@@ -137,14 +137,14 @@ impl<E: Env> Core<E> {
             Wal::open(disk, config.wal.clone(), &mut |record| replay.visit(&record))
                 .await
                 .map_err(|source| OpenError::Wal { core, source })?;
-        let mut recovered =
-            replay.finish().map_err(|source| OpenError::Replay { core, source })?;
+        let mut recovered = replay.finish().map_err(|source| OpenError::Replay { core, source })?;
         let address = config.peer_listen.clone();
-        let listener = env
-            .listen(&address)
-            .await
-            .map_err(|source| OpenError::Listen { core, address, source })?;
-        env.spawn(async move { drop(driver.run().await) });
+        let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {
+            core,
+            address,
+            source,
+        })?;
+        env.spawn(driver.run());
 
         let inbox = Rc::new(Inbox::new(first_view(&config)));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
@@ -152,8 +152,11 @@ impl<E: Env> Core<E> {
         let mut shards = Vec::new();
         for id in hosted {
             let found = recovered.remove(&id).unwrap_or_default();
-            let raft = bring_up(&config, id, found, &env)
-                .map_err(|source| OpenError::Replica { core, shard: id, source })?;
+            let raft = bring_up(&config, id, found, &env).map_err(|source| OpenError::Replica {
+                core,
+                shard: id,
+                source,
+            })?;
             shards.push(Shard::new(id, raft, machines(id)));
         }
         gate.start(&env, listener);
@@ -214,7 +217,7 @@ impl<E: Env> Core<E> {
     }
 
     /// Ready when there is anything for a turn to do.
-    fn poll_work(&self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut ready = !self.inbox.is_empty() || self.mailbox.poll_ready(cx);
         // Registers our waker with the inbox even if something else is ready: cheap, and never lost.
         ready |= self.inbox.arrived.poll_take(cx).is_ready();
@@ -561,7 +564,6 @@ fn hello(config: &CoreConfig) -> Hello {
         cores: config.cores,
         shards: config.shards,
         instance: config.instance,
-        introduction: false,
     }
 }
 

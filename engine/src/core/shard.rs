@@ -91,7 +91,12 @@ impl Shard {
 
     /// Takes a proposal; it enters the log at the end of the turn. One that nobody but the leader
     /// can accept is refused at once.
-    pub(super) fn propose(&mut self, payload: Bytes, accepted: AcceptedAnswer, answer: ProposeAnswer) {
+    pub(super) fn propose(
+        &mut self,
+        payload: Bytes,
+        accepted: AcceptedAnswer,
+        answer: ProposeAnswer,
+    ) {
         let incoming = Incoming { accepted, answer };
         if self.raft.role() != Role::Leader {
             return refuse(incoming, self.not_leader());
