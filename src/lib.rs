@@ -1,1 +1,4 @@
 //! A replicated, sharded storage engine: many Raft groups, one pinned thread per core.
+
+pub mod runtime;
+pub mod uring;
