@@ -7,11 +7,11 @@
 //!
 //! [`NodeHandle`] is the way in from any thread and any runtime.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use coracle_engine::core::{
@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::data_dir::{DataDir, DataDirError, random_u128};
 use crate::limits::DRAIN_TIMEOUT;
-use crate::runtime::{self, CoreSpec, GlommioEnv, GlommioListener};
+use crate::runtime::{self, CoreHandle as CoreThread, CoreSpec, GlommioEnv, TcpListener};
 use crate::uring::UringDisk;
 use crate::{
     Config, ConfigError, CoreId, NodeId, Pin as PinMode, ProposeError, QueryError, ShardId,
@@ -41,7 +41,7 @@ pub struct ServiceContext {
     /// The core's shards.
     pub core: CoreHandle,
     /// Bound to the core's client port.
-    pub listener: GlommioListener,
+    pub listener: TcpListener,
 }
 
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -58,15 +58,10 @@ pub enum StartError {
     DataDir(#[from] DataDirError),
     /// The machine does not let us do what a core needs.
     #[error(transparent)]
-    Preflight(#[from] runtime::PreflightError),
-    /// A host name could not be resolved.
-    #[error("cannot resolve {name}: {source}")]
-    Resolve {
-        /// The name.
-        name: String,
-        /// What the resolver said.
-        source: std::io::Error,
-    },
+    Preflight(#[from] runtime::preflight::PreflightError),
+    /// The host name of a member could not be resolved.
+    #[error(transparent)]
+    Resolve(#[from] runtime::ResolveError),
     /// A core's thread or its runtime could not be started.
     #[error("cannot start core {core}: {reason}")]
     Core {
@@ -118,7 +113,7 @@ impl NodeBuilder {
     pub fn start(self) -> Result<Node, StartError> {
         let Self { config, machines, service } = self;
         config.validate()?;
-        runtime::preflight(config.cores)?;
+        runtime::preflight::prepare(usize::from(config.cores), runtime::IO_MEMORY_BYTES)?;
         let data_dir = Arc::new(DataDir::open(&config)?);
         let shared = Arc::new(CoreStart {
             core_config: core_config(&config)?,
@@ -147,7 +142,7 @@ struct CoreStart {
 pub struct Node {
     handle: NodeHandle,
     mailboxes: Vec<Mailbox>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<CoreThread<()>>,
     /// Held until all cores have ended.
     _data_dir: Arc<DataDir>,
 }
@@ -180,8 +175,8 @@ impl Node {
             }
         }
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a core ended by panic");
+            if let Err(error) = thread.join() {
+                tracing::error!("{error}");
             }
         }
     }
@@ -292,14 +287,17 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
     let members = config.members.iter().map(|member| {
         Ok(MemberView {
             id: member.id,
-            client_host: resolve(&member.client_host)?,
+            client_host: resolve(&member.client_host, member.client_port)?,
             client_port: member.client_port,
-            peer_host: resolve(&member.peer_host)?,
+            peer_host: resolve(&member.peer_host, member.peer_port)?,
             peer_port: member.peer_port,
             cores: None,
             up: false,
         })
     });
+    let mut wal = coracle_wal::Options::default();
+    wal.segment_bytes = u64::from(config.segment_mib) << 20;
+    wal.start_on_damage = config.start_on_damage;
     Ok(CoreConfig {
         cluster_id: config.cluster_id.clone(),
         node: config.id,
@@ -314,19 +312,23 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
         election_timeout: config.election_timeout(),
         heartbeat_interval: config.heartbeat_interval(),
         peer_listen: String::new(),
-        wal: coracle_wal::Options {
-            segment_bytes: u64::from(config.segment_mib) << 20,
-            start_on_damage: config.start_on_damage,
-            ..coracle_wal::Options::default()
-        },
+        wal,
         uncommitted_bytes_max: coracle_engine::limits::UNCOMMITTED_BYTES_MAX,
         inflight_bytes_max: coracle_engine::limits::INFLIGHT_BYTES_MAX,
         mailboxes: (0..config.cores).map(|_| Mailbox::new()).collect(),
     })
 }
 
-fn resolve(name: &str) -> Result<String, StartError> {
-    runtime::resolve(name).map_err(|source| StartError::Resolve { name: name.to_owned(), source })
+/// The IP address of a host, in the form that goes before `:port`.
+fn resolve(host: &str, port: u16) -> Result<String, StartError> {
+    let addresses = runtime::resolve(&format!("{host}:{port}"))?;
+    // Clients of a dual-stack name more often come over IPv4.
+    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    Ok(match address.map(SocketAddr::ip) {
+        Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        None => host.to_owned(),
+    })
 }
 
 /// One CPU for each core, or none for any.
@@ -366,9 +368,8 @@ fn start_cores(shared: &Arc<CoreStart>) -> Result<Node, StartError> {
     let (ready, started) = mpsc::channel();
     for core in (0..shared.config.cores).map(CoreId) {
         let spec = CoreSpec {
-            name: format!("coracle-{}-{}", shared.config.id, core),
             cpu: shared.cpus.as_ref().map(|cpus| cpus[usize::from(core.0)]),
-            ..CoreSpec::default()
+            ..CoreSpec::new(format!("coracle-{}-{}", shared.config.id, core))
         };
         let (shared, ready_here) = (shared.clone(), ready.clone());
         let thread = runtime::spawn_core(spec, move |env| run_core(shared, core, env, ready_here))
