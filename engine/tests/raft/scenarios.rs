@@ -199,7 +199,7 @@ impl Script {
                 self.cluster.network.push(crate::cluster::Envelope { from: id, to, message });
             }
         }
-        self.step(id, Event::Durable { term: write.mark.term, index: write.mark.index });
+        self.step(id, Event::Durable(write.mark));
     }
 
     fn restart(&mut self, id: NodeId) {

@@ -260,7 +260,7 @@ impl Run {
                 self.cluster.network.push(crate::cluster::Envelope { from: id, to, message });
             }
         }
-        self.step(id, Event::Durable { term: write.mark.term, index: write.mark.index });
+        self.step(id, Event::Durable(write.mark));
     }
 
     fn crash(&mut self, id: NodeId) {
