@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::client::{Client, Outcome, parse_slots, slot_of};
 use super::confine::Confinement;
 use super::ports::Ports;
-use super::process::{Ended, Process};
+use super::process::{Ended, Process, temporary_directory};
 use super::resp::{Connection, Reply};
 use super::wait::{self, SOON};
 
@@ -238,6 +238,11 @@ impl Dev {
         &self.process
     }
 
+    /// Its first client port.
+    pub fn port(&self) -> u16 {
+        self.ports.base
+    }
+
     /// The client address of node `id`.
     pub fn address(&self, id: u64) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.client(id)).into()
@@ -248,9 +253,29 @@ impl Dev {
         Client::new(vec![self.address(id)], REPLY_TIMEOUT)
     }
 
-    /// Sends it `signal` and waits until it has ended.
-    pub fn end(self, signal: libc::c_int) -> Ended {
+    /// Waits until the cluster acknowledges a write, through node 1.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let mut client = self.client(1);
+        wait::until("the first write", SOON, || {
+            assert!(self.process.is_running(), "dev has ended:\n{}", self.process.output());
+            match client.set("ready", "yes", Duration::from_millis(500)) {
+                Outcome::Done(_) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+
+    /// What lies in its temporary directory.
+    pub fn temporary_files(&self) -> Vec<PathBuf> {
+        let directory = temporary_directory(&self.directory.path().join("dev.log"));
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Sends it `signal` and waits until it has ended; the files it left are looked at afterwards.
+    #[track_caller]
+    pub fn end(self, signal: libc::c_int) -> (Ended, TempDir) {
         self.process.signal(signal);
-        self.process.wait_end(SOON)
+        (self.process.wait_end(SOON), self.directory)
     }
 }

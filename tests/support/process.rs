@@ -34,13 +34,17 @@ pub struct Ended {
 }
 
 impl Process {
-    /// Starts `coracle` with `args`; its output is appended to `log`.
+    /// Starts `coracle` with `args`; its output is appended to `log`, its temporary files go to
+    /// [`temporary_directory`].
     pub fn start(name: &str, args: &[String], log: &Path, confinement: Confinement) -> Self {
         let log_start = fs::read(log).map_or(0, |text| text.len());
         let output = File::options().create(true).append(true).open(log).unwrap();
+        let temporary = temporary_directory(log);
+        fs::create_dir_all(&temporary).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
         command
             .args(args)
+            .env("TMPDIR", temporary)
             .env_remove("RUST_LOG")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -136,6 +140,11 @@ impl Drop for Process {
             eprintln!("--- last output of {}:\n{}\n---", self.name, shown.join("\n"));
         }
     }
+}
+
+/// Where a process with this log keeps its temporary files.
+pub fn temporary_directory(log: &Path) -> PathBuf {
+    log.with_extension("tmp")
 }
 
 /// Starts a child from a thread that lives as long as this program: the parent-death signal of Linux
