@@ -76,16 +76,14 @@ impl Cluster {
 
     /// The arguments of `coracle serve` for node `id`.
     pub fn arguments(&self, id: u64) -> Vec<String> {
-        let directory = self.data_dir(id);
-        let directory = directory.to_str().unwrap();
-        let mut arguments = format!("serve --id {id} --data-dir {directory} --cores 1")
-            .split(' ')
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        arguments.extend(["--shards".to_owned(), SHARDS.to_string()]);
+        let mut arguments = vec!["serve".to_owned()];
+        let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        option("--id", id.to_string());
+        option("--data-dir", self.data_dir(id).to_str().unwrap().to_owned());
+        option("--cores", "1".to_owned());
+        option("--shards", SHARDS.to_string());
         for member in 1..=NODES {
-            arguments.push("--member".to_owned());
-            arguments.push(self.member(member));
+            option("--member", self.member(member));
         }
         arguments
     }
@@ -114,6 +112,25 @@ impl Cluster {
     /// The peer address of node `id`.
     pub fn peer_address(&self, id: u64) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.peer(id)).into()
+    }
+
+    /// Runs `coracle` with `arguments`, which it must refuse: with an exit code that is not 0, a
+    /// message that has all of `fragments` (in any case), and no panic.
+    #[track_caller]
+    pub fn refuses(&self, arguments: &[String], confinement: Confinement, fragments: &[&str]) {
+        let ended = self.spawn("refused", arguments, confinement).wait_end(SOON);
+        let output = &ended.output;
+        assert!(!ended.status.success(), "{arguments:?} was not refused:\n{output}");
+        assert!(
+            ended.status.code().is_some(),
+            "{arguments:?} crashed, {}:\n{output}",
+            ended.status
+        );
+        assert!(!output.contains("panicked"), "{arguments:?} panicked:\n{output}");
+        for fragment in fragments {
+            let found = output.to_lowercase().contains(&fragment.to_lowercase());
+            assert!(found, "the refusal of {arguments:?} does not say {fragment:?}:\n{output}");
+        }
     }
 
     /// The process of node `id`.
@@ -246,6 +263,20 @@ impl Dev {
     /// The client address of node `id`.
     pub fn address(&self, id: u64) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.client(id)).into()
+    }
+
+    /// The peer address of node `id`.
+    pub fn peer_address(&self, id: u64) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.peer(id)).into()
+    }
+
+    /// The largest argument of a command, in bytes, as the server says.
+    #[track_caller]
+    pub fn bulk_bytes_max(&self) -> usize {
+        let mut connection = Connection::open(self.address(1), SOON).unwrap();
+        let reply = connection.command("CONFIG GET proto-max-bulk-len").unwrap();
+        let Reply::Array(pair) = &reply else { panic!("{reply}") };
+        pair[1].text().unwrap().parse().unwrap()
     }
 
     /// A client that knows only the ports of node `id`.

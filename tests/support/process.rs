@@ -1,7 +1,8 @@
 //! Real `coracle` processes: started, signalled, and ended with the test, whatever happens to it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -41,7 +42,7 @@ impl Process {
         let output = File::options().create(true).append(true).open(log).unwrap();
         let temporary = temporary_directory(log);
         fs::create_dir_all(&temporary).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+        let mut command = Command::new(program(log, confinement));
         command
             .args(args)
             .env("TMPDIR", temporary)
@@ -140,6 +141,23 @@ impl Drop for Process {
             eprintln!("--- last output of {}:\n{}\n---", self.name, shown.join("\n"));
         }
     }
+}
+
+/// The program to run. Another user gets a copy that it may reach, and may write beside the log.
+fn program(log: &Path, confinement: Confinement) -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_coracle"));
+    if confinement.user.is_none() {
+        return built;
+    }
+    let directory = log.parent().unwrap();
+    for open in [directory, &temporary_directory(log)] {
+        fs::set_permissions(open, Permissions::from_mode(0o777)).unwrap();
+    }
+    let copy = directory.join("coracle");
+    if !copy.exists() {
+        fs::copy(built, &copy).unwrap();
+    }
+    copy
 }
 
 /// Where a process with this log keeps its temporary files.
