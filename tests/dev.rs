@@ -3,18 +3,17 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
-use support::cluster::Dev;
-use support::process::temporary_directory;
+use support::cluster::{Dev, Place};
 use support::resp::{Connection, Reply};
 use support::wait::SOON;
 
 #[test]
 fn a_newcomer_sets_through_one_node_and_gets_through_the_others() {
     let start = Instant::now();
-    let mut dev = Dev::start(&[]);
-    dev.wait_ready();
+    let dev = Dev::start(&[]);
     println!("up after {:?}", start.elapsed());
 
     dev.client(1).set("greeting", "hello", SOON).unwrap();
@@ -26,8 +25,7 @@ fn a_newcomer_sets_through_one_node_and_gets_through_the_others() {
 
 #[test]
 fn a_node_that_does_not_lead_says_who_does() {
-    let mut dev = Dev::start(&[]);
-    dev.wait_ready();
+    let dev = Dev::start(&[]);
     dev.client(1).set("greeting", "hello", SOON).unwrap();
     let replies: Vec<Reply> = (1..=3)
         .map(|id| Connection::open(dev.address(id), SOON).unwrap().command("GET greeting").unwrap())
@@ -42,35 +40,33 @@ fn a_node_that_does_not_lead_says_who_does() {
 
 #[test]
 fn it_says_what_to_type_and_leaves_nothing_behind() {
-    let mut dev = Dev::start(&[]);
-    dev.wait_ready();
+    let dev = Dev::start(&[]);
     let hint = format!("redis-cli -c -p {}", dev.port());
     assert!(dev.process().output().contains(&hint), "{}", dev.process().output());
-    assert_ne!(dev.temporary_files(), Vec::<std::path::PathBuf>::new());
+    assert!(!dev.place().temporary_files().is_empty());
 
-    let (ended, directory) = dev.end(libc::SIGINT);
+    let (ended, place) = dev.end(libc::SIGINT);
     assert!(ended.status.success(), "{}\n{}", ended.status, ended.output);
     assert!(!ended.output.contains("panicked"), "{}", ended.output);
-    let left = temporary_directory(&directory.path().join("dev.log"));
-    let left: Vec<_> = std::fs::read_dir(left).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(place.temporary_files(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn a_data_directory_keeps_its_data() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["--data-dir", directory.path().to_str().unwrap()];
+    let mut place = Place::reserve();
     for round in 0..2 {
-        let mut dev = Dev::start(&arguments);
-        dev.wait_ready();
+        let dev = Dev::start_at(place, &arguments);
         let mut client = dev.client(1);
         if round == 0 {
             client.set("kept", "yes", SOON).unwrap();
         } else {
             assert_eq!(client.get("kept", SOON).unwrap(), Reply::Bulk(b"yes".to_vec()));
         }
-        let (ended, _) = dev.end(libc::SIGTERM);
+        let (ended, left) = dev.end(libc::SIGTERM);
         assert!(ended.status.success(), "{}\n{}", ended.status, ended.output);
+        place = left;
     }
 }
 
@@ -80,8 +76,7 @@ fn other_sizes_work_too() {
         &["--nodes", "1", "--shards", "1"] as &[&str],
         &["--nodes", "3", "--cores", "2", "--shards", "5"],
     ] {
-        let mut dev = Dev::start(arguments);
-        dev.wait_ready();
+        let dev = Dev::start(arguments);
         let mut client = dev.client(1);
         for number in 0..100 {
             let key = format!("key-{number}");

@@ -28,8 +28,7 @@ fn a_full_disk_refuses_writes_until_space_returns() {
     };
     let directory = disk.path().join("data");
     let arguments = ["--nodes", "1", "--shards", "4", "--data-dir", directory.to_str().unwrap()];
-    let mut dev = Dev::start(&arguments);
-    dev.wait_ready();
+    let dev = Dev::start(&arguments);
     let mut client = dev.client(1);
     client.set("kept", "yes", SOON).unwrap();
 
@@ -57,11 +56,10 @@ fn a_full_disk_refuses_writes_until_space_returns() {
             other => Err(format!("{other:?}")),
         }
     });
-    let (ended, _logs) = dev.end(libc::SIGTERM);
+    let (ended, place) = dev.end(libc::SIGTERM);
     assert!(ended.status.success(), "{}\n{}", ended.status, ended.output);
 
-    let mut dev = Dev::start(&arguments);
-    dev.wait_ready();
+    let dev = Dev::start_at(place, &arguments);
     let mut client = dev.client(1);
     for key in ["kept", "after"] {
         assert_eq!(client.get(key, SOON).unwrap(), Reply::Bulk(b"yes".to_vec()), "{key}");

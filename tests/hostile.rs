@@ -20,7 +20,6 @@ const BOUND: Duration = Duration::from_secs(10);
 /// that the cluster lives, serves the key and takes writes.
 fn survives(attack: impl FnOnce(&Dev)) {
     let mut dev = Dev::start(&[]);
-    dev.wait_ready();
     dev.client(1).set("kept", "yes", SOON).unwrap();
     attack(&dev);
     dev.wait_ready();
@@ -29,7 +28,7 @@ fn survives(attack: impl FnOnce(&Dev)) {
         assert_eq!(reply, Reply::Bulk(b"yes".to_vec()), "through node {id}");
     }
     assert!(!dev.process().output().contains("panicked"), "{}", dev.process().output());
-    let (ended, _directory) = dev.end(libc::SIGTERM);
+    let (ended, _place) = dev.end(libc::SIGTERM);
     assert!(ended.status.success(), "{}\n{}", ended.status, ended.output);
 }
 

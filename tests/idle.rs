@@ -16,8 +16,7 @@ const SHARE_MAX: f64 = 0.10;
 
 #[test]
 fn an_idle_cluster_uses_little_processor_time() {
-    let mut dev = Dev::start(&["--shards", "16"]);
-    dev.wait_ready();
+    let dev = Dev::start(&["--shards", "16"]);
     let seconds = wait::from_env("CORACLE_IDLE_SECONDS", 5);
     // Elections of the other shards and the preparation of segments are work, not idleness: a
     // window counts once its share is low. If it never is, the bound shows the last share.

@@ -230,24 +230,58 @@ pub fn key_in_shard(stem: &str, shard: u16) -> String {
         .unwrap()
 }
 
-/// One `coracle dev` process.
+/// Ports and a directory for a `coracle dev`, which outlive it.
 #[derive(Debug)]
-pub struct Dev {
-    process: Process,
+pub struct Place {
     ports: Ports,
     directory: TempDir,
 }
 
-impl Dev {
-    /// Starts `coracle dev` on a free port with `more` arguments; does not wait for it.
-    pub fn start(more: &[&str]) -> Self {
-        let ports = Ports::reserve();
+impl Place {
+    /// Reserves them.
+    pub fn reserve() -> Self {
         let directory = tempfile::Builder::new().prefix("coracle-test-").tempdir().unwrap();
-        let mut arguments = vec!["dev".to_owned(), "--port".to_owned(), ports.base.to_string()];
+        Self { ports: Ports::reserve(), directory }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("dev.log")
+    }
+
+    /// What lies in the temporary directory of its `coracle dev`.
+    pub fn temporary_files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(temporary_directory(&self.log())).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// One `coracle dev` process.
+#[derive(Debug)]
+pub struct Dev {
+    process: Process,
+    place: Place,
+}
+
+impl Dev {
+    /// Starts `coracle dev` on a free port with `more` arguments and waits until it serves.
+    pub fn start(more: &[&str]) -> Self {
+        Self::start_at(Place::reserve(), more)
+    }
+
+    /// As [`Dev::start`], at a place that an earlier one may have had.
+    pub fn start_at(place: Place, more: &[&str]) -> Self {
+        let mut arguments =
+            vec!["dev".to_owned(), "--port".to_owned(), place.ports.base.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let log = directory.path().join("dev.log");
-        let process = Process::start("dev", &arguments, &log, Confinement::default());
-        Self { process, ports, directory }
+        let process = Process::start("dev", &arguments, &place.log(), Confinement::default());
+        let mut dev = Self { process, place };
+        dev.wait_ready();
+        dev
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Its process.
@@ -257,17 +291,17 @@ impl Dev {
 
     /// Its first client port.
     pub fn port(&self) -> u16 {
-        self.ports.base
+        self.place.ports.base
     }
 
     /// The client address of node `id`.
     pub fn address(&self, id: u64) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.client(id)).into()
+        (Ipv4Addr::LOCALHOST, self.place.ports.client(id)).into()
     }
 
     /// The peer address of node `id`.
     pub fn peer_address(&self, id: u64) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.peer(id)).into()
+        (Ipv4Addr::LOCALHOST, self.place.ports.peer(id)).into()
     }
 
     /// The largest argument of a command, in bytes, as the server says.
@@ -297,16 +331,10 @@ impl Dev {
         });
     }
 
-    /// What lies in its temporary directory.
-    pub fn temporary_files(&self) -> Vec<PathBuf> {
-        let directory = temporary_directory(&self.directory.path().join("dev.log"));
-        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
-    }
-
-    /// Sends it `signal` and waits until it has ended; the files it left are looked at afterwards.
+    /// Sends it `signal` and waits until it has ended.
     #[track_caller]
-    pub fn end(self, signal: libc::c_int) -> (Ended, TempDir) {
+    pub fn end(self, signal: libc::c_int) -> (Ended, Place) {
         self.process.signal(signal);
-        (self.process.wait_end(SOON), self.directory)
+        (self.process.wait_end(SOON), self.place)
     }
 }
