@@ -1,5 +1,6 @@
 //! Real `coracle` processes: started, signalled, and ended with the test, whatever happens to it.
 
+use std::env;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -143,9 +144,11 @@ impl Drop for Process {
     }
 }
 
-/// The program to run. Another user gets a copy that it may reach, and may write beside the log.
+/// The program to run: the one that was built with this test, or what `CORACLE_TEST_PROGRAM` names,
+/// such as a release build. Another user gets a copy that it may reach, and may write beside the log.
 fn program(log: &Path, confinement: Confinement) -> PathBuf {
-    let built = PathBuf::from(env!("CARGO_BIN_EXE_coracle"));
+    let built = env::var_os("CORACLE_TEST_PROGRAM")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_coracle")), PathBuf::from);
     if confinement.user.is_none() {
         return built;
     }
