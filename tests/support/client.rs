@@ -85,6 +85,11 @@ impl Client {
                 Some(address) => self.attempt(address, words),
                 None => Attempt::NotSent("no leader is known".to_owned()),
             };
+            // Whatever went wrong, what was believed about leaders may be why.
+            let forget = !matches!(&attempt, Attempt::Replied(reply) if reply.error().is_none());
+            if forget {
+                self.slots.clear();
+            }
             let reason = match attempt {
                 Attempt::Replied(Reply::Error(text)) => {
                     moved_to = moved_address(&text);
@@ -107,7 +112,6 @@ impl Client {
             if moved_to.is_none() {
                 std::thread::sleep(PAUSE);
             }
-            self.slots.clear();
         }
     }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::client::{Client, Outcome, parse_slots, slot_of};
 use super::confine::Confinement;
 use super::ports::Ports;
-use super::process::{Ended, Process};
+use super::process::{Ended, Process, temporary_directory};
 use super::resp::{Connection, Reply};
 use super::wait::{self, SOON};
 
@@ -76,16 +76,14 @@ impl Cluster {
 
     /// The arguments of `coracle serve` for node `id`.
     pub fn arguments(&self, id: u64) -> Vec<String> {
-        let directory = self.data_dir(id);
-        let directory = directory.to_str().unwrap();
-        let mut arguments = format!("serve --id {id} --data-dir {directory} --cores 1")
-            .split(' ')
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        arguments.extend(["--shards".to_owned(), SHARDS.to_string()]);
+        let mut arguments = vec!["serve".to_owned()];
+        let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        option("--id", id.to_string());
+        option("--data-dir", self.data_dir(id).to_str().unwrap().to_owned());
+        option("--cores", "1".to_owned());
+        option("--shards", SHARDS.to_string());
         for member in 1..=NODES {
-            arguments.push("--member".to_owned());
-            arguments.push(self.member(member));
+            option("--member", self.member(member));
         }
         arguments
     }
@@ -114,6 +112,25 @@ impl Cluster {
     /// The peer address of node `id`.
     pub fn peer_address(&self, id: u64) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.peer(id)).into()
+    }
+
+    /// Runs `coracle` with `arguments`, which it must refuse: with an exit code that is not 0, a
+    /// message that has all of `fragments` (in any case), and no panic.
+    #[track_caller]
+    pub fn refuses(&self, arguments: &[String], confinement: Confinement, fragments: &[&str]) {
+        let ended = self.spawn("refused", arguments, confinement).wait_end(SOON);
+        let output = &ended.output;
+        assert!(!ended.status.success(), "{arguments:?} was not refused:\n{output}");
+        assert!(
+            ended.status.code().is_some(),
+            "{arguments:?} crashed, {}:\n{output}",
+            ended.status
+        );
+        assert!(!output.contains("panicked"), "{arguments:?} panicked:\n{output}");
+        for fragment in fragments {
+            let found = output.to_lowercase().contains(&fragment.to_lowercase());
+            assert!(found, "the refusal of {arguments:?} does not say {fragment:?}:\n{output}");
+        }
     }
 
     /// The process of node `id`.
@@ -213,24 +230,58 @@ pub fn key_in_shard(stem: &str, shard: u16) -> String {
         .unwrap()
 }
 
-/// One `coracle dev` process.
+/// Ports and a directory for a `coracle dev`, which outlive it.
 #[derive(Debug)]
-pub struct Dev {
-    process: Process,
+pub struct Place {
     ports: Ports,
     directory: TempDir,
 }
 
-impl Dev {
-    /// Starts `coracle dev` on a free port with `more` arguments; does not wait for it.
-    pub fn start(more: &[&str]) -> Self {
-        let ports = Ports::reserve();
+impl Place {
+    /// Reserves them.
+    pub fn reserve() -> Self {
         let directory = tempfile::Builder::new().prefix("coracle-test-").tempdir().unwrap();
-        let mut arguments = vec!["dev".to_owned(), "--port".to_owned(), ports.base.to_string()];
+        Self { ports: Ports::reserve(), directory }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("dev.log")
+    }
+
+    /// What lies in the temporary directory of its `coracle dev`.
+    pub fn temporary_files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(temporary_directory(&self.log())).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// One `coracle dev` process.
+#[derive(Debug)]
+pub struct Dev {
+    process: Process,
+    place: Place,
+}
+
+impl Dev {
+    /// Starts `coracle dev` on a free port with `more` arguments and waits until it serves.
+    pub fn start(more: &[&str]) -> Self {
+        Self::start_at(Place::reserve(), more)
+    }
+
+    /// As [`Dev::start`], at a place that an earlier one may have had.
+    pub fn start_at(place: Place, more: &[&str]) -> Self {
+        let mut arguments =
+            vec!["dev".to_owned(), "--port".to_owned(), place.ports.base.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let log = directory.path().join("dev.log");
-        let process = Process::start("dev", &arguments, &log, Confinement::default());
-        Self { process, ports, directory }
+        let process = Process::start("dev", &arguments, &place.log(), Confinement::default());
+        let mut dev = Self { process, place };
+        dev.wait_ready();
+        dev
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Its process.
@@ -238,9 +289,28 @@ impl Dev {
         &self.process
     }
 
+    /// Its first client port.
+    pub fn port(&self) -> u16 {
+        self.place.ports.base
+    }
+
     /// The client address of node `id`.
     pub fn address(&self, id: u64) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.client(id)).into()
+        (Ipv4Addr::LOCALHOST, self.place.ports.client(id)).into()
+    }
+
+    /// The peer address of node `id`.
+    pub fn peer_address(&self, id: u64) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.place.ports.peer(id)).into()
+    }
+
+    /// The largest argument of a command, in bytes, as the server says.
+    #[track_caller]
+    pub fn bulk_bytes_max(&self) -> usize {
+        let mut connection = Connection::open(self.address(1), SOON).unwrap();
+        let reply = connection.command("CONFIG GET proto-max-bulk-len").unwrap();
+        let Reply::Array(pair) = &reply else { panic!("{reply}") };
+        pair[1].text().unwrap().parse().unwrap()
     }
 
     /// A client that knows only the ports of node `id`.
@@ -248,9 +318,23 @@ impl Dev {
         Client::new(vec![self.address(id)], REPLY_TIMEOUT)
     }
 
+    /// Waits until the cluster acknowledges a write, through node 1.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let mut client = self.client(1);
+        wait::until("the first write", SOON, || {
+            assert!(self.process.is_running(), "dev has ended:\n{}", self.process.output());
+            match client.set("ready", "yes", Duration::from_millis(500)) {
+                Outcome::Done(_) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+
     /// Sends it `signal` and waits until it has ended.
-    pub fn end(self, signal: libc::c_int) -> Ended {
+    #[track_caller]
+    pub fn end(self, signal: libc::c_int) -> (Ended, Place) {
         self.process.signal(signal);
-        self.process.wait_end(SOON)
+        (self.process.wait_end(SOON), self.place)
     }
 }

@@ -16,7 +16,7 @@ pub struct Confinement {
 }
 
 /// The user without privileges on every Debian.
-pub const NOBODY: u32 = 65_534;
+const NOBODY: u32 = 65_534;
 
 /// `io_uring_setup` on all architectures that Linux numbers alike since 5.1.
 const SYS_IO_URING_SETUP: u32 = 425;
@@ -25,6 +25,11 @@ const SYS_IO_URING_SETUP: u32 = 425;
 const SECCOMP_DATA_NUMBER: u32 = 0;
 
 impl Confinement {
+    /// No privileges: as another user if this test runs as root, else as it is.
+    pub fn unprivileged() -> Self {
+        Self { user: is_root().then_some(NOBODY), ..Self::default() }
+    }
+
     /// Applies it to this process. Async-signal-safe: system calls only.
     pub(super) fn enter(&self) -> io::Result<()> {
         if let Some(bytes) = self.locked_memory_bytes {

@@ -14,7 +14,7 @@ use super::cluster::Cluster;
 use super::history::{Action, End, Operation, Recorder};
 use super::random::Random;
 use super::resp::Reply;
-use super::wait::SOON;
+use super::wait::{self, SOON};
 
 /// Registers: few enough that clients meet on them, enough to lie in every shard.
 const REGISTERS: u64 = 32;
@@ -53,24 +53,26 @@ impl Load {
         Self { seen, threads }
     }
 
-    /// How many operations were acknowledged so far.
-    pub fn acknowledged(&self) -> usize {
-        self.seen.recorder.acknowledged()
-    }
-
-    /// The longest time in which a client got nothing acknowledged.
-    pub fn longest_gap(&self) -> Duration {
-        *self.seen.longest_gap.lock().unwrap()
+    /// Waits until `count` more operations are acknowledged.
+    #[track_caller]
+    pub fn wait_for_more(&self, count: u64) {
+        let recorder = &self.seen.recorder;
+        let target = recorder.acknowledged() + count;
+        wait::until(&format!("{count} more acknowledgements"), SOON, || {
+            let now = recorder.acknowledged();
+            if now >= target { Ok(()) } else { Err(format!("{now} of {target}")) }
+        });
     }
 
     /// Stops the clients, then checks against the healed cluster that every acknowledged write is
     /// there and every history linearizable.
     #[track_caller]
-    pub fn verify(self, cluster: &Cluster) {
+    pub fn verify(mut self, cluster: &mut Cluster) {
         self.seen.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in std::mem::take(&mut self.threads) {
             thread.join().unwrap();
         }
+        cluster.assert_running();
         let mut client = cluster.client();
         let seen = &self.seen;
         for register in 0..REGISTERS {
@@ -97,6 +99,13 @@ impl Load {
             inserts.len(),
             *seen.longest_gap.lock().unwrap()
         );
+    }
+}
+
+impl Drop for Load {
+    /// Lets the clients of a test that failed end soon.
+    fn drop(&mut self) {
+        self.seen.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`cluster`] is three `serve` processes, or one `dev` process.
 //! * [`resp`] is one connection; [`client`] follows `MOVED` and knows what may be tried again.
 //! * [`history`] records operations and decides whether they are linearizable.
+//! * [`small_disk`] is a file system that a test may fill.
 //! * [`load`] is client threads that write such histories while nodes come and go.
 //!
 //! Nothing here sleeps for luck: every wait is for a condition, with a bound, and says what it
@@ -23,4 +24,5 @@ pub mod ports;
 pub mod process;
 pub mod random;
 pub mod resp;
+pub mod small_disk;
 pub mod wait;

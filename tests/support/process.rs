@@ -1,7 +1,9 @@
 //! Real `coracle` processes: started, signalled, and ended with the test, whatever happens to it.
 
-use std::fs::{self, File};
+use std::env;
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,13 +36,17 @@ pub struct Ended {
 }
 
 impl Process {
-    /// Starts `coracle` with `args`; its output is appended to `log`.
+    /// Starts `coracle` with `args`; its output is appended to `log`, its temporary files go to
+    /// [`temporary_directory`].
     pub fn start(name: &str, args: &[String], log: &Path, confinement: Confinement) -> Self {
         let log_start = fs::read(log).map_or(0, |text| text.len());
         let output = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+        let temporary = temporary_directory(log);
+        fs::create_dir_all(&temporary).unwrap();
+        let mut command = Command::new(program(log, confinement));
         command
             .args(args)
+            .env("TMPDIR", temporary)
             .env_remove("RUST_LOG")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -136,6 +142,30 @@ impl Drop for Process {
             eprintln!("--- last output of {}:\n{}\n---", self.name, shown.join("\n"));
         }
     }
+}
+
+/// The program to run: the one that was built with this test, or what `CORACLE_TEST_PROGRAM` names,
+/// such as a release build. Another user gets a copy that it may reach, and may write beside the log.
+fn program(log: &Path, confinement: Confinement) -> PathBuf {
+    let built = env::var_os("CORACLE_TEST_PROGRAM")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_coracle")), PathBuf::from);
+    if confinement.user.is_none() {
+        return built;
+    }
+    let directory = log.parent().unwrap();
+    for open in [directory, &temporary_directory(log)] {
+        fs::set_permissions(open, Permissions::from_mode(0o777)).unwrap();
+    }
+    let copy = directory.join("coracle");
+    if !copy.exists() {
+        fs::copy(built, &copy).unwrap();
+    }
+    copy
+}
+
+/// Where a process with this log keeps its temporary files.
+pub fn temporary_directory(log: &Path) -> PathBuf {
+    log.with_extension("tmp")
 }
 
 /// Starts a child from a thread that lives as long as this program: the parent-death signal of Linux

@@ -96,10 +96,17 @@ impl Connection {
         self.stream.get_mut().shutdown(std::net::Shutdown::Write)
     }
 
-    /// Reads until the other side closes; gives what it sent.
-    pub fn drain(&mut self) -> io::Result<Vec<u8>> {
+    /// Reads until the other side closes, or resets, the connection; gives what it sent. Panics when
+    /// the connection stays open for longer than its timeout without a byte.
+    #[track_caller]
+    pub fn drain_lossy(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.stream.read_to_end(&mut bytes).map(|_| bytes)
+        match self.stream.read_to_end(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("the server keeps the connection open; it sent {} bytes", bytes.len())
+            }
+            _ => bytes,
+        }
     }
 
     /// Waits for a reply.

@@ -1,5 +1,6 @@
 //! Waiting for a condition, with a bound.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A bound for what should take a second or two: generous, because the machine may be slow and busy.
@@ -37,4 +38,11 @@ pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIPPED {test}: {reason}\n");
     // The standard macros are captured by the test harness; this is not.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Keeps the other tests of this program waiting, for tests that need the machine for themselves.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed while it held this leaves nothing behind that matters here.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             let warnings_fail = Some(("RUSTDOCFLAGS", "-Dwarnings"));
             cargo("doc", &["--workspace", "--no-deps", "--locked"], warnings_fail)
         }),
-        ("tests", || cargo("test", &["--workspace", "--locked"], None)),
+        ("tests", || cargo("test", &["--workspace", "--locked", "--no-fail-fast"], None)),
     ];
     let mut summary = Vec::new();
     for (name, step) in steps {
