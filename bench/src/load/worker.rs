@@ -227,7 +227,7 @@ impl<'a> Worker<'a> {
     fn tick(&mut self, now: u64) {
         let from = self.plan.measure_from();
         if self.measuring_since.is_none() && now >= from {
-            self.measuring_since = Some(now);
+            self.measuring_since = Some(from);
             self.shared.stats = Stats::new();
             self.shared.last_ok = now;
             self.shared.longest_pause = 0;

@@ -1,10 +1,10 @@
 //! What the load consists of: keys, values, and how a value proves where it comes from.
 //!
-//! A key is `key:` and twelve digits. A value starts with 40 bytes that name its origin, followed by
+//! A key is `load:` and eleven digits. A value starts with 40 bytes that name its origin, followed by
 //! filler that depends on the sequence number, so that two values mixed into one are seen:
 //!
 //! ```text
-//! key:000000000042 | run id, 8 hex digits | sequence number, 16 hex digits | filler
+//! load:00000000042 | run id, 8 hex digits | sequence number, 16 hex digits | filler
 //! ```
 //!
 //! Values shorter than that carry only the start, and cannot be checked.
@@ -60,7 +60,7 @@ impl KeySpace {
 
 /// The text of `key`.
 pub fn key_bytes(key: u32) -> [u8; KEY_BYTES] {
-    let mut text = *b"key:000000000000";
+    let mut text = *b"load:00000000000";
     let mut rest = key;
     let mut at = KEY_BYTES;
     while rest > 0 {
