@@ -1,5 +1,6 @@
 //! The `coracle-bench` command: load tests and the device probe.
 
+mod embedded;
 mod load;
 mod report;
 
