@@ -1,1 +1,3 @@
 //! A replicated, sharded storage engine: many Raft groups, one pinned thread per core.
+
+pub mod server;
