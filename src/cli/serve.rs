@@ -108,7 +108,7 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let signals = StopSignals::block()?;
     let config = args.into_config()?;
     let (id, cores) = (config.id, config.cores);
-    let node: Node = server::node(config)?;
+    let node: Node = server::start(config)?;
     tracing::info!("node {id} serves on {cores} core(s)");
     let signal = signals.wait()?;
     tracing::info!("{signal}: draining and stopping");

@@ -10,9 +10,10 @@ mod net;
 pub mod preflight;
 mod resolve;
 
-pub use self::core::{CoreHandle, CoreSpec, RuntimeError, spawn_core};
+pub use self::core::{CoreHandle, CoreSpec, IO_MEMORY_BYTES, RuntimeError, spawn_core};
 pub use env::GlommioEnv;
 pub use net::{TcpListener, TcpReader, TcpWriter};
+pub use preflight::allowed_cpus;
 pub use resolve::{ResolveError, resolve};
 
 #[cfg(test)]

@@ -312,6 +312,16 @@ pub(crate) fn process_cpus() -> Option<libc::cpu_set_t> {
     (result == 0).then_some(cpus)
 }
 
+/// Numbers of the CPUs that the process may run on; never empty.
+#[must_use]
+pub fn allowed_cpus() -> Vec<usize> {
+    let Some(cpus) = process_cpus() else { return vec![0] };
+    // SAFETY: reads bits of an initialised set, within its size.
+    let is_allowed = |cpu: &usize| unsafe { libc::CPU_ISSET(*cpu, &cpus) };
+    let allowed: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(is_allowed).collect();
+    if allowed.is_empty() { vec![0] } else { allowed }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
