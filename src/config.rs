@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::limits::{CORES_MAX, MEMBERS_MAX, SHARDS_MAX};
@@ -85,6 +85,7 @@ pub enum Pin {
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// This node's id: one of `members`.
+    #[serde(deserialize_with = "node_id")]
     pub id: NodeId,
     /// Where its data is kept. Created if missing; belongs to one node and one process.
     pub data_dir: PathBuf,
@@ -124,6 +125,9 @@ pub struct Config {
     pub start_on_damage: bool,
 }
 
+fn node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
+    u64::deserialize(deserializer).map(NodeId)
+}
 fn one() -> u16 {
     1
 }
@@ -165,7 +169,9 @@ pub enum ConfigError {
     #[error("member {0} is named twice: every node needs an id of its own")]
     DuplicateMember(NodeId),
     /// Two cores would listen on the same address.
-    #[error("{0} is used twice: with {1} cores, each node takes {1} client and {1} peer ports in a row")]
+    #[error(
+        "{0} is used twice: with {1} cores, each node takes {1} client and {1} peer ports in a row"
+    )]
     DuplicateAddress(String, u16),
     /// A number outside of its range.
     #[error("{what} is {value}, it must be between {min} and {max}")]
@@ -232,7 +238,12 @@ impl Config {
         range("shards", self.shards.into(), 1, SHARDS_MAX.into())?;
         range("members", self.members.len() as u64, 0, MEMBERS_MAX as u64)?;
         range("election_timeout_ms", self.election_timeout_ms, 50, 60_000)?;
-        range("heartbeat_interval_ms", self.heartbeat_interval_ms, 10, self.election_timeout_ms / 5)?;
+        range(
+            "heartbeat_interval_ms",
+            self.heartbeat_interval_ms,
+            10,
+            self.election_timeout_ms / 5,
+        )?;
         range("segment_mib", self.segment_mib.into(), 16, 4096)?;
         range("clients_max", self.clients_max as u64, 1, 1_000_000)?;
         if u32::from(self.cores) > self.shards {
@@ -258,10 +269,8 @@ impl Config {
             if !ids.insert(member.id) {
                 return Err(ConfigError::DuplicateMember(member.id));
             }
-            let ports = [
-                (&member.client_host, member.client_port),
-                (&member.peer_host, member.peer_port),
-            ];
+            let ports =
+                [(&member.client_host, member.client_port), (&member.peer_host, member.peer_port)];
             for (host, first) in ports {
                 range("a port", u64::from(first) + u64::from(self.cores) - 1, 1, 65_535)?;
                 // Other members may have other core counts: only our own are certain to be taken.

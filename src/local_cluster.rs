@@ -117,7 +117,8 @@ fn free_port_range() -> std::io::Result<u16> {
     for _ in 0..100 {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let first = port.saturating_sub(2 * PEER_PORT_OFFSET).max(10_000);
-        let ports = (first..first + 100).chain(first + PEER_PORT_OFFSET..first + PEER_PORT_OFFSET + 100);
+        let ports =
+            (first..first + 100).chain(first + PEER_PORT_OFFSET..first + PEER_PORT_OFFSET + 100);
         if ports.into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok(first);
         }

@@ -337,7 +337,8 @@ fn choose_cpus(config: &Config) -> Option<Vec<usize>> {
     let cores = usize::from(config.cores);
     // Members on our own host take their share of the same CPUs; by rank, so that none collide.
     let host = config.own_member().map(|member| &member.peer_host);
-    let mut here: Vec<NodeId> = config.members.iter().filter(|m| Some(&m.peer_host) == host).map(|m| m.id).collect();
+    let mut here: Vec<NodeId> =
+        config.members.iter().filter(|m| Some(&m.peer_host) == host).map(|m| m.id).collect();
     here.sort();
     let rank = here.iter().position(|id| *id == config.id).unwrap_or(0);
     match config.pin {
@@ -436,15 +437,22 @@ async fn open_core(
     core_config.core = core;
     core_config.wal.log_id = shared.data_dir.log_id(core);
     let own = config.own_member().ok_or(ConfigError::NotAMember(config.id))?;
-    core_config.peer_listen = format!("{}:{}", resolve_own(&core_config, |m| &m.peer_host), own.peer_port + core.0);
-    let client = format!("{}:{}", resolve_own(&core_config, |m| &m.client_host), own.client_port + core.0);
+    core_config.peer_listen =
+        format!("{}:{}", resolve_own(&core_config, |m| &m.peer_host), own.peer_port + core.0);
+    let client =
+        format!("{}:{}", resolve_own(&core_config, |m| &m.client_host), own.client_port + core.0);
 
     // The client port first: a port in use should be found before anything is written.
     let listener = match &shared.service {
         None => None,
-        Some(service) => Some((service, env.listen(&client).await.map_err(|source| {
-            StartError::Listen { core, address: client.clone(), source }
-        })?)),
+        Some(service) => Some((
+            service,
+            env.listen(&client).await.map_err(|source| StartError::Listen {
+                core,
+                address: client.clone(),
+                source,
+            })?,
+        )),
     };
     let opened = Core::open(env.clone(), disk, core_config, &*shared.machines).await?;
     let service = listener.map(|(service, listener)| {

@@ -21,7 +21,7 @@ use super::storage::Storage;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::EVENTS_PER_TURN_MAX;
-use crate::raft::{self, Message, Raft, RaftLog, WriteMark};
+use crate::raft::{self, Message, Raft, RaftLog};
 use crate::wire::Hello;
 use crate::{CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
 
@@ -254,8 +254,8 @@ impl<E: Env> Core<E> {
     fn keep_promises(&mut self) {
         while let Some(promise) = self.storage.next_kept() {
             let Some(at) = self.position_of(promise.shard) else { continue };
-            if let Some(WriteMark { term, index }) = promise.mark {
-                self.shards[at].step(raft::Event::Durable { term, index });
+            if let Some(mark) = promise.mark {
+                self.shards[at].step(raft::Event::Durable(mark));
                 self.touch(at);
             }
             for (to, message) in promise.messages {
@@ -517,7 +517,7 @@ impl<E: Env> Core<E> {
         let stats = self.storage.wal().stats();
         self.counters.wal_batches = stats.batches;
         self.counters.wal_durable_writes = stats.durable_writes;
-        self.counters.wal_bytes = stats.bytes;
+        self.counters.wal_bytes = stats.written_bytes;
         self.inbox.counters.set(self.counters);
     }
 
