@@ -162,7 +162,7 @@ mod tests {
         };
         assert!(matches!(change(0, b'G'), WireError::Magic { .. }));
         assert!(matches!(change(2, 9), WireError::Version { found: 9, expected: VERSION }));
-        assert!(matches!(change(3, 3), WireError::UnknownType(3)));
+        assert!(matches!(change(3, 99), WireError::UnknownType(99)));
         assert!(matches!(change(4, 1), WireError::Flags(1)));
         assert!(matches!(change(7, 1), WireError::Flags(0x0100_0000)));
         assert!(matches!(change(15, 0xFF), WireError::TooLong { kind: 20, .. }));
