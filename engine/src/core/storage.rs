@@ -89,10 +89,11 @@ impl<D: Disk> Storage<D> {
                 Ok(Some(lsn)) => self.appended = lsn,
                 // Nothing to write: the promise rests on what was appended before.
                 Ok(None) => {}
-                Err(AppendError::Full | AppendError::NoSpace | AppendError::Failed(_)) => return,
                 Err(error @ AppendError::TooLarge { .. }) => {
                     unreachable!("a group is bounded below the size of a batch: {error}")
                 }
+                // Full for now, or over for good: the loop looks at the failure itself.
+                Err(_) => return,
             }
             if let Some(Group { promise, .. }) = self.refused.pop_front() {
                 self.promises.push_back((self.appended, promise));
