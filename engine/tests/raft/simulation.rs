@@ -376,14 +376,17 @@ impl Run {
             self.settle();
             let leader = self.cluster.nodes.values().find_map(|node| {
                 let raft = node.raft.as_ref()?;
-                (raft.role() == Role::Leader).then_some(node.id)
+                (raft.role() == Role::Leader).then_some((raft.term(), node.id))
             });
-            if let (Some(leader), None) = (leader, goal) {
+            // A leader that is deposed after all may take its proposal along.
+            if let Some((term, leader)) = leader
+                && goal.is_none_or(|(of, _)| of != term)
+            {
                 self.propose(leader);
-                goal = Some(self.cluster.raft(leader).unwrap().last_index());
+                goal = Some((term, self.cluster.raft(leader).unwrap().last_index()));
                 self.read(leader);
             }
-            if goal.is_some_and(|goal| self.agree(goal)) {
+            if goal.is_some_and(|(_, goal)| self.agree(goal)) {
                 return;
             }
             for id in self.cluster.ids() {
