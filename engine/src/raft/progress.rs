@@ -71,7 +71,9 @@ impl Progress {
     pub(super) fn budget(&self, config: &Config) -> Option<usize> {
         match self.state {
             State::Probe { waiting: true } => None,
-            State::Probe { waiting: false } => Some(self.batch_bytes),
+            State::Probe { waiting: false } => {
+                Some(self.batch_bytes.min(config.inflight_bytes_max))
+            }
             State::Replicate => {
                 let room = config.inflight_bytes_max.saturating_sub(self.inflight.bytes);
                 let full = self.inflight.messages.len() >= config.inflight_messages_max;

@@ -160,6 +160,54 @@ fn strangers_and_repeated_votes_do_not_count() {
     assert_eq!(raft.role(), Role::Leader);
 }
 
+/// A node that is no voter, perhaps of an older configuration, neither leads nor gets votes, and its
+/// term means nothing.
+#[test]
+fn strangers_are_not_listened_to() {
+    let mut raft = start(hard_state(1, 0), &[1]).unwrap();
+    let beat = Heartbeat { term: Term(9), commit: LogIndex(1), round: 0 };
+    for message in
+        [Message::Heartbeat(beat), append(9, (1, 1), 1, vec![entry(9, 2)]), vote(9, (9, 9))]
+    {
+        assert!(tell(&mut raft, 4, message.clone()).is_empty());
+        assert!(tell(&mut raft, 1, message).is_empty(), "nor to messages in the own name");
+        assert_eq!((raft.term(), raft.leader()), (Term(1), None));
+    }
+}
+
+/// The others' votes make a majority, but the candidate's own term is not durable yet: after a crash
+/// it could stand in the same term again.
+#[test]
+fn nobody_leads_before_the_own_vote_is_durable() {
+    let mut raft = start(hard_state(1, 0), &[1]).unwrap();
+    raft.step(Event::Tick { now: Duration::from_secs(10) }, &mut Effects::default());
+    let pre = PreVoteReply { term: Term(2), granted: true };
+    tell(&mut raft, 2, Message::PreVoteReply(pre));
+    let yes = Message::VoteReply(VoteReply { term: Term(2), granted: true });
+    for from in [2, 3] {
+        tell(&mut raft, from, yes.clone());
+        assert_eq!(raft.role(), Role::Candidate);
+    }
+    tell(&mut raft, 1, yes);
+    assert_eq!(raft.role(), Role::Leader);
+}
+
+#[test]
+fn a_report_about_an_earlier_term_says_nothing_about_the_present_one() {
+    let mut raft = start(hard_state(1, 0), &[1, 1]).unwrap();
+    let mut marks = Vec::new();
+    for term in [2, 3] {
+        let beat = Heartbeat { term: Term(term), commit: LogIndex(0), round: 0 };
+        marks.extend(tell(&mut raft, term, Message::Heartbeat(beat)).write_mark);
+    }
+    raft.step(Event::Durable(marks[0]), &mut Effects::default());
+    let effects = tell(&mut raft, 3, append(3, (1, 2), 0, vec![]));
+    assert!(effects.messages.is_empty(), "term 3 is not durable");
+    raft.step(Event::Durable(marks[1]), &mut Effects::default());
+    let effects = tell(&mut raft, 3, append(3, (1, 2), 0, vec![]));
+    assert_eq!(effects.messages.len(), 1);
+}
+
 #[test]
 fn a_committed_entry_is_not_replaced() {
     let mut raft = start(hard_state(2, 2), &[1, 1, 2]).unwrap();
