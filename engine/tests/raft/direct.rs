@@ -192,6 +192,19 @@ fn nobody_leads_before_the_own_vote_is_durable() {
     assert_eq!(raft.role(), Role::Leader);
 }
 
+/// The answer to a heartbeat of an earlier term carried that heartbeat's round along with the new
+/// term. Its sender, leading again, took it for the confirmation of a round of the new term.
+#[test]
+fn an_answer_to_an_earlier_term_confirms_no_round() {
+    let mut raft = start(hard_state(5, 0), &[1]).unwrap();
+    let beat = Heartbeat { term: Term(4), commit: LogIndex(0), round: 7 };
+    for message in [Message::Heartbeat(beat), append(4, (1, 1), 0, vec![]), vote(4, (9, 9))] {
+        let reply = HeartbeatReply { term: Term(5), round: 0 };
+        let effects = tell(&mut raft, 2, message);
+        assert_eq!(effects.messages, [(NodeId(2), Message::HeartbeatReply(reply))]);
+    }
+}
+
 #[test]
 fn a_report_about_an_earlier_term_says_nothing_about_the_present_one() {
     let mut raft = start(hard_state(1, 0), &[1, 1]).unwrap();

@@ -62,6 +62,8 @@ struct Run {
     reports: Vec<(NodeId, Write)>,
     /// Nodes of one side; messages to and from the other side are lost.
     side: Vec<NodeId>,
+    /// While this holds, the clocks on that side stand still: it does not notice that it is alone.
+    frozen: bool,
     /// Everything that any replica has ever taken for committed.
     committed: BTreeMap<LogIndex, Entry>,
     /// The highest index any leader has reported committed: what clients may know of.
@@ -86,7 +88,7 @@ impl Run {
             slow_disk: [0, 50, 90][random.below(3)],
             late_report: [0, 30, 80][random.below(3)],
             partition: [0, 1, 3][random.below(3)],
-            tick_ms: [4, 12, 40][random.below(3)],
+            tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
         let window_bytes = [100, 1000, 1 << 20][random.below(3)];
@@ -103,6 +105,7 @@ impl Run {
             faults,
             reports: Vec::new(),
             side: Vec::new(),
+            frozen: false,
             committed: BTreeMap::new(),
             acknowledged: LogIndex(0),
             leaders: BTreeMap::new(),
@@ -327,14 +330,19 @@ impl Run {
                     self.report(place);
                 }
             }
-            70..82 => self.tick(id, self.faults.tick_ms),
+            70..82 => {
+                if !self.frozen || !self.side.contains(&id) {
+                    self.tick(id, self.faults.tick_ms);
+                }
+            }
             82..90 => self.propose(id),
             90..95 => self.read(id),
             95 if self.random.percent(self.faults.partition * 20) => {
                 let random = &mut self.random;
                 self.side = ids.into_iter().filter(|_| random.percent(40)).collect();
+                self.frozen = random.percent(50);
             }
-            96 => self.side.clear(),
+            96 if self.random.percent(15) => self.side.clear(),
             97 => {
                 let node = ids[self.random.below(ids.len())];
                 let lost = self.random.percent(50);
