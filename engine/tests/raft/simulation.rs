@@ -50,6 +50,8 @@ struct Faults {
     slow_disk: usize,
     late_report: usize,
     partition: usize,
+    /// That a new leader crashes soon, often in the middle of spreading its first entries.
+    short_reign: usize,
     /// Not a chance: how far a clock moves at most between two ticks.
     tick_ms: usize,
 }
@@ -64,6 +66,8 @@ struct Run {
     side: Vec<NodeId>,
     /// While this holds, the clocks on that side stand still: it does not notice that it is alone.
     frozen: bool,
+    /// Crashes after so many steps.
+    doomed: Option<(NodeId, usize)>,
     /// Everything that any replica has ever taken for committed.
     committed: BTreeMap<LogIndex, Entry>,
     /// The highest index any leader has reported committed: what clients may know of.
@@ -88,6 +92,7 @@ impl Run {
             slow_disk: [0, 50, 90][random.below(3)],
             late_report: [0, 30, 80][random.below(3)],
             partition: [0, 1, 3][random.below(3)],
+            short_reign: [0, 30, 80][random.below(3)],
             tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
@@ -106,6 +111,7 @@ impl Run {
             reports: Vec::new(),
             side: Vec::new(),
             frozen: false,
+            doomed: None,
             committed: BTreeMap::new(),
             acknowledged: LogIndex(0),
             leaders: BTreeMap::new(),
@@ -149,6 +155,9 @@ impl Run {
             let other = *self.leaders.entry(soft.term).or_insert(id);
             assert_eq!(other, id, "election safety: two leaders in term {}", soft.term);
             self.check_leader_completeness(id);
+            if self.random.percent(self.faults.short_reign) {
+                self.doomed = Some((id, self.random.below(150)));
+            }
         }
         if effects.committed.is_some() {
             self.check_committed(id);
@@ -221,6 +230,10 @@ impl Run {
     fn deliver(&mut self, place: usize) {
         let envelope = self.cluster.network.swap_remove(place);
         let cut = self.is_cut(envelope.from, envelope.to);
+        if cut && self.random.percent(60) {
+            self.cluster.network.push(envelope); // held up, may come much later
+            return;
+        }
         if cut || self.random.percent(self.faults.loss) {
             self.tell(|| format!("LOST {}", describe_envelope(&envelope)));
             return;
@@ -319,7 +332,8 @@ impl Run {
         match self.random.below(100) {
             0..45 if !self.cluster.network.is_empty() => {
                 // Mostly in order, sometimes overtaken.
-                let most = self.cluster.network.len().min(4);
+                let most = if self.random.percent(10) { usize::MAX } else { 4 };
+                let most = self.cluster.network.len().min(most);
                 let place = self.random.below(most);
                 self.deliver(place);
             }
@@ -353,7 +367,7 @@ impl Run {
                 };
                 self.step(id, event);
             }
-            98 if self.cluster.raft(id).is_none() => self.restart(id),
+            98 | 95 if self.cluster.raft(id).is_none() => self.restart(id),
             99 if self.random.percent(self.faults.crash * 10) => self.crash(id),
             _ => {}
         }
@@ -362,6 +376,14 @@ impl Run {
     fn chaos(&mut self) {
         for step in 0..STEPS_OF_CHAOS {
             self.something();
+            match self.doomed {
+                Some((id, 0)) => {
+                    self.crash(id);
+                    self.doomed = None;
+                }
+                Some((id, left)) => self.doomed = Some((id, left - 1)),
+                None => {}
+            }
             if step % 50 == 0 {
                 self.check_log_matching();
             }
@@ -374,6 +396,7 @@ impl Run {
         self.side.clear();
         self.faults.loss = 0;
         self.faults.repeat = 0;
+        self.faults.short_reign = 0;
         for id in self.cluster.ids() {
             if self.cluster.raft(id).is_none() {
                 self.restart(id);
