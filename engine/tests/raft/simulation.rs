@@ -338,16 +338,12 @@ impl Run {
                 self.deliver(place);
             }
             45..60 if !self.random.percent(self.faults.slow_disk) => self.write(id),
-            60..70 if !self.reports.is_empty() => {
-                if !self.random.percent(self.faults.late_report) {
-                    let place = self.random.below(self.reports.len());
-                    self.report(place);
-                }
+            60..70 if !self.reports.is_empty() && !self.random.percent(self.faults.late_report) => {
+                let place = self.random.below(self.reports.len());
+                self.report(place);
             }
-            70..82 => {
-                if !self.frozen || !self.side.contains(&id) {
-                    self.tick(id, self.faults.tick_ms);
-                }
+            70..82 if (!self.frozen || !self.side.contains(&id)) => {
+                self.tick(id, self.faults.tick_ms);
             }
             82..90 => self.propose(id),
             90..95 => self.read(id),
