@@ -13,13 +13,12 @@ use thiserror::Error;
 
 use super::GlommioEnv;
 use super::preflight::{self, PreflightError};
+use super::turn;
 
 /// Locked memory that the runtime registers per core for its own file I/O. We use that for reads of
 /// eight bytes only (files go through [`crate::uring`]), so the least it takes is enough; it is
 /// registered three times.
 pub const IO_MEMORY_BYTES: usize = 64 << 10;
-/// The longest that a computing task keeps completions waiting.
-const PREEMPT: Duration = Duration::from_micros(250);
 
 /// What one core is to be.
 #[derive(Clone, Debug)]
@@ -133,7 +132,10 @@ where
                 }
             };
             let _ = started.send(Ok(()));
-            Some(executor.run(async move { task(GlommioEnv::of_this_core()).await }))
+            Some(executor.run(async move {
+                turn::start_heartbeat();
+                task(GlommioEnv::of_this_core()).await
+            }))
         })
         .map_err(|source| RuntimeError::Thread { name: name.clone(), source })?;
     match outcome.recv() {
@@ -150,7 +152,7 @@ fn make_executor(spec: &CoreSpec) -> Result<LocalExecutor, String> {
     let mut builder = LocalExecutorBuilder::new(placement)
         .name(&spec.name)
         .io_memory(spec.io_memory_bytes)
-        .preempt_timer(PREEMPT);
+        .preempt_timer(turn::PREEMPT);
     match spec.spin {
         Some(spin) if spec.cpu.is_some() => builder = builder.spin_before_park(spin),
         Some(_) => tracing::warn!(core = spec.name, "an unpinned core does not spin"),

@@ -9,11 +9,13 @@ mod env;
 mod net;
 pub mod preflight;
 mod resolve;
+mod turn;
 
 pub use self::core::{CoreHandle, CoreSpec, RuntimeError, spawn_core};
 pub use env::GlommioEnv;
 pub use net::{TcpListener, TcpReader, TcpWriter};
 pub use resolve::{ResolveError, resolve};
+pub(crate) use turn::Turns;
 
 #[cfg(test)]
 mod tests;
