@@ -11,7 +11,7 @@ pub mod preflight;
 mod resolve;
 mod turn;
 
-pub use self::core::{CoreHandle, CoreSpec, RuntimeError, spawn_core};
+pub use self::core::{CoreHandle, CoreSpec, IO_MEMORY_BYTES, RuntimeError, spawn_core};
 pub use env::GlommioEnv;
 pub use net::{TcpListener, TcpReader, TcpWriter};
 pub use resolve::{ResolveError, resolve};
