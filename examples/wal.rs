@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use coracle::uring::UringOptions;
 use coracle::wal::{self, Options, Record, RecordView};
@@ -14,7 +15,17 @@ const DEPOSIT: u8 = 1;
 /// What can go wrong, from opening to closing.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-fn main() -> Result<(), Failure> {
+fn main() -> ExitCode {
+    match write_and_read() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_and_read() -> Result<(), Failure> {
     let temporary = tempfile::tempdir()?;
     let dir = std::env::args_os().nth(1).map_or_else(|| temporary.path().into(), PathBuf::from);
     let before = wal::run({

@@ -47,6 +47,9 @@ pub struct WalArgs {
     /// Microseconds to look for completions before sleeping
     #[arg(long, default_value_t = 0)]
     spin_us: u64,
+    /// Measure only the rows whose name contains this
+    #[arg(long)]
+    only: Option<String>,
     /// A few seconds instead of about a minute
     #[arg(long)]
     quick: bool,
@@ -244,10 +247,12 @@ async fn measure(env: GlommioEnv, dir: &Path, args: &WalArgs) -> Result<Report, 
     let file = disk.open("raw", OpenMode::Existing).await?;
     let (round, rounds) = if args.quick { (0.1, 2) } else { (0.4, 5) };
     let time = Duration::from_secs_f64(round);
-    let progress = Progress::new("wal", CASES.len() as u64 + 3);
+    let wanted = |case: &Case| args.only.as_ref().is_none_or(|part| case.name.contains(part));
+    let cases: Vec<Case> = CASES.into_iter().filter(wanted).collect();
+    let progress = Progress::new("wal", cases.len() as u64);
     let mut rows = Vec::new();
     let log = Log::open(&env, &dir.join("log"), options).await?;
-    for case in CASES {
+    for case in &cases {
         let mut samples = [Sample::new(), Sample::new(), Sample::new()];
         for _ in 0..rounds {
             log.settle(&env).await?;
@@ -258,7 +263,7 @@ async fn measure(env: GlommioEnv, dir: &Path, args: &WalArgs) -> Result<Report, 
                 .add(&log.run(case.record_bytes, case.records, case.counted as u64, time).await?);
             drop(busy);
         }
-        let row = row_of(&case, &samples);
+        let row = row_of(case, &samples);
         rows.push(row);
         progress.step(rows.len() as u64, case.name);
     }
@@ -306,7 +311,7 @@ async fn measure_methods(
             busy_p50_us: figures[1].p50_us,
             busy_p99_us: figures[1].p99_us,
         });
-        progress.step((CASES.len() + all.len()) as u64, method.name());
+        progress.note(&format!("{method} done"));
     }
     Ok(all)
 }
