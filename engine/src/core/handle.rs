@@ -112,6 +112,10 @@ impl CoreHandle {
         Self(shared)
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
     /// A handle with a view but no core behind it: every request waits until the handle is gone.
     /// For tests of protocols that are built on handles.
     pub fn detached(view: ClusterView) -> Self {

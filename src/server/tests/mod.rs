@@ -1,0 +1,7 @@
+//! The server as a whole, in memory: against Redis' replies, under pipelining, failures and time.
+
+#![allow(clippy::unwrap_used)]
+
+mod golden;
+mod ordering;
+mod world;
