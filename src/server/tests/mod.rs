@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod expiry;
 mod golden;
+mod hostile;
 mod ordering;
 mod world;
