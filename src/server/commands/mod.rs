@@ -13,6 +13,9 @@ pub mod config;
 pub mod info;
 pub mod introspect;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::CommandError;
 pub use keys::{ScanRequest, scan};
 pub use spec::{Fan, Handler, Local, ParseFn, Spec, Sub, Subcommand, all, find};
