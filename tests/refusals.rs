@@ -83,7 +83,8 @@ fn a_port_in_use() {
     let mut cluster = running();
     cluster.kill(3);
     for address in [cluster.address(3), cluster.peer_address(3)] {
-        let squatter = TcpListener::bind(address).unwrap();
+        let bind = || TcpListener::bind(address).map_err(|error| error.to_string());
+        let squatter = wait::until("the port of the killed node", SOON, bind);
         let port = address.port().to_string();
         cluster.refuses(&cluster.arguments(3), FREE, &[&port, "in use"]);
         drop(squatter);
