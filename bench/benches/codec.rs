@@ -1,4 +1,4 @@
-//! The peer frame codec, both ways, and the RESP client codec.
+//! The codecs: peer frames, both ways.
 
 #![allow(missing_docs)] // criterion's macros make public items
 
@@ -11,11 +11,6 @@ use coracle_engine::raft::{Append, AppendOutcome, AppendReply, Entry, EntryKind,
 use coracle_engine::wire::{FrameDecoder, OutBuf};
 use coracle_engine::{LogIndex, ShardId, Term};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-
-/// The client codec of the load generator, which lives in the binary.
-#[allow(dead_code)] // only a part of it is measured
-#[path = "../src/load/resp.rs"]
-mod resp;
 
 fn append(entries: u64, payload_bytes: usize) -> Message {
     let payload = Bytes::from(vec![7; payload_bytes]);
@@ -85,26 +80,9 @@ fn wire_decode(criterion: &mut Criterion) {
     benchmarks.finish();
 }
 
-fn resp_replies(criterion: &mut Criterion) {
-    let mut benchmarks = criterion.benchmark_group("resp/parse_reply");
-    let bulk = format!("${}\r\n{}\r\n", 128, "v".repeat(128));
-    for (name, reply) in [("ok", "+OK\r\n"), ("bulk_128", &bulk)] {
-        benchmarks.throughput(Throughput::Bytes(reply.len() as u64));
-        benchmarks.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter(|| {
-                let (reply, used) =
-                    resp::parse(black_box(reply.as_bytes())).expect("RESP").expect("in full");
-                black_box(reply);
-                used
-            });
-        });
-    }
-    benchmarks.finish();
-}
-
 criterion_group! {
     name = benches;
     config = profiler::criterion();
-    targets = wire_encode, wire_decode, resp_replies
+    targets = wire_encode, wire_decode
 }
 criterion_main!(benches);

@@ -9,7 +9,8 @@
 //! ```text
 //! queue -> in flight -> good reply                                    ok
 //!   ^          |------> MOVED, TRYAGAIN, CLUSTERDOWN, LOADING         back to the queue, with a bound
-//!   |__________|------> any other error                               error, by its text
+//!   |__________|------> any other error                               error, by its text;
+//!              |                                                     UNKNOWN: a write is "unknown"
 //!              '------> connection lost, no reply in time             error; a write is "unknown"
 //! ```
 //!
@@ -540,6 +541,10 @@ fn judge_error(
             Verdict::RetryLater
         }
         _ => {
+            // Coracle's answer when leadership was lost with the write under way.
+            if kind == b"UNKNOWN" && request.op == Op::Write {
+                shared.stats.unknown_writes += 1;
+            }
             let shown = String::from_utf8_lossy(&text[..text.len().min(ERROR_TEXT_BYTES_MAX)]);
             shared.count_error_text(&shown);
             Verdict::Done
