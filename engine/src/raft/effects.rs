@@ -30,13 +30,9 @@ pub enum Event {
         /// The message.
         message: Message,
     },
-    /// The batch of effects that carried this [`WriteMark`], and all before it, are durable.
-    Durable {
-        /// [`WriteMark::term`].
-        term: Term,
-        /// [`WriteMark::index`].
-        index: LogIndex,
-    },
+    /// The batch of effects that carried this mark ([`Effects::write_mark`]), and all before it, are
+    /// durable. Reports may come late, in any order, or only for the newest of several batches.
+    Durable(WriteMark),
     /// A batch of reads wants to know from which state it may be answered.
     ReadIndex {
         /// The caller's name for the batch; comes back in [`Effects::read_states`] or
@@ -82,12 +78,13 @@ pub struct SoftState {
 /// Names what a batch of effects wants written; given back in [`Event::Durable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteMark {
-    /// The term this replica was in when it handed the batch out. Not the term of the last entry: an
-    /// entry that was overwritten and came back has its old term and index, but was handed out in a
-    /// later term.
+    /// The term this replica was in when it handed the batch out.
     pub term: Term,
     /// The last index of the log at that moment.
     pub index: LogIndex,
+    /// How often this replica had overwritten entries at that moment. An entry that was overwritten
+    /// and came back has its old term and index; this tells the first writing from the second.
+    pub rewrites: u64,
 }
 
 /// What became of the proposals of one [`Event::Propose`].

@@ -82,7 +82,7 @@ impl Raft {
                     Self::fault(effects, fault);
                     return false;
                 }
-                Some(_) => self.log.truncate_from(index, self.term),
+                Some(_) => self.log.truncate_from(index),
                 None => {}
             }
             effects.store(entry.clone());

@@ -24,9 +24,10 @@ pub struct RaftLog {
     entries: VecDeque<Entry>,
     durable: LogIndex,
     committed: LogIndex,
-    /// Set once entries were overwritten: the term in which that last happened, and the lowest index
-    /// that ever was. See [`RaftLog::mark_durable`].
-    rewritten: Option<(Term, LogIndex)>,
+    /// How often entries were overwritten.
+    rewrites: u64,
+    /// The lowest index that ever was; see [`RaftLog::mark_durable`].
+    rewritten_from: LogIndex,
 }
 
 impl RaftLog {
@@ -57,7 +58,8 @@ impl RaftLog {
             entries: entries.into(),
             durable: after,
             committed: base_index,
-            rewritten: None,
+            rewrites: 0,
+            rewritten_from: LogIndex(u64::MAX),
         })
     }
 
@@ -69,7 +71,8 @@ impl RaftLog {
             entries: VecDeque::new(),
             durable: LogIndex(0),
             committed: LogIndex(0),
-            rewritten: None,
+            rewrites: 0,
+            rewritten_from: LogIndex(u64::MAX),
         }
     }
 
@@ -172,8 +175,13 @@ impl RaftLog {
         self.entries.push_back(entry);
     }
 
-    /// Removes everything from `index` on. `term` is the term this replica is in.
-    pub(super) fn truncate_from(&mut self, index: LogIndex, term: Term) {
+    /// How often entries were overwritten so far.
+    pub(super) fn rewrites(&self) -> u64 {
+        self.rewrites
+    }
+
+    /// Removes everything from `index` on, to be overwritten.
+    pub(super) fn truncate_from(&mut self, index: LogIndex) {
         assert!(index > self.committed, "committed entries are never removed");
         let keep = (index.0 - self.base.0.0 - 1) as usize;
         if keep >= self.entries.len() {
@@ -181,24 +189,22 @@ impl RaftLog {
         }
         self.entries.truncate(keep);
         self.durable = self.durable.min(index.prev());
-        let lowest = self.rewritten.map_or(index, |(_, lowest)| lowest.min(index));
-        self.rewritten = Some((term, lowest));
+        self.rewrites += 1;
+        self.rewritten_from = self.rewritten_from.min(index);
         self.check();
     }
 
-    /// Notes that what was handed out while this replica was in `term` is durable up to `index`.
+    /// Notes that what was handed out up to `index` is durable; `rewrites` is what
+    /// [`RaftLog::rewrites`] said at that time.
     ///
-    /// Within one term a replica writes each index at most once (its leader never takes back what it
-    /// sent), so the term tells which writing of an index is meant. What was handed out before the
-    /// last overwriting counts only below the lowest index ever overwritten: (1, 5), overwritten by
-    /// (2, 5), overwritten by (1, 5) again, must not count as durable because the first of the three
-    /// writes is.
-    pub(super) fn mark_durable(&mut self, term: Term, index: LogIndex) {
+    /// What was handed out before the last overwriting counts only below the lowest index ever
+    /// overwritten: (1, 5), overwritten by (2, 5), overwritten by (1, 5) again, must not count as
+    /// durable because the first of the three writes is. What lies between is made up for by the
+    /// report of the overwriting itself.
+    pub(super) fn mark_durable(&mut self, index: LogIndex, rewrites: u64) {
         let mut index = index.min(self.last_index());
-        if let Some((rewritten_in, lowest)) = self.rewritten
-            && term < rewritten_in
-        {
-            index = index.min(lowest.prev());
+        if rewrites < self.rewrites {
+            index = index.min(self.rewritten_from.prev());
         }
         self.durable = self.durable.max(index);
         self.check();
@@ -296,16 +302,16 @@ mod tests {
     #[test]
     fn a_stale_report_of_durability_does_not_count_after_two_overwritings() {
         let mut log = log(&[1]);
-        log.append(entry(1, 2)); // handed out in term 1
-        log.truncate_from(LogIndex(2), Term(2));
-        log.append(entry(2, 2)); // handed out in term 2
-        log.truncate_from(LogIndex(2), Term(3));
-        log.append(entry(1, 2)); // handed out in term 3
-        log.mark_durable(Term(1), LogIndex(2));
+        log.append(entry(1, 2));
+        log.truncate_from(LogIndex(2));
+        log.append(entry(2, 2));
+        log.truncate_from(LogIndex(2));
+        log.append(entry(1, 2));
+        log.mark_durable(LogIndex(2), 0);
         assert_eq!(log.durable(), LogIndex(1));
-        log.mark_durable(Term(2), LogIndex(2));
+        log.mark_durable(LogIndex(2), 1);
         assert_eq!(log.durable(), LogIndex(1));
-        log.mark_durable(Term(3), LogIndex(2));
+        log.mark_durable(LogIndex(2), 2);
         assert_eq!(log.durable(), LogIndex(2));
     }
 
@@ -315,9 +321,9 @@ mod tests {
         for index in 2..=5 {
             log.append(entry(1, index));
         }
-        log.truncate_from(LogIndex(4), Term(2));
+        log.truncate_from(LogIndex(4));
         log.append(entry(2, 4));
-        log.mark_durable(Term(1), LogIndex(5));
+        log.mark_durable(LogIndex(5), 0);
         assert_eq!(log.durable(), LogIndex(3));
     }
 
@@ -326,6 +332,6 @@ mod tests {
     fn committed_entries_stay() {
         let mut log = log(&[1, 1]);
         log.commit_to(LogIndex(2));
-        log.truncate_from(LogIndex(2), Term(2));
+        log.truncate_from(LogIndex(2));
     }
 }

@@ -31,13 +31,13 @@
 //! 4. Send [`Effects::messages`] at once, before the batch is durable. Messages may be lost, repeated
 //!    and reordered.
 //! 5. When the batch and all before it are durable, send [`Effects::after_durable`] and step
-//!    [`Event::Durable`] with the batch's [`WriteMark`]. A message addressed to this replica itself is
+//!    [`Event::Durable`] with the batch's [`Effects::write_mark`]. A message addressed to this replica itself is
 //!    given to `step` like any other. A batch that could not be stored is never reported; its replica
 //!    must not go on.
 //! 6. Apply entries up to [`Effects::committed`], in order, [`EntryKind::Normal`] ones only.
-//! 7. Answer proposals when their entry, by index *and term*, is applied; when
-//!    [`Effects::soft_state`] says that the replica no longer leads the term of a proposal, its
-//!    outcome is unknown until then. Answer a read when everything up to its index is applied.
+//! 7. Answer a proposal when its entry, by index *and term*, is applied. When [`Effects::soft_state`]
+//!    says that the replica no longer leads that term, the outcome is unknown: say so. Answer a read
+//!    when everything up to its index is applied.
 //! 8. Stop the shard and raise an alarm on [`Effects::fault`].
 //!
 //! ```

@@ -131,7 +131,7 @@ impl Raft {
             Event::Tick { now } => self.on_tick(now, effects),
             Event::Propose { payloads } => self.on_propose(payloads, effects),
             Event::Message { from, message } => self.on_message(from, message, effects),
-            Event::Durable { term, index } => self.on_durable(term, index, effects),
+            Event::Durable(mark) => self.on_durable(mark, effects),
             Event::ReadIndex { id } => self.on_read_index(id, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
@@ -140,7 +140,11 @@ impl Raft {
             self.store_hard_state(effects);
         }
         if effects.hard_state.is_some() || !effects.entries.is_empty() {
-            effects.write_mark = Some(WriteMark { term: self.term, index: self.log.last_index() });
+            effects.write_mark = Some(WriteMark {
+                term: self.term,
+                index: self.log.last_index(),
+                rewrites: self.log.rewrites(),
+            });
         }
         if self.soft_state() != before.2 {
             effects.soft_state = Some(self.soft_state());
@@ -280,12 +284,12 @@ impl Raft {
         true
     }
 
-    fn on_durable(&mut self, term: Term, index: LogIndex, effects: &mut Effects) {
-        if term > self.term {
+    fn on_durable(&mut self, mark: WriteMark, effects: &mut Effects) {
+        if mark.term > self.term {
             return; // not a mark of this replica
         }
-        self.durable_term = self.durable_term.max(term);
-        self.log.mark_durable(term, index);
+        self.durable_term = self.durable_term.max(mark.term);
+        self.log.mark_durable(mark.index, mark.rewrites);
         self.advance_commit(effects);
     }
 
