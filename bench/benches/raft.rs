@@ -68,7 +68,7 @@ impl Group {
         effects.clear();
         self.effects = effects;
         if let Some(mark) = mark {
-            self.step(place, Event::Durable { term: mark.term, index: mark.index });
+            self.step(place, Event::Durable(mark));
         }
     }
 
