@@ -64,7 +64,7 @@ pub struct Outcome {
     pub reads: u64,
     /// Reads that found no value.
     pub misses: u64,
-    /// Latency from sending to reply.
+    /// Latency from the client's first try to send to the reply.
     pub service: LatencySummary,
     /// Latency from the due moment to the reply; in an open loop only.
     pub intended: Option<LatencySummary>,

@@ -21,7 +21,8 @@ pub fn latency_histogram() -> Histogram<u64> {
 /// Numbers of one thread for one second, or of the whole run.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    /// From the first byte of the request's first sending to its reply, in nanoseconds.
+    /// From the client's first try to send the request to its good reply, in nanoseconds. Waiting for
+    /// a server that is away and retries are part of it; the first connect of a client is not.
     pub service: Histogram<u64>,
     /// From the moment the schedule intended to its reply; empty in a closed loop.
     pub intended: Histogram<u64>,
