@@ -1,5 +1,7 @@
 //! Every bound of the engine, in one place, with its reason.
 
+use std::time::Duration;
+
 /// Largest payload of one proposal. Larger values belong outside the log.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
@@ -11,6 +13,54 @@ pub const REQUESTS_PER_CORE_MAX: usize = 64 << 10;
 
 const _: () = assert!(PAYLOAD_BYTES_MAX + 4096 < FRAME_BYTES_MAX);
 
+/// Letters that may wait in a core's mailbox from other threads.
+pub const MAILBOX_LETTERS_MAX: usize = 64 << 10;
+
+/// Messages of peers that may wait in a core before its readers stop reading.
+pub const FRAMES_QUEUED_MAX: usize = 4 << 10;
+
+/// Queries that may wait in one shard for their ReadIndex round.
+pub const QUERIES_PER_SHARD_MAX: usize = 64 << 10;
+
+/// Events that one turn takes before other tasks of the core run: about 1 ms of work.
+pub const EVENTS_PER_TURN_MAX: usize = 4 << 10;
+
+/// Bytes that may wait to be sent on one link before messages are dropped: a few maximal frames,
+/// so that a slow peer costs bounded memory.
+pub const LINK_BUFFER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
+
+/// Room that a link's reader offers for one receive.
+pub const RECEIVE_CHUNK_BYTES: usize = 64 << 10;
+
+/// Size of the buffer that replies are cut from.
+pub const REPLY_SCRATCH_BYTES: usize = 16 << 10;
+
+/// Most payload bytes appended to the log as one group: what follows goes into the next group, and
+/// a group always fits a batch.
+pub const APPEND_GROUP_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes a stranger may send before its HELLO is complete.
+pub const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
+
+/// Connections that may be in HELLO at the same time, per core.
+pub const HANDSHAKES_MAX: usize = 64;
+
+/// How long HELLO may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the connect of a TCP connection may take; apart from the time for requests.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Shortest pause between two attempts to reach a peer.
+pub const DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// Longest pause between two attempts to reach a peer.
+pub const DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+const _: () = assert!(
+    APPEND_GROUP_BYTES_MAX + PAYLOAD_BYTES_MAX < coracle_wal::limits::BATCH_BYTES_MAX,
+    "a group with one more maximal entry fits a batch"
+);
 /// Voters of one shard. More buy no availability and cost latency; the arrays that hold one value
 /// per voter on the hot path are this long.
 pub const VOTERS_MAX: usize = 9;

@@ -118,7 +118,9 @@ fn encode_append_reply(m: &AppendReply, out: &mut BytesMut) {
 pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Problem> {
     let b = &mut body;
     let message = match kind {
-        Kind::Hello | Kind::HelloReply => return Ok(None),
+        Kind::Hello | Kind::HelloReply | Kind::Introduction | Kind::Ping | Kind::Pong => {
+            return Ok(None);
+        }
         Kind::PreVote => {
             let (term, last_index, last_term) = decode_question(b)?;
             Message::PreVote(PreVote { term, last_index, last_term })

@@ -16,6 +16,12 @@ pub enum Frame {
     Hello(Hello),
     /// Its answer.
     HelloReply(HelloReply),
+    /// A greeting that only wants the answer: the connection ends with it.
+    Introduction(Hello),
+    /// Keeps a quiet connection alive.
+    Ping,
+    /// Answers a ping.
+    Pong,
     /// A message between two replicas.
     Raft {
         /// Their shard.
@@ -92,11 +98,16 @@ impl FrameDecoder {
 fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Problem> {
     let body = body.freeze();
     match kind {
-        Kind::Hello | Kind::HelloReply if shard != ShardId(0) => {
-            Err(Problem("a greeting belongs to no shard"))
+        Kind::Hello | Kind::HelloReply | Kind::Introduction | Kind::Ping | Kind::Pong
+            if shard != ShardId(0) =>
+        {
+            Err(Problem("this frame belongs to no shard"))
         }
         Kind::Hello => hello::decode_hello(body).map(Frame::Hello),
         Kind::HelloReply => hello::decode_reply(body).map(Frame::HelloReply),
+        Kind::Introduction => hello::decode_hello(body).map(Frame::Introduction),
+        Kind::Ping => Ok(Frame::Ping),
+        Kind::Pong => Ok(Frame::Pong),
         _ => match body::decode(kind, body)? {
             Some(message) => Ok(Frame::Raft { shard, message }),
             None => Err(Problem("not a Raft message")),

@@ -22,6 +22,9 @@ const CHECKED_BYTES: usize = 20;
 pub(super) enum Kind {
     Hello = 1,
     HelloReply = 2,
+    Introduction = 3,
+    Ping = 4,
+    Pong = 5,
     PreVote = 16,
     PreVoteReply = 17,
     Vote = 18,
@@ -37,6 +40,9 @@ impl Kind {
         Some(match number {
             1 => Self::Hello,
             2 => Self::HelloReply,
+            3 => Self::Introduction,
+            4 => Self::Ping,
+            5 => Self::Pong,
             16 => Self::PreVote,
             17 => Self::PreVoteReply,
             18 => Self::Vote,
@@ -52,7 +58,8 @@ impl Kind {
     /// Longest body of this type.
     pub(super) fn body_bytes_max(self) -> usize {
         match self {
-            Self::Hello | Self::HelloReply => HELLO_BYTES_MAX,
+            Self::Hello | Self::HelloReply | Self::Introduction => HELLO_BYTES_MAX,
+            Self::Ping | Self::Pong => 0,
             Self::Append => FRAME_BYTES_MAX - HEADER_BYTES,
             _ => 64,
         }
@@ -155,7 +162,7 @@ mod tests {
         };
         assert!(matches!(change(0, b'G'), WireError::Magic { .. }));
         assert!(matches!(change(2, 9), WireError::Version { found: 9, expected: VERSION }));
-        assert!(matches!(change(3, 3), WireError::UnknownType(3)));
+        assert!(matches!(change(3, 99), WireError::UnknownType(99)));
         assert!(matches!(change(4, 1), WireError::Flags(1)));
         assert!(matches!(change(7, 1), WireError::Flags(0x0100_0000)));
         assert!(matches!(change(15, 0xFF), WireError::TooLong { kind: 20, .. }));

@@ -56,6 +56,32 @@ impl OutBuf {
         self.finish(start, Kind::Hello, ShardId(0))
     }
 
+    /// Adds a greeting that only wants the answer.
+    ///
+    /// # Errors
+    /// As for [`OutBuf::push_hello`].
+    pub fn push_introduction(&mut self, hello: &Hello) -> Result<(), EncodeError> {
+        let start = self.begin();
+        hello::encode_hello(hello, &mut self.tail);
+        self.finish(start, Kind::Introduction, ShardId(0))
+    }
+
+    /// Adds a question whether the other end is alive.
+    pub fn push_ping(&mut self) {
+        self.push_empty(Kind::Ping);
+    }
+
+    /// Adds the answer to a ping.
+    pub fn push_pong(&mut self) {
+        self.push_empty(Kind::Pong);
+    }
+
+    fn push_empty(&mut self, kind: Kind) {
+        let start = self.begin();
+        self.put_header(start, kind, ShardId(0), 0, crc32fast::hash(&[]));
+        self.bytes += HEADER_BYTES;
+    }
+
     /// Adds the answer to a greeting.
     ///
     /// # Errors

@@ -1,0 +1,217 @@
+//! The listening socket of a core, its housekeeping, and its end.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use coracle_engine::core::CoreHandle;
+use coracle_engine::env::{Env, Listener, StreamWriter};
+use thiserror::Error;
+use tracing::{debug, info, warn};
+
+use super::connection::{self, Registration};
+use super::expiry;
+use super::limits::{
+    ACCEPT_RETRY, CLIENTS_PER_CORE_MAX, DRAIN_MAX, HOUSEKEEPING_PERIOD, LINGER_MAX, SLOW_READER_MAX,
+};
+use super::refusal;
+use super::signal::Stop;
+use super::state::{Client, Shared, add};
+
+/// How a core serves its clients.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Host to listen at; the member's own client host unless given.
+    pub bind_host: Option<String>,
+    /// Clients at the same time; further ones are refused with an error.
+    pub clients_max: usize,
+    /// Ends the server when ordered.
+    pub stop: Stop,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { bind_host: None, clients_max: CLIENTS_PER_CORE_MAX, stop: Stop::new() }
+    }
+}
+
+/// The server could not start.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The core does not know its own address.
+    #[error("node {0} is not in its own list of members; add it with --member")]
+    NotAMember(coracle_engine::NodeId),
+    /// The port of this core does not exist.
+    #[error("client port {port} + core {core} is above 65535; choose a lower client port")]
+    NoSuchPort {
+        /// Client port of core 0.
+        port: u16,
+        /// This core.
+        core: coracle_engine::CoreId,
+    },
+    /// The address can't be listened at.
+    #[error("cannot listen for clients at {address}: {source}; is another server using the port?")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A core's server that listens already but takes no connection yet.
+pub struct Server<E: Env> {
+    shared: Rc<Shared<E>>,
+    listener: E::Listener,
+}
+
+/// Listens at the core's client port and serves until [`ServerOptions::stop`] is ordered.
+///
+/// # Errors
+/// [`ServeError`] if it can't listen.
+pub async fn serve<E: Env>(
+    env: E,
+    core: CoreHandle,
+    options: ServerOptions,
+) -> Result<(), ServeError> {
+    Server::bind(env, core, options).await?.run().await;
+    Ok(())
+}
+
+impl<E: Env> Server<E> {
+    /// Listens at the core's client port: that of core 0 plus the number of the core.
+    ///
+    /// # Errors
+    /// [`ServeError`] if it can't.
+    pub async fn bind(
+        env: E,
+        core: CoreHandle,
+        options: ServerOptions,
+    ) -> Result<Self, ServeError> {
+        let (host, port) = {
+            let view = core.view();
+            let member = view.member(view.node).ok_or(ServeError::NotAMember(view.node))?;
+            let port = member
+                .client_port
+                .checked_add(view.core.0)
+                .ok_or(ServeError::NoSuchPort { port: member.client_port, core: view.core })?;
+            (options.bind_host.clone().unwrap_or_else(|| member.client_host.clone()), port)
+        };
+        let address = format!("{host}:{port}");
+        match env.listen(&address).await {
+            Ok(listener) => {
+                let shared = Rc::new(Shared::new(env, core, options, address));
+                Ok(Self { shared, listener })
+            }
+            Err(source) => Err(ServeError::Listen { address, source }),
+        }
+    }
+
+    /// Takes over `listener`, which listens at `address`.
+    pub fn on(
+        listener: E::Listener,
+        address: String,
+        env: E,
+        core: CoreHandle,
+        options: ServerOptions,
+    ) -> Self {
+        Self { shared: Rc::new(Shared::new(env, core, options, address)), listener }
+    }
+
+    /// Serves until [`ServerOptions::stop`] is ordered, then answers what it has taken in, for a
+    /// bounded time, and ends.
+    pub async fn run(self) {
+        let Self { shared, listener } = self;
+        let stop = shared.options.stop.clone();
+        info!(address = %shared.address, "serving clients");
+        shared.env.spawn(keep_house(shared.clone()));
+        while let Some(accepted) = stop.unless(listener.accept()).await {
+            match accepted {
+                Ok((reader, writer, address)) => accept(&shared, reader, writer, address),
+                Err(error) => {
+                    // Such as no file descriptor left: clients that leave will free one.
+                    warn!(%error, "cannot accept a client, trying again");
+                    shared.env.sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        drop(listener);
+        drain(&shared).await;
+    }
+}
+
+fn accept<E: Env>(
+    shared: &Rc<Shared<E>>,
+    reader: E::Reader,
+    mut writer: E::Writer,
+    address: String,
+) {
+    add(&shared.stats.connections, 1);
+    if shared.clients.borrow().len() >= shared.options.clients_max {
+        add(&shared.stats.rejected, 1);
+        shared.env.spawn(async move {
+            let mut reply: Vec<Bytes> = vec![refusal::error("ERR max number of clients reached")];
+            // It was to be closed in any case.
+            let _ = writer.write_all(&mut reply).await;
+            drop(reader);
+        });
+        return;
+    }
+    let id = shared.next_client.replace(shared.next_client.get() + 1);
+    let client = Rc::new(Client::new(id, address, shared.env.now()));
+    shared.clients.borrow_mut().insert(id, client.clone());
+    debug!(id, address = %client.address, "client connected");
+    let registration = Rc::new(Registration { server: shared.clone(), client });
+    shared.env.spawn(connection::run(registration, reader, writer));
+}
+
+async fn drain<E: Env>(shared: &Rc<Shared<E>>) {
+    let clients: Vec<_> = shared.clients.borrow().values().cloned().collect();
+    info!(address = %shared.address, clients = clients.len(), "stopping");
+    clients.iter().for_each(|client| client.drain());
+    let all_left = shared.client_left.until(|| shared.clients.borrow().is_empty());
+    let deadline = shared.env.sleep(DRAIN_MAX);
+    let late = {
+        let (all_left, deadline) = (std::pin::pin!(all_left), std::pin::pin!(deadline));
+        matches!(
+            futures_util::future::select(all_left, deadline).await,
+            futures_util::future::Either::Right(_)
+        )
+    };
+    if late {
+        let left = shared.clients.borrow().len();
+        warn!(left, "clients did not take their last replies in time, closing them");
+    }
+    // Also those whose tasks wait for an answer that never comes.
+    let left: Vec<_> = shared.clients.borrow().values().cloned().collect();
+    left.iter().for_each(|client| client.kill());
+}
+
+/// Removes due keys and disconnects clients that take nothing, until the server stops.
+async fn keep_house<E: Env>(shared: Rc<Shared<E>>) {
+    while !shared.options.stop.is_ordered() {
+        shared.env.sleep(HOUSEKEEPING_PERIOD).await;
+        check_clients(&shared);
+        expiry::remove_due(&shared).await;
+    }
+    // Draining goes on for a while; slow and lingering clients are closed by its own deadline.
+}
+
+fn check_clients<E: Env>(shared: &Shared<E>) {
+    let now = shared.env.now();
+    let overdue: Vec<_> = shared
+        .clients
+        .borrow()
+        .values()
+        .filter(|client| {
+            let since = |start: Option<_>| start.map(|start| now.saturating_sub(start));
+            since(client.writing_since.get()).is_some_and(|time| time >= SLOW_READER_MAX)
+                || since(client.lingering_since.get()).is_some_and(|time| time >= LINGER_MAX)
+        })
+        .cloned()
+        .collect();
+    for client in overdue {
+        debug!(id = client.id, address = %client.address, "closing a client that takes nothing");
+        client.kill();
+    }
+}

@@ -1,0 +1,95 @@
+//! Waking tasks of the same core: a condition to wait for, and the order to stop.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Wakes the one task that waits for a condition. Conditions live outside, in cells.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// Lets the waiting task look at its condition again.
+    pub(super) fn notify(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn remember(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    /// Waits until `condition` holds.
+    pub(super) async fn until(&self, condition: impl Fn() -> bool) {
+        poll_fn(|cx| {
+            if condition() {
+                return Poll::Ready(());
+            }
+            self.remember(cx.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Runs `future` unless `condition` holds before it ends; `None` then.
+    pub(super) async fn unless<F: Future>(
+        &self,
+        condition: impl Fn() -> bool,
+        future: F,
+    ) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if condition() {
+                return Poll::Ready(None);
+            }
+            self.remember(cx.waker());
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+}
+
+/// The order to a server to stop: it takes no new connection, answers what it has taken in, and
+/// ends. Belongs to one core's thread.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Rc<StopState>);
+
+#[derive(Debug, Default)]
+struct StopState {
+    ordered: Cell<bool>,
+    signal: Signal,
+}
+
+impl Stop {
+    /// An order that is not given yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the order.
+    pub fn order(&self) {
+        self.0.ordered.set(true);
+        self.0.signal.notify();
+    }
+
+    /// Whether it was given.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        self.0.ordered.get()
+    }
+
+    /// Runs `future` unless the order is given before it ends; `None` then.
+    pub(super) async fn unless<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.0.signal.unless(|| self.is_ordered(), future).await
+    }
+}
