@@ -1,4 +1,4 @@
-//! The codecs: peer frames, both ways.
+//! The codecs: peer frames, both ways, and what clients send.
 
 #![allow(missing_docs)] // criterion's macros make public items
 
@@ -7,6 +7,7 @@ mod profiler;
 use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
+use coracle::server::resp::Decoder;
 use coracle_engine::raft::{Append, AppendOutcome, AppendReply, Entry, EntryKind, Message};
 use coracle_engine::wire::{FrameDecoder, OutBuf};
 use coracle_engine::{LogIndex, ShardId, Term};
@@ -80,9 +81,34 @@ fn wire_decode(criterion: &mut Criterion) {
     benchmarks.finish();
 }
 
+/// Requests as they arrive: one alone, and sixteen in one buffer.
+fn resp_decode(criterion: &mut Criterion) {
+    let mut benchmarks = criterion.benchmark_group("resp/decode_request");
+    let value = "v".repeat(128);
+    let get = "*2\r\n$3\r\nGET\r\n$16\r\nload:00000000042\r\n".to_owned();
+    let set = format!("*3\r\n$3\r\nSET\r\n$16\r\nload:00000000042\r\n$128\r\n{value}\r\n");
+    for (name, requests) in
+        [("get", get), ("set_128", set.clone()), ("set_128_x16", set.repeat(16))]
+    {
+        benchmarks.throughput(Throughput::Bytes(requests.len() as u64));
+        let mut decoder = Decoder::new();
+        benchmarks.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                let mut rest = black_box(requests.as_bytes());
+                while !rest.is_empty() {
+                    let used = decoder.decode(rest).expect("RESP").expect("in full");
+                    black_box(decoder.args(rest).len());
+                    rest = &rest[used..];
+                }
+            });
+        });
+    }
+    benchmarks.finish();
+}
+
 criterion_group! {
     name = benches;
     config = profiler::criterion();
-    targets = wire_encode, wire_decode
+    targets = wire_encode, wire_decode, resp_decode
 }
 criterion_main!(benches);

@@ -20,11 +20,14 @@ struct Cli {
 enum Command {
     /// Load a cluster, or with --single any RESP server, and measure throughput and latency
     Load(load::LoadArgs),
+    /// Load an in-process cluster through the embedding API
+    Embedded(embedded::EmbeddedArgs),
 }
 
 fn main() -> ExitCode {
     let result: Result<(), Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Load(args) => load::run(&args).map_err(Into::into),
+        Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
