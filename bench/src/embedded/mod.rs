@@ -270,3 +270,46 @@ impl Outcome {
         table.print();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: EmbeddedArgs,
+    }
+
+    fn arguments(dir: &Path, options: &str) -> EmbeddedArgs {
+        let dir = dir.to_str().unwrap();
+        let start = ["embedded", "--dir", dir].into_iter();
+        Line::parse_from(start.chain(options.split_whitespace())).args
+    }
+
+    #[test]
+    fn a_real_cluster_commits_and_applies_all_that_it_acknowledges() {
+        let dir = tempfile::tempdir().unwrap();
+        let (json, svg) = (dir.path().join("out.json"), dir.path().join("out.svg"));
+        let mut args = arguments(dir.path(), "--shards 3 --in-flight 20 --seconds 1 --warmup 0");
+        args.json = Some(json.clone());
+        args.flamegraph = Some(svg.clone());
+        run(&args).unwrap();
+        let found: serde_json::Value = serde_json::from_reader(File::open(&json).unwrap()).unwrap();
+        assert!(found["committed"].as_u64().unwrap() > 0, "{found}");
+        let applied = found["applied"].as_u64();
+        assert!(applied >= found["committed_ever"].as_u64(), "{found}");
+        assert!(found["raw"]["commit_bound_us"].as_f64().unwrap() > 0.0, "{found}");
+        assert!(std::fs::read_to_string(&svg).unwrap().contains("<svg"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "only the results are left");
+    }
+
+    #[test]
+    fn an_unusable_directory_is_named() {
+        let error = run(&arguments(Path::new("/no/such/place"), "")).unwrap_err().to_string();
+        assert!(error.contains("/no/such/place") && error.contains("--dir"), "{error}");
+    }
+}
