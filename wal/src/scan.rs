@@ -197,6 +197,8 @@ type Place = (usize, u64);
 struct Halt {
     place: Place,
     stop: Stop,
+    /// A valid batch that names another one as the one before it than the one that is there.
+    unlinked: Option<BatchHeader>,
 }
 
 /// What lies behind a stop.
@@ -270,7 +272,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         let mut place = (0, FIRST_BATCH_OFFSET);
         let end = loop {
             let halt = self.walk(place, visit).await?;
-            let probe = self.probe(&halt).await?;
+            let probe = match self.impostor(&halt) {
+                Some(_) => Probe { next: Some(halt.place), durable: Lsn(u64::MAX) },
+                None => self.probe(&halt).await?,
+            };
             let later = match probe.next {
                 None => Later::Nothing,
                 Some(_) if probe.durable > self.lsn(halt.place) => Later::Durable,
@@ -287,6 +292,9 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             let mut lost = self.extent(halt.place, probe.next);
             if let Some(segment) = self.unreadable(&halt, probe.next) {
                 (lost.segment, lost.offset) = (segment.name.clone(), 0);
+            }
+            if let Some(position) = self.impostor(&halt) {
+                lost.from = position;
             }
             self.damage.push(lost);
             match probe.next {
@@ -326,7 +334,8 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 Err(flaw) => return Ok(self.halt(here, flaw)),
             };
             if linked && header.prev != self.chain() {
-                return Ok(self.halt(here, Flaw::Broken));
+                let unlinked = Some(header);
+                return Ok(Halt { unlinked, ..self.halt(here, Flaw::Broken) });
             }
             format::visit_records(bytes, &header, visit);
             self.take(id.sequence, &header);
@@ -358,7 +367,14 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             Flaw::Blank if closed => Stop::Closed,
             Flaw::Blank => Stop::Blank,
         };
-        Halt { place, stop }
+        Halt { place, stop, unlinked: None }
+    }
+
+    /// Where the last batch starts, if the one at the stop says that it was durable and that it was not
+    /// the one that is there now: a write was lost or went to the wrong place.
+    fn impostor(&self, halt: &Halt) -> Option<Lsn> {
+        let last = self.last?.position;
+        halt.unlinked.filter(|header| header.durable > last).map(|_| last)
     }
 
     /// Looks for valid batches behind a stop: the next one, and what the last ones say.

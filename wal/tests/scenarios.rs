@@ -750,3 +750,50 @@ fn opening_can_be_cut_short_anywhere() {
         }
     }
 }
+
+#[test]
+fn a_batch_in_the_place_of_another_is_damage() {
+    let logs: Vec<MemDisk> = (0..2_u8)
+        .map(|log| {
+            let disk = MemDisk::new();
+            let mut rig = Rig::open(&disk).unwrap();
+            for number in 0..4 {
+                rig.commit(&[log, number]);
+            }
+            disk
+        })
+        .collect();
+    let name = &segments(&logs[0])[0];
+    for replaced in 1..4 {
+        let mut bytes = logs[0].contents(name).unwrap();
+        let other = logs[1].contents(name).unwrap();
+        let block = replaced * 4096 + 4096..replaced * 4096 + 8192;
+        bytes[block.clone()].copy_from_slice(&other[block.clone()]);
+        let disk = logs[0].crash(&mut |_| 0);
+        disk.put(name, &bytes);
+        let error = Rig::open(&disk).err().unwrap();
+        let OpenError::Damaged(lost) = &error else { panic!("{error}") };
+        let covers = |at: u64| lost.iter().any(|lost| lost.from.0 <= at && at <= lost.to.0);
+        assert!(covers(block.start as u64), "{error}");
+    }
+}
+
+#[test]
+fn the_driver_does_not_end_before_the_last_mark_is_durable() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::open(&disk).unwrap();
+    rig.driver.pump();
+    disk.hold(true);
+    let lsn = rig.append(b"last").unwrap();
+    let wal = rig.wal.clone();
+    let mut close = Task::new(async move { wal.close().await });
+    for writes in 0..2 {
+        assert!(!close.pump());
+        assert!(!rig.driver.pump());
+        assert_eq!(rig.wal.stats().batches, writes + 1, "the mark waits for the record");
+        assert_eq!(disk.held(), 1);
+        disk.release(0);
+    }
+    assert!(rig.driver.pump() && close.pump());
+    assert!(rig.wal.durable() > lsn);
+}
