@@ -41,7 +41,7 @@ pub struct UringDisk(Rc<Directory>);
 
 struct Directory {
     ring: RingHandle,
-    fd: OwnedFd,
+    fd: Rc<OwnedFd>,
     path: PathBuf,
     choice: SyncChoice,
     /// Whether files are opened with O_DIRECT.
@@ -96,7 +96,7 @@ impl UringDisk {
         }
         reaper::start(ring.clone(), eventfd, options.spin)?;
         tracing::debug!(dir = %dir.display(), sync = choice.reason, direct, "disk opened");
-        let ring = RingHandle(ring);
+        let (ring, fd) = (RingHandle(ring), Rc::new(fd));
         Ok(Self(Rc::new(Directory { ring, fd, path: dir.to_owned(), choice, direct })))
     }
 
@@ -123,7 +123,7 @@ impl Directory {
         payload: Payload,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> (Outcome, Payload) {
-        self.ring.0.run(payload, false, build).await
+        self.ring.0.run(payload, &self.fd, false, build).await
     }
 
     fn named(&self, error: io::Error, what: &'static str, name: &str) -> io::Error {
@@ -149,12 +149,13 @@ impl Disk for UringDisk {
             let open = opcode::OpenAt::new(dir, name.as_ptr()).flags(flags).mode(FILE_MODE);
             Requests::One(open.build())
         };
-        let (outcome, _) = directory.ring.0.run(Payload::Name(file_name(name)?), true, build).await;
+        let (outcome, _) =
+            directory.ring.0.run(Payload::Name(file_name(name)?), &directory.fd, true, build).await;
         let fd = check(outcome.result).map_err(|e| directory.named(e, "open", name))?;
         // SAFETY: the kernel made this descriptor for us just now.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let directory = self.0.clone();
-        Ok(UringFile(Rc::new(OpenFile { fd: Some(fd), name: name.to_owned(), directory })))
+        Ok(UringFile(Rc::new(OpenFile { fd: Some(Rc::new(fd)), name: name.to_owned(), directory })))
     }
 
     /// Blocking (`readdir` has no io_uring request): for start-up only.
@@ -209,14 +210,23 @@ pub struct UringFile(Rc<OpenFile>);
 
 struct OpenFile {
     /// Always there until it is dropped.
-    fd: Option<OwnedFd>,
+    fd: Option<Rc<OwnedFd>>,
     name: String,
     directory: Rc<Directory>,
 }
 
 impl OpenFile {
     fn fd(&self) -> types::Fd {
-        types::Fd(self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
+        types::Fd(self.fd.as_ref().map_or(-1, |fd| fd.as_raw_fd()))
+    }
+
+    async fn op(
+        &self,
+        payload: Payload,
+        build: impl FnOnce(&mut Payload) -> Requests,
+    ) -> (Outcome, Payload) {
+        let fd = self.fd.as_ref().expect("a file is open until it is dropped");
+        self.directory.ring.0.run(payload, fd, false, build).await
     }
 
     fn named(&self, error: io::Error, what: &'static str) -> io::Error {
@@ -238,7 +248,7 @@ impl OpenFile {
             let Payload::Buf(buf) = payload else { unreachable!("given below") };
             build(buf.as_mut_ptr(), count)
         };
-        let (outcome, payload) = self.directory.op(Payload::Buf(buf), build).await;
+        let (outcome, payload) = self.op(Payload::Buf(buf), build).await;
         let Payload::Buf(buf) = payload else { unreachable!("an operation returns its payload") };
         (Ok(outcome), buf)
     }
@@ -246,7 +256,8 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        if let Some(fd) = self.fd.take() {
+        // Operations whose futures were dropped keep the file open; the last of them closes it.
+        if let Some(fd) = self.fd.take().and_then(Rc::into_inner) {
             self.directory.ring.0.close(fd.into_raw_fd());
         }
     }
@@ -271,7 +282,7 @@ impl DiskFile for UringFile {
                 .mask(libc::STATX_SIZE);
             Requests::One(request.build())
         };
-        let (outcome, payload) = self.0.directory.op(Payload::Stat(stat), build).await;
+        let (outcome, payload) = self.0.op(Payload::Stat(stat), build).await;
         check(outcome.result).map_err(|e| self.0.named(e, "look up the size of"))?;
         let Payload::Stat(stat) = payload else { unreachable!("an operation returns its payload") };
         Ok(stat.stx_size)
@@ -282,7 +293,7 @@ impl DiskFile for UringFile {
             return Ok(()); // the kernel refuses an empty range
         }
         let request = opcode::Fallocate::new(self.0.fd(), size).build();
-        let (outcome, _) = self.0.directory.op(Payload::None, |_| Requests::One(request)).await;
+        let (outcome, _) = self.0.op(Payload::None, |_| Requests::One(request)).await;
         check(outcome.result).map_err(|e| self.0.named(e, "allocate space for"))?;
         Ok(())
     }
@@ -350,7 +361,7 @@ impl DiskFile for UringFile {
             return Ok(());
         }
         let request = opcode::Fsync::new(self.0.fd()).flags(types::FsyncFlags::DATASYNC).build();
-        let (outcome, _) = self.0.directory.op(Payload::None, |_| Requests::One(request)).await;
+        let (outcome, _) = self.0.op(Payload::None, |_| Requests::One(request)).await;
         check_sync(outcome.result).map_err(|e| self.0.named(e, "sync"))
     }
 }

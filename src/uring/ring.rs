@@ -2,7 +2,8 @@
 //!
 //! An operation occupies a slot from its submission until its last completion. The slot owns
 //! everything the kernel may touch (buffers, names, result structures), so dropping the future of an
-//! operation only marks the slot as abandoned: the memory stays until the kernel is done with it.
+//! operation only marks the slot as abandoned: the memory stays until the kernel is done with it, and
+//! the descriptor open.
 //!
 //! A **durable write** is a pair of linked requests, write and then data sync, in one slot. The
 //! kernel runs the sync only when the write was complete; after a short or failed write it cancels
@@ -16,7 +17,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -72,6 +73,9 @@ enum Slot {
 
 struct Busy {
     payload: Payload,
+    /// The descriptor that the requests name by number. The kernel looks numbers up when it gets to a
+    /// request, which may be after the future is gone: until then the number must mean this file.
+    _descriptor: Option<Rc<OwnedFd>>,
     /// Completions still to come.
     left: u8,
     result: Option<i32>,
@@ -134,15 +138,17 @@ impl Ring {
     }
 
     /// Runs one operation: waits for room, submits, and waits for its completion. `build` gets the
-    /// payload at the address where it stays.
+    /// payload at the address where it stays; its requests name `descriptor` and no other.
     pub(super) async fn run(
         &self,
         payload: Payload,
+        descriptor: &Rc<OwnedFd>,
         opens: bool,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> (Outcome, Payload) {
         poll_fn(|cx| self.poll_room(cx)).await;
-        let index = self.0.borrow_mut().start(payload, opens, build);
+        let descriptor = Some(descriptor.clone());
+        let index = self.0.borrow_mut().start(payload, descriptor, opens, build);
         Op { ring: self, index, taken: false }.await
     }
 
@@ -169,7 +175,7 @@ impl Ring {
             return;
         }
         let request = opcode::Close::new(types::Fd(fd)).build().flags(Flags::ASYNC);
-        let index = inner.start(Payload::None, false, |_| Requests::One(request));
+        let index = inner.start(Payload::None, None, false, |_| Requests::One(request));
         inner.abandon(index);
     }
 
@@ -239,6 +245,7 @@ impl Inner {
     fn start(
         &mut self,
         payload: Payload,
+        descriptor: Option<Rc<OwnedFd>>,
         opens: bool,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> u32 {
@@ -246,6 +253,7 @@ impl Inner {
         let at = index as usize;
         self.slots[at] = Slot::Busy(Busy {
             payload,
+            _descriptor: descriptor,
             left: 1,
             result: None,
             sync: None,
@@ -259,8 +267,7 @@ impl Inner {
         let requests = build(&mut busy.payload);
         let mut queue = self.uring.submission();
         // SAFETY: everything the requests point at is owned by the slot, at a stable address (heap
-        // memory), until their last completion; descriptors are kept open by their operations. The
-        // queue has room: it has two entries per slot, and each slot uses them once.
+        // memory), until their last completion, and so is the descriptor they name. The queue has room: it has two entries per slot, and each slot uses them once.
         let pushed = unsafe {
             match requests {
                 Requests::One(request) => queue.push(&request.user_data(user_data)),

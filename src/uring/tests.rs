@@ -148,6 +148,26 @@ fn dropped_futures_leave_the_kernel_its_buffers_and_the_ring_usable() {
     });
 }
 
+/// The kernel looks a directory's number up only when it gets to the request: an abandoned creation
+/// once ended in another directory, which had got the number meanwhile.
+#[test]
+fn an_abandoned_creation_stays_in_its_own_directory() {
+    on_core(|dir| async move {
+        let (own, other) = (dir.join("own"), dir.join("other"));
+        std::fs::create_dir(&own).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        for round in 0..200 {
+            let disk = UringDisk::open(&own, SyncMethod::Auto).unwrap();
+            drop(disk.open(&format!("f{round}"), OpenMode::CreateNew).now_or_never());
+            drop(disk);
+            let reused = std::fs::File::open(&other).unwrap();
+            glommio::timer::sleep(Duration::from_micros(200)).await;
+            drop(reused);
+        }
+        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0);
+    });
+}
+
 #[test]
 fn more_operations_than_the_ring_holds_wait_for_room() {
     on_core(|dir| async move {
