@@ -1,3 +1,36 @@
 //! The `coracle-bench` command: load tests and the device probe.
 
-fn main() {}
+mod embedded;
+mod load;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Coracle, and what it is to be compared with.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Load a cluster, or with --single any RESP server, and measure throughput and latency
+    Load(load::LoadArgs),
+}
+
+fn main() -> ExitCode {
+    let result: Result<(), Box<dyn std::error::Error>> = match Cli::parse().command {
+        Command::Load(args) => load::run(&args).map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coracle-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

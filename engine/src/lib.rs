@@ -6,8 +6,10 @@ pub mod core;
 pub mod env;
 mod error;
 pub mod limits;
+pub mod raft;
 mod state_machine;
 mod types;
+pub mod wire;
 
 pub use error::{ProposeError, QueryError};
 pub use state_machine::{Apply, SnapshotError, StateMachine};

@@ -1,1 +1,4 @@
-//! Checks of Coracle's layout, and later its simulator and inspection tools.
+//! Checks of Coracle's layout and licences, and later its simulator and inspection tools.
+
+pub mod layout;
+pub mod licences;

@@ -5,6 +5,8 @@
 
 mod buf;
 mod disk;
+mod shim;
+pub use shim::*;
 pub mod limits;
 
 pub use buf::AlignedBuf;

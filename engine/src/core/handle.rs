@@ -1,17 +1,18 @@
 //! The way into a core from tasks of the same core: proposals and queries as futures.
 
-use std::cell::{Ref, RefCell};
-use std::collections::VecDeque;
+use std::cell::Ref;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_channel::oneshot;
 
+use super::inbox::Inbox;
+use super::status::CoreCounters;
 use super::view::ClusterView;
-use crate::limits::{PAYLOAD_BYTES_MAX, REQUESTS_PER_CORE_MAX};
+use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::{LogIndex, ProposeError, QueryError, ShardId, Term};
 
 /// What a read may return.
@@ -32,6 +33,15 @@ pub struct Committed {
     pub index: LogIndex,
     /// What the state machine replied.
     pub reply: Bytes,
+}
+
+/// Where a proposal stands in its shard's log once it has been accepted, before it is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Term of its entry.
+    pub term: Term,
+    /// Index of its entry. Another entry may end up there if leadership is lost.
+    pub index: LogIndex,
 }
 
 /// An answer that will come. Dropping it loses interest; a proposal then goes on all the same.
@@ -78,6 +88,7 @@ pub(crate) enum Request {
     Propose {
         shard: ShardId,
         payload: Bytes,
+        accepted: Option<oneshot::Sender<Result<Position, ProposeError>>>,
         answer: oneshot::Sender<Result<Committed, ProposeError>>,
     },
     Query {
@@ -88,57 +99,62 @@ pub(crate) enum Request {
     },
 }
 
-/// What the handles of a core and its loop share. One thread only.
-pub(crate) struct Shared {
-    pub(crate) requests: RefCell<VecDeque<Request>>,
-    pub(crate) waker: RefCell<Option<Waker>>,
-    pub(crate) view: RefCell<ClusterView>,
+/// Makes a proposal and the future of its answer; refuses what is too large.
+pub(crate) fn propose(
+    shard: ShardId,
+    payload: Bytes,
+    accepted: Option<oneshot::Sender<Result<Position, ProposeError>>>,
+) -> Result<(Request, Pending<Committed, ProposeError>), ProposeError> {
+    let bytes = payload.len();
+    if bytes > PAYLOAD_BYTES_MAX {
+        return Err(ProposeError::TooLarge { bytes, max: PAYLOAD_BYTES_MAX });
+    }
+    let (answer, pending) = oneshot::channel();
+    let request = Request::Propose { shard, payload, accepted, answer };
+    Ok((request, Pending::waiting(pending, ProposeError::OutcomeUnknown { shard })))
 }
 
-impl Shared {
-    pub(crate) fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
+/// Makes a query and the future of its answer.
+pub(crate) fn query(
+    shard: ShardId,
+    payload: Bytes,
+    consistency: Consistency,
+) -> (Request, Pending<Bytes, QueryError>) {
+    let (answer, pending) = oneshot::channel();
+    let request = Request::Query { shard, payload, consistency, answer };
+    (request, Pending::waiting(pending, QueryError::ShuttingDown))
 }
 
 /// The way into a core from tasks that run on the same core. Cheap to clone.
 #[derive(Clone)]
-pub struct CoreHandle(Rc<Shared>);
+pub struct CoreHandle(Rc<Inbox>);
 
 impl CoreHandle {
-    pub(crate) fn new(shared: Rc<Shared>) -> Self {
-        Self(shared)
+    pub(crate) fn new(inbox: Rc<Inbox>) -> Self {
+        Self(inbox)
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn inbox(&self) -> &Inbox {
         &self.0
     }
 
     /// A handle with a view but no core behind it: every request waits until the handle is gone.
     /// For tests of protocols that are built on handles.
     pub fn detached(view: ClusterView) -> Self {
-        Self::new(Rc::new(Shared {
-            requests: RefCell::default(),
-            waker: RefCell::default(),
-            view: RefCell::new(view),
-        }))
+        Self::new(Rc::new(Inbox::new(view)))
     }
 
     /// Proposes `payload` to `shard`. Resolves when it is committed durably and applied here, or
     /// with the reason why it is not. Refuses at once what a limit forbids.
     pub fn propose(&self, shard: ShardId, payload: Bytes) -> Pending<Committed, ProposeError> {
-        let bytes = payload.len();
-        if bytes > PAYLOAD_BYTES_MAX {
-            let max = PAYLOAD_BYTES_MAX;
-            return Pending::ready(Err(ProposeError::TooLarge { bytes, max }));
+        let (request, pending) = match propose(shard, payload, None) {
+            Ok(made) => made,
+            Err(error) => return Pending::ready(Err(error)),
+        };
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(refused.into())),
         }
-        let (answer, pending) = oneshot::channel();
-        if !self.submit(Request::Propose { shard, payload, answer }) {
-            return Pending::ready(Err(ProposeError::Overloaded("too many requests on this core")));
-        }
-        Pending::waiting(pending, ProposeError::OutcomeUnknown { shard })
     }
 
     /// Asks the state machine of `shard`.
@@ -148,11 +164,11 @@ impl CoreHandle {
         payload: Bytes,
         consistency: Consistency,
     ) -> Pending<Bytes, QueryError> {
-        let (answer, pending) = oneshot::channel();
-        if !self.submit(Request::Query { shard, payload, consistency, answer }) {
-            return Pending::ready(Err(QueryError::Overloaded("too many requests on this core")));
+        let (request, pending) = query(shard, payload, consistency);
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(refused.into())),
         }
-        Pending::waiting(pending, QueryError::ShuttingDown)
     }
 
     /// The cluster as this core sees it now. Do not hold it across an await.
@@ -160,14 +176,19 @@ impl CoreHandle {
         self.0.view.borrow()
     }
 
-    fn submit(&self, request: Request) -> bool {
-        let mut requests = self.0.requests.borrow_mut();
-        if requests.len() >= REQUESTS_PER_CORE_MAX {
-            return false;
-        }
-        requests.push_back(request);
-        drop(requests);
-        self.0.wake();
-        true
+    /// Counters of this core, as of its last turn.
+    pub fn counters(&self) -> CoreCounters {
+        self.0.counters.get()
+    }
+
+    /// Resolves when the core begins to stop: a service should then accept nothing new, answer what
+    /// is in flight, and end.
+    pub async fn stopping(&self) {
+        std::future::poll_fn(|cx| self.0.poll_stopping(cx)).await;
+    }
+
+    /// Whether the core is stopping: what is in flight still gets its answer, new work does not.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.get()
     }
 }

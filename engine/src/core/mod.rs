@@ -1,8 +1,46 @@
 //! One core of a node: its shards, its log, its connections to the cores of its peers.
+//!
+//! # The loop
+//! A core has one FIFO queue of events ([`inbox`]), a mailbox for letters of other threads
+//! ([`mailbox`]), a log and a set of links. Its loop ([`Core::run`]) does *turns*:
+//!
+//! 1. what the log made durable since the last turn is told to Raft, and the messages that waited for
+//!    it are released;
+//! 2. letters and events are taken in order; each goes to its shard, whose Raft core notes in its
+//!    `Effects` what it wants done;
+//! 3. for every shard touched: proposals and reads of the turn enter Raft together; messages go to
+//!    the links; hard state and entries are appended to the log in one group, and what promises their
+//!    durability is queued behind the log position of that group;
+//! 4. what is committed is applied, and whoever waited for it is answered;
+//! 5. every link with something to say sends it, in one write.
+//!
+//! Nothing calls backwards: the log, the links and the clients are other tasks, and what they have
+//! to say comes as an event of a later turn.
+//!
+//! # When the log cannot take more
+//! Raft may already have accepted what the log then refuses (its backlog is full, or the disk is).
+//! Such groups are kept in order and tried again each turn; until they are in, nothing newer is
+//! appended, no new proposal is accepted and no more entries are taken from peers, so that what is
+//! kept is bounded by what one turn can produce. A log that *failed* is another matter: the core
+//! latches the failure, answers everybody, closes its links and does nothing more.
 
 mod handle;
+mod inbox;
+mod link;
+mod mailbox;
+mod peers;
+mod records;
+mod run;
+mod shard;
+mod signal;
+mod status;
+mod storage;
 pub mod testing;
 mod view;
 
-pub use handle::{Committed, Consistency, CoreHandle, Pending};
+pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
+pub use mailbox::{Mailbox, RemoteCore};
+pub use records::ReplayError;
+pub use run::{Core, CoreConfig, OpenError};
+pub use status::{CoreCounters, CoreStatus, ShardStatus};
 pub use view::{ClusterView, MemberView};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Consistency, CoreHandle, Request};
+use super::inbox::Event;
 use super::view::ClusterView;
 use crate::{ProposeError, QueryError, ShardId};
 
@@ -48,9 +49,9 @@ pub enum TestRequest {
 
 /// Takes the oldest request that the handle or one of its clones has submitted.
 pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
-    let request = handle.shared().requests.borrow_mut().pop_front()?;
+    let Event::Request(request) = handle.inbox().pop()? else { return None };
     Some(match request {
-        Request::Propose { shard, payload, answer } => {
+        Request::Propose { shard, payload, answer, .. } => {
             TestRequest::Propose { shard, payload, answer: Answer(answer) }
         }
         Request::Query { shard, payload, consistency, answer } => {
@@ -61,5 +62,5 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
 
 /// Changes what the handle and its clones see of the cluster.
 pub fn change_view(handle: &CoreHandle, change: impl FnOnce(&mut ClusterView)) {
-    change(&mut handle.shared().view.borrow_mut());
+    change(&mut handle.inbox().view.borrow_mut());
 }

@@ -1,0 +1,110 @@
+//! The peer frame codec, both ways, and the RESP client codec.
+
+#![allow(missing_docs)] // criterion's macros make public items
+
+mod profiler;
+
+use std::hint::black_box;
+
+use bytes::{Bytes, BytesMut};
+use coracle_engine::raft::{Append, AppendOutcome, AppendReply, Entry, EntryKind, Message};
+use coracle_engine::wire::{FrameDecoder, OutBuf};
+use coracle_engine::{LogIndex, ShardId, Term};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// The client codec of the load generator, which lives in the binary.
+#[allow(dead_code)] // only a part of it is measured
+#[path = "../src/load/resp.rs"]
+mod resp;
+
+fn append(entries: u64, payload_bytes: usize) -> Message {
+    let payload = Bytes::from(vec![7; payload_bytes]);
+    let entry = |offset| Entry {
+        term: Term(3),
+        index: LogIndex(1000 + offset),
+        kind: EntryKind::Normal,
+        payload: payload.clone(),
+    };
+    Message::Append(Append {
+        term: Term(3),
+        prev_index: LogIndex(999),
+        prev_term: Term(3),
+        commit: LogIndex(990),
+        entries: (0..entries).map(entry).collect(),
+    })
+}
+
+fn messages() -> Vec<(String, Message)> {
+    let reply =
+        AppendReply { term: Term(3), outcome: AppendOutcome::Accepted { matched: LogIndex(1) } };
+    let mut messages = vec![("append_reply".to_owned(), Message::AppendReply(reply))];
+    for (entries, bytes) in [(1, 128), (10, 128), (512, 128), (512, 1024), (16, 65536)] {
+        messages.push((format!("append_{entries}x{bytes}"), append(entries, bytes)));
+    }
+    messages
+}
+
+fn encoded(message: &Message) -> BytesMut {
+    let mut out = OutBuf::new();
+    out.push_message(ShardId(7), message).expect("fits a frame");
+    let mut pieces = Vec::new();
+    out.take(&mut pieces);
+    pieces.iter().flat_map(|piece| piece.iter().copied()).collect()
+}
+
+fn wire_encode(criterion: &mut Criterion) {
+    let mut benchmarks = criterion.benchmark_group("wire/encode");
+    for (name, message) in messages() {
+        benchmarks.throughput(Throughput::Bytes(encoded(&message).len() as u64));
+        let (mut out, mut pieces) = (OutBuf::new(), Vec::new());
+        benchmarks.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                out.push_message(ShardId(7), black_box(&message)).expect("fits a frame");
+                out.take(&mut pieces);
+                pieces.clear();
+            });
+        });
+    }
+    benchmarks.finish();
+}
+
+fn wire_decode(criterion: &mut Criterion) {
+    let mut benchmarks = criterion.benchmark_group("wire/decode");
+    for (name, message) in messages() {
+        let frame = encoded(&message);
+        benchmarks.throughput(Throughput::Bytes(frame.len() as u64));
+        let mut decoder = FrameDecoder::new();
+        benchmarks.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter_batched_ref(
+                || frame.clone(),
+                |received| decoder.decode(received).expect("a valid frame").expect("in full"),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    benchmarks.finish();
+}
+
+fn resp_replies(criterion: &mut Criterion) {
+    let mut benchmarks = criterion.benchmark_group("resp/parse_reply");
+    let bulk = format!("${}\r\n{}\r\n", 128, "v".repeat(128));
+    for (name, reply) in [("ok", "+OK\r\n"), ("bulk_128", &bulk)] {
+        benchmarks.throughput(Throughput::Bytes(reply.len() as u64));
+        benchmarks.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                let (reply, used) =
+                    resp::parse(black_box(reply.as_bytes())).expect("RESP").expect("in full");
+                black_box(reply);
+                used
+            });
+        });
+    }
+    benchmarks.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = profiler::criterion();
+    targets = wire_encode, wire_decode, resp_replies
+}
+criterion_main!(benches);

@@ -1,0 +1,163 @@
+//! What the event loop of a core and the other tasks of that core share: one FIFO queue of events,
+//! its limits, and the core's view of the cluster.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::handle::Request;
+use super::link::Link;
+use super::signal::Signal;
+use super::status::CoreCounters;
+use super::view::ClusterView;
+use crate::limits::{FRAMES_QUEUED_MAX, REQUESTS_PER_CORE_MAX};
+use crate::raft::Message;
+use crate::{ProposeError, QueryError, ShardId};
+
+/// Everything that can happen to a core from its own tasks. The set is closed: what the loop does is
+/// a function of these, of the log's durable position and of its mailbox.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A proposal or query.
+    Request(Request),
+    /// A Raft message of a peer, over a link.
+    Message { link: Rc<Link>, shard: ShardId, message: Message },
+    /// A link was established.
+    LinkUp(Rc<Link>),
+    /// A link was lost.
+    LinkDown(Rc<Link>),
+    /// The tick timer.
+    Tick,
+}
+
+/// Why a request was not even queued.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Refused {
+    Overloaded,
+    Stopping,
+}
+
+const TOO_MANY: &str = "too many requests are waiting on this core";
+
+impl From<Refused> for ProposeError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded(TOO_MANY),
+            Refused::Stopping => Self::ShuttingDown,
+        }
+    }
+}
+
+impl From<Refused> for QueryError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded(TOO_MANY),
+            Refused::Stopping => Self::ShuttingDown,
+        }
+    }
+}
+
+/// Shared by the tasks of one core; never leaves its thread.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    events: RefCell<VecDeque<Event>>,
+    requests_queued: Cell<usize>,
+    frames_queued: Cell<usize>,
+    /// Set when there is an event.
+    pub(crate) arrived: Signal,
+    /// Set when frames were taken out.
+    taken: Signal,
+    pub(crate) view: RefCell<ClusterView>,
+    pub(crate) counters: Cell<CoreCounters>,
+    pub(crate) stopping: Cell<bool>,
+    stop_began: Signal,
+}
+
+impl Inbox {
+    pub(crate) fn new(view: ClusterView) -> Self {
+        Self {
+            events: RefCell::default(),
+            requests_queued: Cell::new(0),
+            frames_queued: Cell::new(0),
+            arrived: Signal::default(),
+            taken: Signal::default(),
+            view: RefCell::new(view),
+            counters: Cell::default(),
+            stopping: Cell::new(false),
+            stop_began: Signal::default(),
+        }
+    }
+
+    /// Queues a request, or refuses it by limit.
+    pub(crate) fn submit(&self, request: Request) -> Result<(), Refused> {
+        if self.stopping.get() {
+            return Err(Refused::Stopping);
+        }
+        if self.requests_queued.get() >= REQUESTS_PER_CORE_MAX {
+            return Err(Refused::Overloaded);
+        }
+        self.requests_queued.set(self.requests_queued.get() + 1);
+        self.push(Event::Request(request));
+        Ok(())
+    }
+
+    /// Queues a peer's message; waits while too many are queued, so that TCP holds the peer back.
+    pub(crate) async fn deliver(&self, link: &Rc<Link>, shard: ShardId, message: Message) {
+        poll_fn(|cx| {
+            while self.frames_queued.get() >= FRAMES_QUEUED_MAX {
+                if self.taken.poll_take(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        self.frames_queued.set(self.frames_queued.get() + 1);
+        self.push(Event::Message { link: link.clone(), shard, message });
+    }
+
+    /// Queues an event that no limit applies to: there are only as many as links and ticks.
+    pub(crate) fn push(&self, event: Event) {
+        self.events.borrow_mut().push_back(event);
+        self.arrived.set();
+    }
+
+    /// The next event, in the order of arrival.
+    pub(crate) fn pop(&self) -> Option<Event> {
+        let event = self.events.borrow_mut().pop_front()?;
+        match &event {
+            Event::Request(_) => self.requests_queued.set(self.requests_queued.get() - 1),
+            Event::Message { .. } => {
+                self.frames_queued.set(self.frames_queued.get() - 1);
+                if self.frames_queued.get() < FRAMES_QUEUED_MAX {
+                    self.taken.set();
+                }
+            }
+            Event::LinkUp(_) | Event::LinkDown(_) | Event::Tick => {}
+        }
+        Some(event)
+    }
+
+    /// The core begins to stop: requests are refused from now on.
+    pub(crate) fn begin_stop(&self) {
+        self.stopping.set(true);
+        self.stop_began.set();
+    }
+
+    /// Ready once the core has begun to stop.
+    pub(crate) fn poll_stopping(&self, cx: &Context<'_>) -> Poll<()> {
+        while !self.stopping.get() {
+            if self.stop_began.poll_take(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether an event waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.borrow().is_empty()
+    }
+}

@@ -1,0 +1,200 @@
+//! A connection between this core and one core of a peer, carrying the messages of all shards that
+//! the two have in common.
+//!
+//! Sending is a matter of the event loop: [`Link::send`] appends to a bounded buffer; what is in it
+//! when the writer task gets its turn leaves in one gather write. A full buffer drops messages, which
+//! Raft takes like loss on a network. Receiving is a matter of the reader task: it decodes frames and
+//! queues them as events, and waits when the queue is full, so that TCP holds the peer back.
+//!
+//! A link ends when either side fails, when nothing was heard for `silence_max`, or when the peer's
+//! new incarnation takes its place.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
+
+use super::inbox::{Event, Inbox};
+use super::signal::Signal;
+use crate::env::{Env, StreamReader, StreamWriter};
+use crate::limits::{LINK_BUFFER_BYTES_MAX, RECEIVE_CHUNK_BYTES};
+use crate::raft::Message;
+use crate::wire::{Frame, FrameDecoder, OutBuf};
+use crate::{CoreId, NodeId, ShardId};
+
+/// One core of one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PeerCore {
+    pub(crate) node: NodeId,
+    pub(crate) core: CoreId,
+}
+
+impl fmt::Display for PeerCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} core {}", self.node, self.core)
+    }
+}
+
+/// An established connection.
+pub(crate) struct Link {
+    pub(crate) peer: PeerCore,
+    /// The peer's process: another number is another process under the same id.
+    pub(crate) instance: u128,
+    out: RefCell<OutBuf>,
+    work: Signal,
+    closed: Cell<bool>,
+    pub(crate) heard_at: Cell<Duration>,
+    sent_at: Cell<Duration>,
+    pub(crate) frames_in: Cell<u64>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(crate) fn new(peer: PeerCore, instance: u128, now: Duration) -> Self {
+        Self {
+            peer,
+            instance,
+            out: RefCell::default(),
+            work: Signal::default(),
+            closed: Cell::new(false),
+            heard_at: Cell::new(now),
+            sent_at: Cell::new(now),
+            frames_in: Cell::new(0),
+        }
+    }
+
+    /// Queues a message of a shard. False if it was dropped for lack of room.
+    pub(crate) fn send(&self, shard: ShardId, message: &Message) -> bool {
+        let mut out = self.out.borrow_mut();
+        if self.closed.get() || out.bytes() > LINK_BUFFER_BYTES_MAX {
+            return false;
+        }
+        match out.push_message(shard, message) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %shard, "message not sent: {error}");
+                false
+            }
+        }
+    }
+
+    /// Lets the writer send what was queued in this turn. Called once a turn.
+    pub(crate) fn flush(&self, now: Duration) {
+        if self.out.borrow().bytes() > 0 {
+            self.sent_at.set(now);
+            self.work.set();
+        }
+    }
+
+    /// Keeps a quiet link alive, and ends a dead one. Called every tick.
+    pub(crate) fn watch(&self, now: Duration, silence_max: Duration) {
+        if now.saturating_sub(self.heard_at.get()) > silence_max {
+            tracing::warn!(peer = %self.peer, "nothing heard, closing the connection");
+            self.close();
+        } else if now.saturating_sub(self.sent_at.get()) > silence_max / 3 {
+            self.out.borrow_mut().push_ping();
+            self.flush(now);
+        }
+    }
+
+    /// Ends the connection; its tasks end soon after.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.work.set();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+}
+
+/// Runs an established link until it ends. `received` are bytes that came along with the handshake.
+pub(crate) async fn run<E: Env>(
+    env: E,
+    inbox: Rc<Inbox>,
+    link: Rc<Link>,
+    (reader, writer): (E::Reader, E::Writer),
+    received: BytesMut,
+) {
+    inbox.push(Event::LinkUp(link.clone()));
+    let reason = {
+        let receiving = std::pin::pin!(receive(&env, &inbox, &link, reader, received));
+        let sending = std::pin::pin!(send(&link, writer));
+        match select(receiving, sending).await {
+            Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
+        }
+    };
+    tracing::info!(peer = %link.peer, reason, "peer connection closed");
+    link.close();
+    inbox.push(Event::LinkDown(link));
+}
+
+async fn receive<E: Env>(
+    env: &E,
+    inbox: &Inbox,
+    link: &Rc<Link>,
+    mut reader: E::Reader,
+    mut buf: BytesMut,
+) -> String {
+    let mut decoder = FrameDecoder::new();
+    loop {
+        loop {
+            match decoder.decode(&mut buf) {
+                Ok(Some(frame)) => {
+                    link.frames_in.set(link.frames_in.get() + 1);
+                    if let Some(reason) = accept(inbox, link, frame).await {
+                        return reason;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return format!("bad frame: {error}"),
+            }
+        }
+        buf.reserve(decoder.missing(&buf).max(RECEIVE_CHUNK_BYTES));
+        match reader.read(&mut buf).await {
+            Ok(0) => return "closed by the peer".to_owned(),
+            Ok(_) => link.heard_at.set(env.now()),
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> {
+    match frame {
+        Frame::Raft { shard, message } => inbox.deliver(link, shard, message).await,
+        Frame::Ping => {
+            link.out.borrow_mut().push_pong();
+            link.work.set();
+        }
+        Frame::Pong => {}
+        Frame::Hello(_) | Frame::HelloReply(_) | Frame::Introduction(_) => {
+            return Some("a greeting on an open link".to_owned());
+        }
+    }
+    None
+}
+
+async fn send<W: StreamWriter>(link: &Link, mut writer: W) -> String {
+    let mut bufs: Vec<Bytes> = Vec::new();
+    loop {
+        link.out.borrow_mut().take(&mut bufs);
+        if bufs.is_empty() {
+            if link.is_closed() {
+                writer.shutdown();
+                return "closed here".to_owned();
+            }
+            link.work.wait().await;
+        } else if let Err(error) = writer.write_all(&mut bufs).await {
+            return error.to_string();
+        }
+        bufs.clear();
+    }
+}

@@ -1,0 +1,403 @@
+//! How cores of different nodes find and check each other: HELLO, dialling, accepting.
+//!
+//! Core *i* of a node listens on its peer port + *i*. Of two nodes, the one with the lower id dials;
+//! each of its cores dials those cores of the other node with which it shares shards. To know them it
+//! must know the other's core count, so every core first **introduces** itself to core 0 of every
+//! other member: a connection that says HELLO, learns who is there, and ends. An introduction from a
+//! member that we dial also tells that it is back, and ends our waiting between attempts.
+//!
+//! HELLO carries cluster id, protocol version, node, core, core count, shard count and the number of
+//! the process (`instance`). What does not fit is refused with a reason that both sides log:
+//!
+//! | found | refused because |
+//! |---|---|
+//! | another cluster id, or another shard count | it is another cluster |
+//! | a node id that is not a member, or is ours | the configurations differ |
+//! | another live process under the same node id | a node id must be given to one process only |
+//!
+//! Another *version* is refused by the frame codec's own version byte.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
+use thiserror::Error;
+
+use super::inbox::Inbox;
+use super::link::{self, Link, PeerCore};
+use super::signal::Signal;
+use crate::env::{Env, Listener, StreamReader, StreamWriter};
+use crate::limits::{
+    CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
+    HANDSHAKES_MAX,
+};
+use crate::wire::{EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason};
+use crate::{CoreId, NodeId, ShardId};
+
+/// What all connection tasks of a core share.
+pub(super) struct Gate {
+    inbox: Rc<Inbox>,
+    hello: Hello,
+    links: RefCell<BTreeMap<PeerCore, Rc<Link>>>,
+    /// Set when a member introduced itself: dial it now.
+    pokes: BTreeMap<NodeId, Rc<Signal>>,
+    handshakes: Cell<usize>,
+    silence_max: Duration,
+}
+
+/// Why a connection to a peer did not come about.
+#[derive(Debug, Error)]
+enum DialError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer to HELLO within {} ms", HANDSHAKE_TIMEOUT.as_millis())]
+    Timeout,
+    #[error("the peer closed the connection during HELLO")]
+    Closed,
+    #[error("bad answer to HELLO: {0}")]
+    BadFrame(String),
+    #[error("refused by {peer}: {text}")]
+    Refused { peer: String, text: String },
+}
+
+impl Gate {
+    pub(super) fn new(inbox: Rc<Inbox>, hello: Hello, silence_max: Duration) -> Rc<Self> {
+        let pokes = inbox.view.borrow().members.iter().map(|m| (m.id, Rc::default())).collect();
+        Rc::new(Self {
+            inbox,
+            hello,
+            links: RefCell::default(),
+            pokes,
+            handshakes: Cell::new(0),
+            silence_max,
+        })
+    }
+
+    /// Starts the tasks that dial, introduce and accept.
+    pub(super) fn start<E: Env>(self: &Rc<Self>, env: &E, listener: E::Listener) {
+        env.spawn(accept_all(env.clone(), self.clone(), listener));
+        let others: Vec<NodeId> = self.pokes.keys().copied().collect();
+        for member in others.into_iter().filter(|id| *id != self.hello.node) {
+            env.spawn(introduce(env.clone(), self.clone(), member));
+        }
+    }
+
+    /// Shuts every link.
+    pub(super) fn close_all(&self) {
+        self.links.borrow().values().for_each(|link| link.close());
+    }
+
+    /// Whether this core and `core` of a node with `cores` cores have a shard in common.
+    fn shares_shards(&self, core: CoreId, cores: u16) -> bool {
+        let shards = self.hello.shards;
+        (0..shards).map(ShardId).any(|shard| {
+            CoreId::hosting(shard, shards, cores) == core
+                && CoreId::hosting(shard, shards, self.hello.cores) == self.hello.core
+        })
+    }
+
+    /// Why `hello` is not welcome, if it is not.
+    fn refusal(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
+        let ours = &self.hello;
+        if hello.cluster_id != ours.cluster_id {
+            let text = format!(
+                "this is cluster '{}', not '{}'; check --cluster-id on both nodes",
+                ours.cluster_id, hello.cluster_id
+            );
+            return Some((RefuseReason::Cluster, text));
+        }
+        if hello.shards != ours.shards {
+            let text = format!(
+                "this cluster has {} shards, not {}; --shards must be the same on all nodes",
+                ours.shards, hello.shards
+            );
+            return Some((RefuseReason::Shards, text));
+        }
+        if hello.node == ours.node || !self.pokes.contains_key(&hello.node) {
+            let text = format!(
+                "node id {} is not another member here; check --id and --member on both nodes",
+                hello.node
+            );
+            return Some((RefuseReason::UnknownNode, text));
+        }
+        self.duplicate(hello, now)
+    }
+
+    /// Another live process with the same node id.
+    fn duplicate(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
+        let links = self.links.borrow();
+        let live = links.values().find(|link| {
+            link.peer.node == hello.node
+                && link.instance != hello.instance
+                && !link.is_closed()
+                && now.saturating_sub(link.heard_at.get()) < self.silence_max / 2
+        })?;
+        let text = format!(
+            "node id {} is in use by another running process (connected as {}); every process \
+             needs an id of its own",
+            hello.node, live.peer
+        );
+        Some((RefuseReason::DuplicateNode, text))
+    }
+
+    /// Notes that a member is there with so many cores.
+    fn note_member(&self, hello: &Hello) {
+        let mut view = self.inbox.view.borrow_mut();
+        if let Some(member) = view.members.iter_mut().find(|member| member.id == hello.node) {
+            member.cores = Some(hello.cores);
+        }
+    }
+
+    fn address(&self, member: NodeId, core: CoreId) -> Option<String> {
+        let view = self.inbox.view.borrow();
+        let member = view.member(member)?;
+        let port = member.peer_port.checked_add(core.0)?;
+        Some(format!("{}:{port}", member.peer_host))
+    }
+
+    /// Makes `link` the one of its peer core; an older one ends.
+    fn admit(&self, link: &Rc<Link>) {
+        if let Some(old) = self.links.borrow_mut().insert(link.peer, link.clone()) {
+            old.close();
+        }
+    }
+
+    fn forget(&self, link: &Rc<Link>) {
+        let mut links = self.links.borrow_mut();
+        if links.get(&link.peer).is_some_and(|known| Rc::ptr_eq(known, link)) {
+            links.remove(&link.peer);
+        }
+    }
+
+    async fn run_link<E: Env>(
+        &self,
+        env: &E,
+        hello: &Hello,
+        stream: (E::Reader, E::Writer),
+        received: BytesMut,
+    ) {
+        let peer = PeerCore { node: hello.node, core: hello.core };
+        let link = Rc::new(Link::new(peer, hello.instance, env.now()));
+        self.admit(&link);
+        tracing::info!(%peer, "peer connected");
+        link::run(env.clone(), self.inbox.clone(), link.clone(), stream, received).await;
+        self.forget(&link);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.inbox.stopping.get()
+    }
+}
+
+/// Learns a member's core count from its core 0; starts the dialling if that is ours to do.
+async fn introduce<E: Env>(env: E, gate: Rc<Gate>, member: NodeId) {
+    let mut pause = Pause::default();
+    let mut reported = String::new();
+    while !gate.is_stopping() {
+        let known = gate.inbox.view.borrow().member(member).and_then(|m| m.cores);
+        let cores = match known {
+            Some(cores) => Ok(cores),
+            None => {
+                say_hello(&env, &gate, member, CoreId(0), true).await.map(|(hello, ..)| hello.cores)
+            }
+        };
+        match cores {
+            Ok(cores) => {
+                if gate.hello.node < member {
+                    start_dialling(&env, &gate, member, cores);
+                }
+                return;
+            }
+            Err(error) => report(member, CoreId(0), &error, &mut reported),
+        }
+        pause.wait(&env, &gate, member).await;
+    }
+}
+
+fn start_dialling<E: Env>(env: &E, gate: &Rc<Gate>, member: NodeId, cores: u16) {
+    for core in (0..cores).map(CoreId).filter(|core| gate.shares_shards(*core, cores)) {
+        env.spawn(dial(env.clone(), gate.clone(), member, core));
+    }
+}
+
+/// Keeps one link up for as long as the core runs.
+async fn dial<E: Env>(env: E, gate: Rc<Gate>, member: NodeId, core: CoreId) {
+    let mut pause = Pause::default();
+    let mut reported = String::new();
+    while !gate.is_stopping() {
+        match say_hello(&env, &gate, member, core, false).await {
+            Ok((hello, reader, writer, received)) => {
+                pause = Pause::default();
+                reported.clear();
+                gate.run_link(&env, &hello, (reader, writer), received).await;
+            }
+            Err(error) => report(member, core, &error, &mut reported),
+        }
+        if !gate.is_stopping() {
+            pause.wait(&env, &gate, member).await;
+        }
+    }
+}
+
+/// Logs a failure once, not at each attempt.
+fn report(node: NodeId, core: CoreId, error: &DialError, reported: &mut String) {
+    let text = error.to_string();
+    if *reported != text {
+        if matches!(error, DialError::Refused { .. }) {
+            tracing::error!("cannot join {}: {text}", PeerCore { node, core });
+        } else {
+            tracing::info!("cannot reach {} yet: {text}", PeerCore { node, core });
+        }
+        *reported = text;
+    }
+}
+
+/// Growing, jittered pauses between attempts.
+#[derive(Default)]
+struct Pause {
+    attempts: u32,
+}
+
+impl Pause {
+    async fn wait<E: Env>(&mut self, env: &E, gate: &Gate, member: NodeId) {
+        let base = DIAL_PAUSE_MIN.saturating_mul(1 << self.attempts.min(10)).min(DIAL_PAUSE_MAX);
+        self.attempts += 1;
+        let jitter = base.mul_f64((env.random() % 1000) as f64 / 2000.0);
+        let sleep = std::pin::pin!(env.sleep(base / 2 + jitter));
+        let Some(poke) = gate.pokes.get(&member) else { return sleep.await };
+        let poked = std::pin::pin!(poke.wait());
+        if let Either::Right(_) = select(sleep, poked).await {
+            self.attempts = 0;
+        }
+    }
+}
+
+type Greeted<E> = (Hello, <E as Env>::Reader, <E as Env>::Writer, BytesMut);
+
+/// Connects, says HELLO, and checks the answer.
+async fn say_hello<E: Env>(
+    env: &E,
+    gate: &Gate,
+    member: NodeId,
+    core: CoreId,
+    introduction: bool,
+) -> Result<Greeted<E>, DialError> {
+    let address = gate.address(member, core).ok_or(DialError::Closed)?;
+    let (mut reader, mut writer) = env.connect(&address, CONNECT_TIMEOUT).await?;
+    let greeting = |out: &mut OutBuf| match introduction {
+        true => out.push_introduction(&gate.hello),
+        false => out.push_hello(&gate.hello),
+    };
+    write(&mut writer, greeting).await?;
+    let (frame, received) = read_frame(env, &mut reader).await?;
+    match frame {
+        Frame::HelloReply(HelloReply::Accepted(theirs)) => {
+            if theirs.node != member || theirs.core != core {
+                let text = format!("{address} is node {} core {}", theirs.node, theirs.core);
+                return Err(DialError::Refused { peer: address, text });
+            }
+            gate.note_member(&theirs);
+            Ok((theirs, reader, writer, received))
+        }
+        Frame::HelloReply(HelloReply::Refused { text, .. }) => {
+            Err(DialError::Refused { peer: format!("node {member} ({address})"), text })
+        }
+        other => Err(DialError::BadFrame(format!("{other:?}"))),
+    }
+}
+
+async fn write<W: StreamWriter>(
+    writer: &mut W,
+    push: impl FnOnce(&mut OutBuf) -> Result<(), EncodeError>,
+) -> io::Result<()> {
+    let mut out = OutBuf::new();
+    push(&mut out).map_err(io::Error::other)?;
+    let mut bufs: Vec<Bytes> = Vec::new();
+    out.take(&mut bufs);
+    writer.write_all(&mut bufs).await
+}
+
+/// Reads the first frame of a connection, within a time and a size fit for strangers.
+async fn read_frame<E: Env>(
+    env: &E,
+    reader: &mut E::Reader,
+) -> Result<(Frame, BytesMut), DialError> {
+    let reading = std::pin::pin!(async {
+        let mut decoder = FrameDecoder::new();
+        let mut buf = BytesMut::with_capacity(HANDSHAKE_BYTES_MAX);
+        loop {
+            match decoder.decode(&mut buf) {
+                Ok(Some(frame)) => return Ok((frame, buf)),
+                Ok(None) if buf.len() >= HANDSHAKE_BYTES_MAX => {
+                    return Err(DialError::BadFrame("too long".to_owned()));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(DialError::BadFrame(error.to_string())),
+            }
+            buf.reserve(HANDSHAKE_BYTES_MAX - buf.len());
+            if reader.read(&mut buf).await? == 0 {
+                return Err(DialError::Closed);
+            }
+        }
+    });
+    match select(reading, std::pin::pin!(env.sleep(HANDSHAKE_TIMEOUT))).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => Err(DialError::Timeout),
+    }
+}
+
+/// Accepts connections for as long as the core runs.
+async fn accept_all<E: Env>(env: E, gate: Rc<Gate>, listener: E::Listener) {
+    loop {
+        match listener.accept().await {
+            Ok((reader, writer, from)) if gate.handshakes.get() < HANDSHAKES_MAX => {
+                gate.handshakes.set(gate.handshakes.get() + 1);
+                env.spawn(greet(env.clone(), gate.clone(), (reader, writer), from));
+            }
+            Ok((_, _, from)) => tracing::warn!(from, "too many handshakes under way, closed"),
+            Err(error) => {
+                tracing::warn!("cannot accept peer connections: {error}");
+                env.sleep(DIAL_PAUSE_MAX).await;
+            }
+        }
+    }
+}
+
+/// Answers one connection's HELLO, and runs the link if it is welcome.
+async fn greet<E: Env>(
+    env: E,
+    gate: Rc<Gate>,
+    (mut reader, mut writer): (E::Reader, E::Writer),
+    from: String,
+) {
+    let first = read_frame(&env, &mut reader).await;
+    gate.handshakes.set(gate.handshakes.get() - 1);
+    let (hello, introduction, received) = match first {
+        Ok((Frame::Hello(hello), received)) => (hello, false, received),
+        Ok((Frame::Introduction(hello), received)) => (hello, true, received),
+        Ok((other, _)) => return tracing::warn!(from, "expected HELLO, got {other:?}; closed"),
+        Err(error) => return tracing::warn!(from, "peer port: {error}; closed"),
+    };
+    if let Some((reason, text)) = gate.refusal(&hello, env.now()) {
+        tracing::warn!(from, "refused a peer: {text}");
+        let refused = HelloReply::Refused { reason, text };
+        let _ = write(&mut writer, |out| out.push_hello_reply(&refused)).await;
+        return writer.shutdown();
+    }
+    gate.note_member(&hello);
+    let accepted = HelloReply::Accepted(gate.hello.clone());
+    if let Err(error) = write(&mut writer, |out| out.push_hello_reply(&accepted)).await {
+        return tracing::info!(from, "peer left during HELLO: {error}");
+    }
+    if introduction {
+        if let Some(poke) = gate.pokes.get(&hello.node) {
+            poke.set();
+        }
+        return;
+    }
+    gate.run_link(&env, &hello, (reader, writer), received).await;
+}

@@ -1,0 +1,241 @@
+//! How a shard's entries and hard state are kept as records of the core's log, and read back.
+//!
+//! ```text
+//! stream = shard id
+//! kind 1  entry       head: term u64 | index u64 | entry kind u8 (0 normal, 1 no-op),
+//!                     little-endian; body: payload
+//! kind 2  hard state  head: term u64 | vote u64 (0 = none) | commit u64
+//! ```
+//! The log is append-only, so truncation is implied: an entry at an index that was seen before
+//! replaces that entry and all after it. The newest hard state counts. Hard state and entries that
+//! depend on it go into one group, hard state first, so that no crash can keep the entries alone.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use coracle_wal::{Record, RecordView};
+use thiserror::Error;
+
+use crate::raft::{Entry, EntryKind, HardState};
+use crate::{LogIndex, NodeId, ShardId, Term};
+
+const KIND_ENTRY: u8 = 1;
+const KIND_HARD_STATE: u8 = 2;
+const ENTRY_NORMAL: u8 = 0;
+const ENTRY_NOOP: u8 = 1;
+pub(super) const ENTRY_HEAD_BYTES: usize = 17;
+pub(super) const HARD_STATE_BYTES: usize = 24;
+
+/// The fixed part of an entry's record.
+pub(super) fn entry_head(entry: &Entry) -> [u8; ENTRY_HEAD_BYTES] {
+    let mut head = [0; ENTRY_HEAD_BYTES];
+    head[..8].copy_from_slice(&entry.term.0.to_le_bytes());
+    head[8..16].copy_from_slice(&entry.index.0.to_le_bytes());
+    head[16] = match entry.kind {
+        EntryKind::Normal => ENTRY_NORMAL,
+        EntryKind::Noop => ENTRY_NOOP,
+    };
+    head
+}
+
+/// The record of a hard state.
+pub(super) fn hard_state_head(state: &HardState) -> [u8; HARD_STATE_BYTES] {
+    let mut head = [0; HARD_STATE_BYTES];
+    head[..8].copy_from_slice(&state.term.0.to_le_bytes());
+    head[8..16].copy_from_slice(&state.vote.map_or(0, |node| node.0).to_le_bytes());
+    head[16..].copy_from_slice(&state.commit.0.to_le_bytes());
+    head
+}
+
+/// The log record of an entry whose head was made by [`entry_head`].
+pub(super) fn entry_record<'a>(shard: ShardId, head: &'a [u8], entry: &'a Entry) -> Record<'a> {
+    Record { stream: shard.0, kind: KIND_ENTRY, head, body: &entry.payload }
+}
+
+/// The log record of a hard state whose head was made by [`hard_state_head`].
+pub(super) fn hard_state_record(shard: ShardId, head: &[u8]) -> Record<'_> {
+    Record { stream: shard.0, kind: KIND_HARD_STATE, head, body: &[] }
+}
+
+/// A record that this version of the engine cannot have written.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ReplayError {
+    /// The record is too short or of an unknown kind.
+    #[error(
+        "the log holds a record that this version does not know (shard {shard}, kind {kind}, \
+         {bytes} bytes): was the data written by a newer version?"
+    )]
+    Unknown {
+        /// Shard it belongs to.
+        shard: ShardId,
+        /// Kind byte.
+        kind: u8,
+        /// Length of its payload.
+        bytes: usize,
+    },
+    /// Entries are missing between two records.
+    #[error(
+        "the log of shard {shard} has a gap: entry {found} follows {last}; the data directory is \
+         incomplete, restore this node from its peers"
+    )]
+    Gap {
+        /// Shard it belongs to.
+        shard: ShardId,
+        /// Last entry before the gap.
+        last: LogIndex,
+        /// Entry after the gap.
+        found: LogIndex,
+    },
+}
+
+/// What the log holds of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    pub(super) hard_state: HardState,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// Collects the records of a core's log, in order, into the state of each shard.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    shards: BTreeMap<ShardId, Recovered>,
+    error: Option<ReplayError>,
+}
+
+impl Replay {
+    /// Takes the next record. After the first error, the rest is ignored.
+    pub(super) fn visit(&mut self, record: &RecordView<'_>) {
+        if self.error.is_none() {
+            self.error = self.accept(record).err();
+        }
+    }
+
+    /// The state of every shard that has any.
+    pub(super) fn finish(self) -> Result<BTreeMap<ShardId, Recovered>, ReplayError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.shards),
+        }
+    }
+
+    fn accept(&mut self, record: &RecordView<'_>) -> Result<(), ReplayError> {
+        let shard = ShardId(record.stream);
+        let payload = record.payload;
+        let unknown = ReplayError::Unknown { shard, kind: record.kind, bytes: payload.len() };
+        let recovered = self.shards.entry(shard).or_default();
+        match record.kind {
+            KIND_ENTRY => {
+                let entry = decode_entry(payload).ok_or(unknown)?;
+                recovered.push(shard, entry)
+            }
+            KIND_HARD_STATE => {
+                recovered.hard_state = decode_hard_state(payload).ok_or(unknown)?;
+                Ok(())
+            }
+            _ => Err(unknown),
+        }
+    }
+}
+
+impl Recovered {
+    fn push(&mut self, shard: ShardId, entry: Entry) -> Result<(), ReplayError> {
+        let last = self.entries.last().map_or(LogIndex(0), |entry| entry.index);
+        if entry.index > last.next() {
+            return Err(ReplayError::Gap { shard, last, found: entry.index });
+        }
+        if entry.index <= last {
+            let kept = self.entries.partition_point(|old| old.index < entry.index);
+            self.entries.truncate(kept);
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn decode_entry(payload: &[u8]) -> Option<Entry> {
+    Some(Entry {
+        term: Term(u64_at(payload, 0)?),
+        index: LogIndex(u64_at(payload, 8)?),
+        kind: match *payload.get(16)? {
+            ENTRY_NORMAL => EntryKind::Normal,
+            ENTRY_NOOP => EntryKind::Noop,
+            _ => return None,
+        },
+        payload: Bytes::copy_from_slice(payload.get(ENTRY_HEAD_BYTES..)?),
+    })
+}
+
+fn decode_hard_state(payload: &[u8]) -> Option<HardState> {
+    if payload.len() != HARD_STATE_BYTES {
+        return None;
+    }
+    let vote = u64_at(payload, 8)?;
+    Some(HardState {
+        term: Term(u64_at(payload, 0)?),
+        vote: (vote != 0).then_some(NodeId(vote)),
+        commit: LogIndex(u64_at(payload, 16)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use coracle_wal::Lsn;
+
+    use super::*;
+
+    fn entry(term: u64, index: u64, payload: &'static [u8]) -> Entry {
+        Entry {
+            term: Term(term),
+            index: LogIndex(index),
+            kind: EntryKind::Normal,
+            payload: Bytes::from_static(payload),
+        }
+    }
+
+    fn visit(replay: &mut Replay, kind: u8, payload: &[u8]) {
+        replay.visit(&RecordView { stream: 7, kind, payload, lsn: Lsn(0) });
+    }
+
+    fn visit_entry(replay: &mut Replay, entry: &Entry) {
+        let payload = [&entry_head(entry)[..], &entry.payload].concat();
+        visit(replay, KIND_ENTRY, &payload);
+    }
+
+    #[test]
+    fn later_entries_replace_the_suffix_they_conflict_with() {
+        let mut replay = Replay::default();
+        for old in [entry(1, 1, b"a"), entry(1, 2, b"b"), entry(1, 3, b"c")] {
+            visit_entry(&mut replay, &old);
+        }
+        let state = HardState { term: Term(2), vote: Some(NodeId(3)), commit: LogIndex(1) };
+        visit(&mut replay, KIND_HARD_STATE, &hard_state_head(&state));
+        visit_entry(&mut replay, &entry(2, 2, b"B"));
+        let shards = replay.finish().unwrap();
+        let recovered = &shards[&ShardId(7)];
+        assert_eq!(recovered.hard_state, state);
+        assert_eq!(recovered.entries, [entry(1, 1, b"a"), entry(2, 2, b"B")]);
+    }
+
+    #[test]
+    fn a_gap_and_an_unknown_kind_are_refused() {
+        let mut replay = Replay::default();
+        visit_entry(&mut replay, &entry(1, 2, b"b"));
+        let gap = ReplayError::Gap { shard: ShardId(7), last: LogIndex(0), found: LogIndex(2) };
+        assert_eq!(replay.finish().unwrap_err(), gap);
+
+        let mut replay = Replay::default();
+        visit(&mut replay, 9, b"?");
+        let unknown = ReplayError::Unknown { shard: ShardId(7), kind: 9, bytes: 1 };
+        assert_eq!(replay.finish().unwrap_err(), unknown);
+
+        let mut replay = Replay::default();
+        visit(&mut replay, KIND_ENTRY, b"short");
+        assert!(matches!(replay.finish(), Err(ReplayError::Unknown { bytes: 5, .. })));
+    }
+}

@@ -1,0 +1,343 @@
+//! One replica on its core: the Raft core, the state machine, and the clients that wait for either.
+//!
+//! A proposal waits in three places, one after the other: `incoming` until the end of the turn (so
+//! that all of a turn enter the log together), `waiting` until its entry is applied, and then it is
+//! answered. When leadership is lost, what is in `waiting` may still be committed by the next leader.
+//! So it goes on waiting for a bounded time: if its entry is applied, it is answered with its result;
+//! if another entry is applied in its place, it is known to be lost and may be sent again; if neither
+//! happens, the outcome is unknown, and the client is told exactly that.
+//!
+//! Reads gather in `reads_new` until the end of the turn, share one ReadIndex round, and are answered
+//! when what was committed at its start has been applied.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_channel::oneshot;
+
+use super::handle::{Committed, Position};
+use super::status::{CoreCounters, ShardStatus};
+use crate::limits::{QUERIES_PER_SHARD_MAX, REPLY_SCRATCH_BYTES};
+use crate::raft::{Effects, EntryKind, Event, Message, Raft, Refusal, Role};
+use crate::{Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
+
+pub(super) type ProposeAnswer = oneshot::Sender<Result<Committed, ProposeError>>;
+pub(super) type AcceptedAnswer = Option<oneshot::Sender<Result<Position, ProposeError>>>;
+pub(super) type QueryAnswer = oneshot::Sender<Result<Bytes, QueryError>>;
+
+struct Incoming {
+    accepted: AcceptedAnswer,
+    answer: ProposeAnswer,
+}
+
+struct Waiting {
+    position: Position,
+    answer: ProposeAnswer,
+}
+
+type Query = (Bytes, QueryAnswer);
+
+/// Queries that share one ReadIndex round.
+struct ReadBatch {
+    id: u64,
+    /// Set when the round has confirmed leadership: answer once this index is applied.
+    ready_at: Option<LogIndex>,
+    queries: Vec<Query>,
+}
+
+/// One replica.
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    pub(super) raft: Raft,
+    /// What the steps of this turn want done; the loop carries it out and clears it.
+    pub(super) effects: Effects,
+    /// Whether this shard is in the loop's list of shards to look after this turn.
+    pub(super) touched: bool,
+    machine: Box<dyn StateMachine>,
+    applied: LogIndex,
+    payloads: Vec<Bytes>,
+    incoming: Vec<Incoming>,
+    waiting: VecDeque<Waiting>,
+    /// Since leadership was lost with proposals waiting: when to give up on them.
+    give_up_at: Option<Duration>,
+    reads_new: Vec<Query>,
+    reads: VecDeque<ReadBatch>,
+    reads_count: usize,
+    read_id_last: u64,
+    scratch: BytesMut,
+}
+
+impl Shard {
+    pub(super) fn new(id: ShardId, raft: Raft, machine: Box<dyn StateMachine>) -> Self {
+        Self {
+            id,
+            raft,
+            effects: Effects::default(),
+            touched: false,
+            machine,
+            applied: LogIndex(0),
+            payloads: Vec::new(),
+            incoming: Vec::new(),
+            waiting: VecDeque::new(),
+            give_up_at: None,
+            reads_new: Vec::new(),
+            reads: VecDeque::new(),
+            reads_count: 0,
+            read_id_last: 0,
+            scratch: BytesMut::new(),
+        }
+    }
+
+    /// Takes a proposal; it enters the log at the end of the turn. One that nobody but the leader
+    /// can accept is refused at once.
+    pub(super) fn propose(
+        &mut self,
+        payload: Bytes,
+        accepted: AcceptedAnswer,
+        answer: ProposeAnswer,
+    ) {
+        let incoming = Incoming { accepted, answer };
+        if self.raft.role() != Role::Leader {
+            return refuse(incoming, self.not_leader());
+        }
+        self.payloads.push(payload);
+        self.incoming.push(incoming);
+    }
+
+    /// Takes a linearizable query; it is asked for at the end of the turn.
+    pub(super) fn query(&mut self, payload: Bytes, answer: QueryAnswer) {
+        if self.raft.role() != Role::Leader {
+            let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
+            return drop(answer.send(Err(error)));
+        }
+        if self.reads_count >= QUERIES_PER_SHARD_MAX {
+            let error = QueryError::Overloaded("too many queries are waiting on this shard");
+            return drop(answer.send(Err(error)));
+        }
+        self.reads_count += 1;
+        self.reads_new.push((payload, answer));
+    }
+
+    /// Answers a query from whatever this replica has applied.
+    pub(super) fn query_stale(&mut self, payload: &Bytes, answer: QueryAnswer) {
+        let reply = self.ask(payload);
+        let _ = answer.send(Ok(reply));
+    }
+
+    /// Hands Raft one event; its effects add to those of this turn.
+    pub(super) fn step(&mut self, event: Event) {
+        self.raft.step(event, &mut self.effects);
+    }
+
+    /// Hands Raft a message of a peer.
+    pub(super) fn message(&mut self, from: NodeId, message: Message) {
+        self.step(Event::Message { from, message });
+    }
+
+    /// End of the turn, first half: what clients asked for goes to Raft.
+    pub(super) fn submit(&mut self, counters: &mut CoreCounters) {
+        if !self.incoming.is_empty() {
+            self.submit_proposals(counters);
+        }
+        if !self.reads_new.is_empty() {
+            self.read_id_last += 1;
+            let id = self.read_id_last;
+            let queries = std::mem::take(&mut self.reads_new);
+            self.reads.push_back(ReadBatch { id, ready_at: None, queries });
+            self.step(Event::ReadIndex { id });
+        }
+    }
+
+    fn submit_proposals(&mut self, counters: &mut CoreCounters) {
+        let payloads = std::mem::take(&mut self.payloads);
+        self.step(Event::Propose { payloads });
+        let Some(proposed) = self.effects.proposed.take() else {
+            unreachable!("Raft answers every Propose in the same step");
+        };
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let mut position = Position { term: proposed.term, index: proposed.first };
+        counters.proposals += proposed.accepted as u64;
+        counters.refused += (incoming.len() - proposed.accepted) as u64;
+        if proposed.accepted > 0 {
+            self.drop_replaced(position.index);
+        }
+        for Incoming { accepted, answer } in incoming.drain(..proposed.accepted) {
+            if let Some(accepted) = accepted {
+                let _ = accepted.send(Ok(position));
+            }
+            self.waiting.push_back(Waiting { position, answer });
+            position.index = position.index.next();
+        }
+        let error = match proposed.refusal {
+            Some(Refusal::UncommittedLimit) => {
+                ProposeError::Overloaded("too many uncommitted bytes in this shard")
+            }
+            Some(Refusal::NotLeader { .. }) | None => self.not_leader(),
+        };
+        incoming.drain(..).for_each(|refused| refuse(refused, error.clone()));
+        self.incoming = incoming; // keeps its memory
+    }
+
+    /// Refuses all proposals of this turn.
+    pub(super) fn refuse_incoming(&mut self, error: &ProposeError, counters: &mut CoreCounters) {
+        counters.refused += self.incoming.len() as u64;
+        self.payloads.clear();
+        let refused = std::mem::take(&mut self.incoming);
+        refused.into_iter().for_each(|incoming| refuse(incoming, error.clone()));
+    }
+
+    /// Proposals of an earlier leadership that a truncation removed: a copy may live on elsewhere.
+    fn drop_replaced(&mut self, first: LogIndex) {
+        while self.waiting.back().is_some_and(|last| last.position.index >= first) {
+            if let Some(replaced) = self.waiting.pop_back() {
+                let error = ProposeError::OutcomeUnknown { shard: self.id };
+                let _ = replaced.answer.send(Err(error));
+            }
+        }
+    }
+
+    /// End of the turn, second half: applies what is committed and answers who waited for it.
+    pub(super) fn apply(&mut self, counters: &mut CoreCounters) {
+        let commit = self.raft.commit();
+        assert!(self.applied <= commit, "applied {} > commit {commit}", self.applied);
+        while self.applied < commit {
+            let index = self.applied.next();
+            self.apply_one(index);
+            self.applied = index;
+            counters.applied += 1;
+        }
+        self.confirm_reads();
+        self.answer_reads(counters);
+    }
+
+    fn apply_one(&mut self, index: LogIndex) {
+        let entry = self.raft.entry(index).expect("a committed entry is in the log");
+        let term = entry.term;
+        if entry.kind == EntryKind::Normal {
+            let apply = Apply { shard: self.id, index, term, payload: &entry.payload };
+            self.machine.apply(apply, &mut self.scratch);
+        }
+        while self.waiting.front().is_some_and(|first| first.position.index <= index) {
+            let Some(Waiting { position, answer }) = self.waiting.pop_front() else { break };
+            let outcome = if position == (Position { term, index }) {
+                Ok(Committed { term, index, reply: take(&mut self.scratch) })
+            } else {
+                Err(self.not_leader())
+            };
+            let _ = answer.send(outcome);
+        }
+        self.scratch.clear();
+    }
+
+    /// Takes over what Raft said about ReadIndex rounds.
+    fn confirm_reads(&mut self) {
+        for (id, index) in self.effects.read_states.drain(..) {
+            if let Some(batch) = self.reads.iter_mut().find(|batch| batch.id == id) {
+                batch.ready_at = Some(index);
+            }
+        }
+        for id in self.effects.reads_failed.drain(..) {
+            let Some(at) = self.reads.iter().position(|batch| batch.id == id) else { continue };
+            let Some(batch) = self.reads.remove(at) else { continue };
+            self.reads_count -= batch.queries.len();
+            let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
+            for (_, answer) in batch.queries {
+                let _ = answer.send(Err(error.clone()));
+            }
+        }
+    }
+
+    fn answer_reads(&mut self, counters: &mut CoreCounters) {
+        let applied = self.applied;
+        while self.reads.front().and_then(|b| b.ready_at).is_some_and(|index| index <= applied) {
+            let Some(batch) = self.reads.pop_front() else { break };
+            self.reads_count -= batch.queries.len();
+            counters.queries += batch.queries.len() as u64;
+            for (payload, answer) in batch.queries {
+                let reply = self.ask(&payload);
+                let _ = answer.send(Ok(reply));
+            }
+        }
+    }
+
+    fn ask(&mut self, payload: &Bytes) -> Bytes {
+        self.machine.query(payload, &mut self.scratch);
+        take(&mut self.scratch)
+    }
+
+    /// Bounds how long proposals of a lost leadership wait for their outcome.
+    pub(super) fn give_up_on_lost(&mut self, now: Duration, patience: Duration) {
+        if self.waiting.is_empty() || self.raft.role() == Role::Leader {
+            self.give_up_at = None;
+            return;
+        }
+        let give_up_at = *self.give_up_at.get_or_insert(now + patience);
+        if now >= give_up_at {
+            self.give_up_at = None;
+            for Waiting { answer, .. } in self.waiting.drain(..) {
+                let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
+            }
+        }
+    }
+
+    /// Whether anybody waits for an answer.
+    pub(super) fn is_busy(&self) -> bool {
+        !(self.waiting.is_empty() && self.incoming.is_empty() && self.reads.is_empty())
+    }
+
+    /// The log failed: nothing that waits can be acknowledged any more.
+    pub(super) fn fail(&mut self, reason: &str) {
+        let error = ProposeError::StorageFailed(reason.to_owned());
+        for incoming in std::mem::take(&mut self.incoming) {
+            refuse(incoming, error.clone());
+        }
+        self.payloads.clear();
+        for Waiting { answer, .. } in self.waiting.drain(..) {
+            let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
+        }
+        let reads = std::mem::take(&mut self.reads).into_iter().flat_map(|batch| batch.queries);
+        for (_, answer) in reads.chain(std::mem::take(&mut self.reads_new)) {
+            let _ = answer.send(Err(QueryError::NotLeader { shard: self.id, leader: None }));
+        }
+        self.reads_count = 0;
+    }
+
+    fn not_leader(&self) -> ProposeError {
+        ProposeError::NotLeader { shard: self.id, leader: self.raft.leader() }
+    }
+
+    /// For operators.
+    pub(super) fn status(&self) -> ShardStatus {
+        ShardStatus {
+            shard: self.id,
+            term: self.raft.term(),
+            role: self.raft.role(),
+            leader: self.raft.leader(),
+            commit: self.raft.commit(),
+            applied: self.applied,
+            last: self.raft.last_index(),
+        }
+    }
+
+    /// Term and leader as of now.
+    pub(super) fn leadership(&self) -> (Term, Option<NodeId>) {
+        (self.raft.term(), self.raft.leader())
+    }
+}
+
+fn refuse(incoming: Incoming, error: ProposeError) {
+    if let Some(accepted) = incoming.accepted {
+        let _ = accepted.send(Err(error.clone()));
+    }
+    let _ = incoming.answer.send(Err(error));
+}
+
+/// Takes the reply out of the scratch buffer and leaves it empty, with room for the next.
+fn take(scratch: &mut BytesMut) -> Bytes {
+    let reply = scratch.split().freeze();
+    if scratch.capacity() < REPLY_SCRATCH_BYTES / 4 {
+        scratch.reserve(REPLY_SCRATCH_BYTES);
+    }
+    reply
+}

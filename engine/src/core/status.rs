@@ -1,0 +1,63 @@
+//! What a core says about itself when asked: for operators, tests and embedders.
+
+use crate::raft::Role;
+use crate::{CoreId, LogIndex, NodeId, ShardId, Term};
+
+/// One replica, as its core sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// Current term.
+    pub term: Term,
+    /// What this replica is in that term.
+    pub role: Role,
+    /// Who leads, if known.
+    pub leader: Option<NodeId>,
+    /// Last entry known to be committed.
+    pub commit: LogIndex,
+    /// Last entry applied to the state machine.
+    pub applied: LogIndex,
+    /// Last entry in the log, durable or not.
+    pub last: LogIndex,
+}
+
+/// Counters of a core since its start. All only grow, except where a name says "now".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreCounters {
+    /// Proposals that entered the log here as leader.
+    pub proposals: u64,
+    /// Proposals and queries refused because a limit was reached.
+    pub refused: u64,
+    /// Entries applied.
+    pub applied: u64,
+    /// Queries answered.
+    pub queries: u64,
+    /// Frames received from peers.
+    pub frames_in: u64,
+    /// Messages sent to peers.
+    pub messages_out: u64,
+    /// Messages dropped because a peer's buffer was full or it was not connected.
+    pub messages_dropped: u64,
+    /// Turns of the event loop.
+    pub turns: u64,
+    /// Batches that the log wrote durably.
+    pub wal_batches: u64,
+    /// Durable writes that the log issued.
+    pub wal_durable_writes: u64,
+    /// Bytes that the log wrote, padding included.
+    pub wal_bytes: u64,
+}
+
+/// A core and its shards at one moment.
+#[derive(Clone, Debug)]
+pub struct CoreStatus {
+    /// Which core.
+    pub core: CoreId,
+    /// Its shards, ordered by id.
+    pub shards: Vec<ShardStatus>,
+    /// Its counters.
+    pub counters: CoreCounters,
+    /// Why the log stopped, if it did.
+    pub storage_failure: Option<String>,
+}

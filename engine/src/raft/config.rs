@@ -1,0 +1,140 @@
+//! What a replica is told at start: who it is, who votes, and its limits.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::limits::{
+    APPEND_BYTES_MAX, APPEND_BYTES_MIN, INFLIGHT_BYTES_MAX, INFLIGHT_MESSAGES_MAX,
+    PAYLOAD_BYTES_MAX, UNCOMMITTED_BYTES_MAX, VOTERS_MAX,
+};
+use crate::{LogIndex, NodeId, Term};
+
+/// Settings of one replica of one shard.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// All voters, this node included; 1 to [`VOTERS_MAX`].
+    pub voters: Vec<NodeId>,
+    /// A follower that hears nothing for this long, times a random factor of 1 to 2, campaigns; a
+    /// leader that does not hear from a majority for this long steps down.
+    pub election_timeout: Duration,
+    /// How often a leader sends heartbeats; at most a third of the election timeout.
+    pub heartbeat_interval: Duration,
+    /// Append messages to one follower that may be unacknowledged.
+    pub inflight_messages_max: usize,
+    /// Bytes of entries to one follower that may be unacknowledged.
+    pub inflight_bytes_max: usize,
+    /// Bytes of entries in one append message (one entry is always allowed).
+    pub append_bytes_max: usize,
+    /// Bytes of entries a leader accepts beyond its commit index before it refuses proposals.
+    pub uncommitted_bytes_max: usize,
+    /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
+    pub random_seed: u64,
+}
+
+impl Config {
+    /// The settings with default limits, an election timeout of 500 ms and heartbeats every 100 ms.
+    #[must_use]
+    pub fn new(id: NodeId, voters: Vec<NodeId>, random_seed: u64) -> Self {
+        Self {
+            id,
+            voters,
+            election_timeout: Duration::from_millis(500),
+            heartbeat_interval: Duration::from_millis(100),
+            inflight_messages_max: INFLIGHT_MESSAGES_MAX,
+            inflight_bytes_max: INFLIGHT_BYTES_MAX,
+            append_bytes_max: APPEND_BYTES_MAX,
+            uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+            random_seed,
+        }
+    }
+
+    /// Checks the settings against each other and against the limits.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] with what is wrong and what is allowed.
+    pub fn validate(&self) -> Result<(), StartError> {
+        let fail = |what: String| Err(StartError::Config(what));
+        if self.voters.is_empty() || self.voters.len() > VOTERS_MAX {
+            return fail(format!("{} voters, 1 to {VOTERS_MAX} are allowed", self.voters.len()));
+        }
+        if !self.voters.contains(&self.id) {
+            return fail(format!("node {} is not among the voters", self.id));
+        }
+        for (place, voter) in self.voters.iter().enumerate() {
+            if voter.0 == 0 || self.voters[..place].contains(voter) {
+                return fail(format!("voter {voter} is named twice, or is 0"));
+            }
+        }
+        if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 3 > self.election_timeout
+        {
+            return fail(format!(
+                "heartbeat interval {:?}: more than 0 and at most a third of the election timeout {:?}",
+                self.heartbeat_interval, self.election_timeout
+            ));
+        }
+        if !(APPEND_BYTES_MIN..=APPEND_BYTES_MAX).contains(&self.append_bytes_max) {
+            return fail(format!(
+                "append_bytes_max {}: {APPEND_BYTES_MIN} to {APPEND_BYTES_MAX} are allowed",
+                self.append_bytes_max
+            ));
+        }
+        if self.inflight_messages_max == 0 || self.inflight_bytes_max == 0 {
+            return fail("the in-flight window has no room for a single message".to_owned());
+        }
+        if self.uncommitted_bytes_max < PAYLOAD_BYTES_MAX {
+            return fail(format!(
+                "uncommitted_bytes_max {}: at least one payload of {PAYLOAD_BYTES_MAX}",
+                self.uncommitted_bytes_max
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Why a replica can't start.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum StartError {
+    /// The settings contradict each other or a limit.
+    #[error("bad Raft configuration: {0}")]
+    Config(String),
+    /// Two neighbouring entries of the stored log do not follow each other.
+    #[error(
+        "the stored log is damaged: entry {after} (term {after_term}) is followed by entry {found} \
+         (term {found_term}); restore this replica from a copy"
+    )]
+    LogBroken {
+        /// The last good entry.
+        after: LogIndex,
+        /// Its term.
+        after_term: Term,
+        /// The entry found next.
+        found: LogIndex,
+        /// Its term.
+        found_term: Term,
+    },
+    /// The stored log has an entry of a later term than the stored hard state.
+    #[error(
+        "the stored log ends in term {last}, but the stored hard state is of term {term}: the hard \
+         state is older than the log; restore this replica from a copy"
+    )]
+    TermBehindLog {
+        /// Term of the hard state.
+        term: Term,
+        /// Term of the last entry.
+        last: Term,
+    },
+    /// The stored hard state knows of committed entries that the stored log does not have.
+    #[error(
+        "the stored log ends at {last}, but entries up to {commit} are known to be committed: the \
+         log has lost entries; restore this replica from a copy"
+    )]
+    CommitBeyondLog {
+        /// Commit index of the hard state.
+        commit: LogIndex,
+        /// Index of the last entry.
+        last: LogIndex,
+    },
+}

@@ -1,0 +1,245 @@
+//! What goes into a replica's Raft core and what comes out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::message::{Entry, HardState, Message};
+use crate::{LogIndex, NodeId, Term};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed. `now` is on the clock of [`Raft::new`](super::Raft::new) and never goes back.
+    /// Drives elections, heartbeats and check-quorum: send one at least every quarter of the
+    /// heartbeat interval.
+    Tick {
+        /// The time.
+        now: Duration,
+    },
+    /// All proposals of one turn. What became of them is in [`Effects::proposed`].
+    Propose {
+        /// Their payloads, each at most [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
+        payloads: Vec<Bytes>,
+    },
+    /// A message arrived, from a peer or, out of [`Effects::after_durable`], from this replica.
+    Message {
+        /// Who sent it.
+        from: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// The batch of effects that carried this mark ([`Effects::write_mark`]), and all before it, are
+    /// durable. Reports may come late, in any order, or only for the newest of several batches.
+    Durable(WriteMark),
+    /// A batch of reads wants to know from which state it may be answered.
+    ReadIndex {
+        /// The caller's name for the batch; comes back in [`Effects::read_states`] or
+        /// [`Effects::reads_failed`].
+        id: u64,
+    },
+    /// A connection to this peer is up again.
+    PeerReachable {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The connection to this peer was lost, and whatever was under way with it.
+    PeerUnreachable {
+        /// The peer.
+        node: NodeId,
+    },
+}
+
+/// What a replica is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it would win an election.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// Who leads, as far as this replica knows. Not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftState {
+    /// What this replica is.
+    pub role: Role,
+    /// The leader of `term`, if known.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: Term,
+}
+
+/// Names what a batch of effects wants written; given back in [`Event::Durable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteMark {
+    /// The term this replica was in when it handed the batch out.
+    pub term: Term,
+    /// The last index of the log at that moment.
+    pub index: LogIndex,
+    /// How often this replica had overwritten entries at that moment. An entry that was overwritten
+    /// and came back has its old term and index; this tells the first writing from the second.
+    pub rewrites: u64,
+}
+
+/// What became of the proposals of one [`Event::Propose`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Term of the accepted entries.
+    pub term: Term,
+    /// Index of the first accepted entry; the others follow.
+    pub first: LogIndex,
+    /// How many were accepted, counted from the front.
+    pub accepted: usize,
+    /// Why the others were refused. They are not in the log.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a proposal did not enter the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This replica does not lead.
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// Too many bytes wait to be committed.
+    UncommittedLimit,
+}
+
+/// A message or a stored state that no correct replica can produce. The message was ignored. The
+/// cluster has lost acknowledged data or is misconfigured; the shard should stop and say so.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Fault {
+    /// A leader wants an entry replaced that is committed.
+    #[error(
+        "node {from} wants committed entry {index} (term {own}) replaced by one of term {theirs}"
+    )]
+    ConflictBelowCommit {
+        /// The leader that asks for it.
+        from: NodeId,
+        /// The entry.
+        index: LogIndex,
+        /// Its term here.
+        own: Term,
+        /// Its term there.
+        theirs: Term,
+    },
+    /// Two nodes lead the same term.
+    #[error("node {from} leads term {term}, but this term has another leader")]
+    TwoLeaders {
+        /// The other leader.
+        from: NodeId,
+        /// The term.
+        term: Term,
+    },
+    /// A leader says that this replica has acknowledged entries which it does not have.
+    #[error("node {from} takes entry {index} for acknowledged here, but the log ends at {last}")]
+    AckedEntriesMissing {
+        /// The leader.
+        from: NodeId,
+        /// What it says was acknowledged.
+        index: LogIndex,
+        /// The end of the log.
+        last: LogIndex,
+    },
+    /// A follower acknowledges entries or rounds that were never sent to it.
+    #[error("node {from} acknowledges position {position}, which was never sent to it")]
+    ImpossibleAck {
+        /// The follower.
+        from: NodeId,
+        /// What it acknowledges.
+        position: u64,
+    },
+    /// The entries of an append message do not follow each other.
+    #[error("the entries that node {from} sent after {index} are out of order")]
+    BrokenAppend {
+        /// The sender.
+        from: NodeId,
+        /// Position before the first entry.
+        index: LogIndex,
+    },
+}
+
+/// What the core wants done. The caller owns it, does what it says after one or several steps, and
+/// clears it; its buffers are reused.
+///
+/// Several steps may be gathered before acting, with at most one [`Event::Propose`] among them.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To store, in the same batch as `entries` or before.
+    pub hard_state: Option<HardState>,
+    /// To append to the stored log. If the first one's index is not past its end, the stored log is
+    /// cut there first.
+    pub entries: Vec<Entry>,
+    /// Present if `hard_state` or `entries` are: to be given back in [`Event::Durable`].
+    pub write_mark: Option<WriteMark>,
+    /// To send at once.
+    pub messages: Vec<(NodeId, Message)>,
+    /// To send once `hard_state` and `entries` of this batch, and all batches before, are durable.
+    /// May be addressed to this replica itself.
+    pub after_durable: Vec<(NodeId, Message)>,
+    /// The new commit index: entries up to it may be applied.
+    pub committed: Option<LogIndex>,
+    /// Reads that may be answered once everything up to the index is applied.
+    pub read_states: Vec<(u64, LogIndex)>,
+    /// Reads that can't be answered: this replica does not lead (any more), or too many wait.
+    pub reads_failed: Vec<u64>,
+    /// Present when role, leader or term have changed. A caller that led until now must end its
+    /// pending proposals with an unknown outcome.
+    pub soft_state: Option<SoftState>,
+    /// The answer to [`Event::Propose`].
+    pub proposed: Option<Proposed>,
+    /// Present when something arrived that can't be; see [`Fault`].
+    pub fault: Option<Fault>,
+}
+
+impl Effects {
+    /// Forgets everything, keeps the buffers.
+    pub fn clear(&mut self) {
+        self.hard_state = None;
+        self.entries.clear();
+        self.write_mark = None;
+        self.messages.clear();
+        self.after_durable.clear();
+        self.committed = None;
+        self.read_states.clear();
+        self.reads_failed.clear();
+        self.soft_state = None;
+        self.proposed = None;
+        self.fault = None;
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hard_state.is_none()
+            && self.entries.is_empty()
+            && self.messages.is_empty()
+            && self.after_durable.is_empty()
+            && self.committed.is_none()
+            && self.read_states.is_empty()
+            && self.reads_failed.is_empty()
+            && self.soft_state.is_none()
+            && self.proposed.is_none()
+            && self.fault.is_none()
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: Message) {
+        self.messages.push((to, message));
+    }
+
+    /// Adds an entry to be stored. Entries of an earlier step that it replaces are dropped: they
+    /// need not reach the disk at all.
+    pub(super) fn store(&mut self, entry: Entry) {
+        while self.entries.last().is_some_and(|last| last.index >= entry.index) {
+            self.entries.pop();
+        }
+        self.entries.push(entry);
+    }
+}

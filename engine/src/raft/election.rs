@@ -1,0 +1,228 @@
+//! Roles, terms and votes: how a replica becomes leader and stops being it.
+
+use std::time::Duration;
+
+use super::effects::{Effects, Role};
+use super::message::{Entry, EntryKind, Message, PreVote, PreVoteReply, Vote, VoteReply};
+use super::progress::Progress;
+use super::quorum::{VoteResult, majority, majority_vote};
+use super::replica::Raft;
+use crate::{LogIndex, NodeId, Term};
+
+impl Raft {
+    pub(super) fn on_tick(&mut self, now: Duration, effects: &mut Effects) {
+        self.now = self.now.max(now);
+        if self.role != Role::Leader {
+            if self.now >= self.election_due {
+                self.campaign(effects);
+            }
+        } else if self.now >= self.heartbeat_due {
+            self.heartbeat_due = self.now + self.config.heartbeat_interval;
+            if self.hears_majority() {
+                self.send_periodic_heartbeats(effects);
+            } else {
+                self.become_follower(self.term, None, effects);
+            }
+        }
+    }
+
+    /// Whether a leader was heard so recently that nobody else is to be helped to depose it. A leader
+    /// hears itself: it steps down by itself once it can't reach a majority.
+    pub(super) fn hears_leader(&self) -> bool {
+        match self.role {
+            Role::Leader => true,
+            _ => {
+                self.leader.is_some()
+                    && self.now < self.leader_contact + self.config.election_timeout
+            }
+        }
+    }
+
+    fn hears_majority(&self) -> bool {
+        let since = self.now.saturating_sub(self.config.election_timeout);
+        let heard = self.peers.iter().filter(|peer| peer.progress.contact >= since).count();
+        heard + 1 >= majority(self.peers.len() + 1)
+    }
+
+    /// Enters `term` (which may be the present one) as a follower of `leader`.
+    pub(super) fn become_follower(
+        &mut self,
+        term: Term,
+        leader: Option<NodeId>,
+        effects: &mut Effects,
+    ) {
+        assert!(term >= self.term, "terms never decrease");
+        if term > self.term {
+            self.term = term;
+            self.vote = None;
+        }
+        self.reads.fail(&mut effects.reads_failed);
+        self.uncommitted = 0;
+        self.role = Role::Follower;
+        self.leader = leader;
+        if leader.is_some() {
+            self.leader_contact = self.now;
+        }
+        self.restart_election_timer();
+    }
+
+    /// Asks whether an election could be won; a single voter need not ask.
+    fn campaign(&mut self, effects: &mut Effects) {
+        if self.peers.is_empty() {
+            self.become_candidate(effects);
+            return;
+        }
+        self.role = Role::PreCandidate;
+        self.leader = None;
+        self.restart_election_timer();
+        self.clear_votes();
+        self.own_vote = Some(true);
+        let question = PreVote {
+            term: Term(self.term.0 + 1),
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+        };
+        for peer in &self.peers {
+            effects.send(peer.id, Message::PreVote(question));
+        }
+    }
+
+    /// Enters the next term and asks for votes. The requests wait until term, own vote and log are
+    /// durable, like the own vote. Otherwise a candidate could crash, forget entries that its request
+    /// spoke of, campaign in the same term again, and win by a late vote for the log it had before.
+    fn become_candidate(&mut self, effects: &mut Effects) {
+        self.term = Term(self.term.0 + 1);
+        self.vote = Some(self.config.id);
+        self.role = Role::Candidate;
+        self.leader = None;
+        self.restart_election_timer();
+        self.clear_votes();
+        let own = VoteReply { term: self.term, granted: true };
+        self.send_after_durable(self.config.id, Message::VoteReply(own), effects);
+        let request = Vote {
+            term: self.term,
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+        };
+        for peer in &self.peers {
+            self.send_after_durable(peer.id, Message::Vote(request), effects);
+        }
+    }
+
+    fn become_leader(&mut self, effects: &mut Effects) {
+        self.role = Role::Leader;
+        self.leader = Some(self.config.id);
+        self.heartbeat_due = self.now + self.config.heartbeat_interval;
+        let (commit, last) = (self.log.committed(), self.log.last_index());
+        for peer in &mut self.peers {
+            peer.progress = Progress::new(last, self.now);
+        }
+        self.uncommitted = self.log.range(commit.next(), last).map(Entry::cost).sum();
+        self.term_start = last.next();
+        self.append_own(EntryKind::Noop, bytes::Bytes::new(), effects);
+        self.replicate_to_all(effects);
+    }
+
+    pub(super) fn on_pre_vote(&mut self, from: NodeId, m: PreVote, effects: &mut Effects) {
+        let granted = m.term > self.term && self.is_up_to_date(m.last_term, m.last_index);
+        let term = if granted { m.term } else { self.term };
+        effects.send(from, Message::PreVoteReply(PreVoteReply { term, granted }));
+    }
+
+    pub(super) fn on_pre_vote_reply(
+        &mut self,
+        from: NodeId,
+        m: PreVoteReply,
+        effects: &mut Effects,
+    ) {
+        if self.role != Role::PreCandidate || (m.granted && m.term.0 != self.term.0 + 1) {
+            return;
+        }
+        self.record_vote(from, m.granted);
+        match self.tally() {
+            VoteResult::Pending => {}
+            VoteResult::Won => self.become_candidate(effects),
+            VoteResult::Lost => self.become_follower(self.term, None, effects),
+        }
+    }
+
+    pub(super) fn on_vote(&mut self, from: NodeId, m: Vote, effects: &mut Effects) {
+        let free = match self.vote {
+            Some(vote) => vote == from,
+            None => self.leader.is_none(),
+        };
+        let term = self.term;
+        if free && self.is_up_to_date(m.last_term, m.last_index) {
+            self.vote = Some(from);
+            self.restart_election_timer();
+            let reply = VoteReply { term, granted: true };
+            self.send_after_durable(from, Message::VoteReply(reply), effects);
+        } else {
+            effects.send(from, Message::VoteReply(VoteReply { term, granted: false }));
+        }
+    }
+
+    pub(super) fn on_vote_reply(&mut self, from: NodeId, m: VoteReply, effects: &mut Effects) {
+        if self.role != Role::Candidate {
+            return;
+        }
+        self.record_vote(from, m.granted);
+        match self.tally() {
+            VoteResult::Pending => {}
+            VoteResult::Won => self.become_leader(effects),
+            VoteResult::Lost => self.become_follower(self.term, None, effects),
+        }
+    }
+
+    /// Whether a log that ends so is at least as good as this replica's: a later last term wins, then
+    /// the longer log (Raft paper, 5.4.1).
+    fn is_up_to_date(&self, last_term: Term, last_index: LogIndex) -> bool {
+        (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
+    }
+
+    fn clear_votes(&mut self) {
+        self.own_vote = None;
+        for peer in &mut self.peers {
+            peer.vote = None;
+        }
+    }
+
+    /// The first answer of each voter counts.
+    fn record_vote(&mut self, from: NodeId, granted: bool) {
+        if from == self.config.id {
+            self.own_vote.get_or_insert(granted);
+        } else if let Some(place) = self.peer(from) {
+            self.peers[place].vote.get_or_insert(granted);
+        }
+    }
+
+    /// The own vote must be in before anything is won, even if others make a majority: only then is
+    /// the term known to be durable here.
+    fn tally(&self) -> VoteResult {
+        let others = self.peers.iter().map(|peer| peer.vote);
+        let result = majority_vote(others.chain([self.own_vote]));
+        if self.own_vote.is_none() && result == VoteResult::Won {
+            return VoteResult::Pending;
+        }
+        result
+    }
+
+    /// Draws a timeout of 1 to 2 times the configured one, and starts it.
+    pub(super) fn restart_election_timer(&mut self) {
+        let base = self.config.election_timeout;
+        let fraction = (self.next_random() >> 32) as u32;
+        let nanos = (base.as_nanos() * u128::from(fraction)) >> 32;
+        let extra = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.election_timeout = base + extra;
+        self.election_due = self.now + self.election_timeout;
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,113 @@
+//! The receiving side of replication: what a follower takes from a leader, and what it promises.
+
+use super::effects::{Effects, Fault, Role};
+use super::message::{
+    Append, AppendOutcome, AppendReply, Entry, Heartbeat, HeartbeatReply, Message,
+};
+use super::replica::Raft;
+use crate::{LogIndex, NodeId};
+
+impl Raft {
+    /// Takes `from` as the leader of the present term and restarts the election timer. `false` if
+    /// that can't be.
+    fn follow(&mut self, from: NodeId, effects: &mut Effects) -> bool {
+        if self.leader.is_some_and(|leader| leader != from) {
+            Self::fault(effects, Fault::TwoLeaders { from, term: self.term });
+            return false;
+        }
+        if self.role != Role::Follower {
+            // A candidate whose term has a leader has lost.
+            self.become_follower(self.term, Some(from), effects);
+        }
+        self.leader = Some(from);
+        self.leader_contact = self.now;
+        self.election_due = self.now + self.election_timeout;
+        true
+    }
+
+    pub(super) fn on_append(&mut self, from: NodeId, m: Append, effects: &mut Effects) {
+        if !self.follow(from, effects) {
+            return;
+        }
+        if !follows_each_other(&m) {
+            Self::fault(effects, Fault::BrokenAppend { from, index: m.prev_index });
+            return;
+        }
+        if m.prev_index >= self.log.base_index()
+            && self.log.term_at(m.prev_index) != Some(m.prev_term)
+        {
+            self.reject(from, &m, effects);
+            return;
+        }
+        // What this message proves equal to the leader's log; only so much is acknowledged.
+        let proven = LogIndex(m.prev_index.0 + m.entries.len() as u64);
+        if !self.take_entries(from, m.entries, effects) {
+            return;
+        }
+        self.commit_to(m.commit.min(proven), effects);
+        let outcome = AppendOutcome::Accepted { matched: proven };
+        let reply = Message::AppendReply(AppendReply { term: self.term, outcome });
+        let durable = proven <= self.log.durable() && self.durable_term == self.term;
+        if durable && effects.entries.is_empty() {
+            effects.send(from, reply);
+        } else {
+            self.send_after_durable(from, reply, effects);
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, from: NodeId, m: Heartbeat, effects: &mut Effects) {
+        if !self.follow(from, effects) {
+            return;
+        }
+        let (index, last) = (m.commit, self.log.last_index());
+        if index > last {
+            Self::fault(effects, Fault::AckedEntriesMissing { from, index, last });
+            return;
+        }
+        self.commit_to(index, effects);
+        let reply = HeartbeatReply { term: self.term, round: m.round };
+        effects.send(from, Message::HeartbeatReply(reply));
+    }
+
+    /// Appends what the log does not have yet. Entries are cut only where a term differs: a message
+    /// that arrives late and ends earlier than the log must not shorten it.
+    fn take_entries(&mut self, from: NodeId, entries: Vec<Entry>, effects: &mut Effects) -> bool {
+        for entry in entries {
+            let (index, theirs) = (entry.index, entry.term);
+            match self.log.term_at(index) {
+                _ if index <= self.log.base_index() => continue,
+                Some(own) if own == theirs => continue,
+                Some(own) if index <= self.log.committed() => {
+                    let fault = Fault::ConflictBelowCommit { from, index, own, theirs };
+                    Self::fault(effects, fault);
+                    return false;
+                }
+                Some(_) => self.log.truncate_from(index),
+                None => {}
+            }
+            effects.store(entry.clone());
+            self.log.append(entry);
+        }
+        true
+    }
+
+    /// Says that the entry before those sent is not here, and where the logs can agree at best: not
+    /// above the own end, nor where the own term is later than the leader's at that place.
+    fn reject(&self, from: NodeId, m: &Append, effects: &mut Effects) {
+        let (hint_index, hint_term) = self.log.last_at_most(m.prev_index, m.prev_term);
+        let prev_index = m.prev_index;
+        let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
+        effects.send(from, Message::AppendReply(AppendReply { term: self.term, outcome }));
+    }
+}
+
+fn follows_each_other(m: &Append) -> bool {
+    let (mut index, mut term) = (m.prev_index, m.prev_term);
+    for entry in &m.entries {
+        if index.0 == u64::MAX || entry.index != index.next() || entry.term < term {
+            return false;
+        }
+        (index, term) = (entry.index, entry.term);
+    }
+    term <= m.term
+}

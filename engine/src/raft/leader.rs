@@ -1,0 +1,242 @@
+//! The sending side of replication: proposals, append messages and their answers, commit, reads.
+
+use bytes::Bytes;
+
+use super::effects::{Effects, Fault, Proposed, Refusal, Role};
+use super::message::{
+    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
+};
+use super::progress::State;
+use super::quorum::{majority, majority_committed};
+use super::replica::Raft;
+use crate::limits::VOTERS_MAX;
+use crate::{LogIndex, NodeId};
+
+impl Raft {
+    pub(super) fn on_propose(&mut self, payloads: Vec<Bytes>, effects: &mut Effects) {
+        let mut proposed = Proposed {
+            term: self.term,
+            first: self.log.last_index().next(),
+            accepted: 0,
+            refusal: None,
+        };
+        if self.role != Role::Leader {
+            proposed.refusal = Some(Refusal::NotLeader { leader: self.leader });
+            effects.proposed = Some(proposed);
+            return;
+        }
+        for payload in payloads {
+            let cost = payload.len() + crate::limits::ENTRY_COST_BYTES;
+            // An idle leader takes anything, or a limit below one payload would refuse it for ever.
+            if self.uncommitted > 0 && self.uncommitted + cost > self.config.uncommitted_bytes_max {
+                proposed.refusal = Some(Refusal::UncommittedLimit);
+                break;
+            }
+            self.append_own(EntryKind::Normal, payload, effects);
+            proposed.accepted += 1;
+        }
+        effects.proposed = Some(proposed);
+        self.replicate_to_all(effects);
+    }
+
+    /// Appends one entry to the leader's own log. It counts for the commit index only once it is
+    /// durable here, like everywhere.
+    pub(super) fn append_own(&mut self, kind: EntryKind, payload: Bytes, effects: &mut Effects) {
+        let index = self.log.last_index().next();
+        let entry = Entry { term: self.term, index, kind, payload };
+        self.uncommitted += entry.cost();
+        effects.store(entry.clone());
+        self.log.append(entry);
+    }
+
+    pub(super) fn replicate_to_all(&mut self, effects: &mut Effects) {
+        for place in 0..self.peers.len() {
+            self.replicate_to(place, effects);
+        }
+    }
+
+    /// Sends a follower all that it lacks and its window allows.
+    fn replicate_to(&mut self, place: usize, effects: &mut Effects) {
+        while self.peers[place].progress.next <= self.log.last_index()
+            && let Some(budget) = self.peers[place].progress.budget(&self.config)
+        {
+            if !self.send_append(place, budget, effects) {
+                return;
+            }
+        }
+    }
+
+    /// Sends a follower up to `budget` bytes of entries from its `next` on; with no budget, only the
+    /// question whether it has what comes before. `false` if that is not in memory.
+    fn send_append(&mut self, place: usize, budget: usize, effects: &mut Effects) -> bool {
+        let peer = &mut self.peers[place];
+        let first = peer.progress.next;
+        let prev_index = first.prev();
+        let Some(prev_term) = self.log.term_at(prev_index) else { return false };
+        let (entries, bytes) =
+            if budget > 0 { self.log.batch(first, budget) } else { (Vec::new(), 0) };
+        let last = LogIndex(prev_index.0 + entries.len() as u64);
+        peer.progress.sent(last, bytes);
+        let (term, commit) = (self.term, self.log.committed());
+        let append = Append { term, prev_index, prev_term, commit, entries };
+        effects.send(peer.id, Message::Append(append));
+        true
+    }
+
+    pub(super) fn on_append_reply(&mut self, from: NodeId, m: AppendReply, effects: &mut Effects) {
+        let Some(place) = self.peer(from) else { return };
+        if self.role != Role::Leader {
+            return;
+        }
+        let progress = &mut self.peers[place].progress;
+        progress.contact = self.now;
+        progress.answered = true;
+        progress.quiet = false;
+        match m.outcome {
+            AppendOutcome::Accepted { matched } => {
+                if matched > self.log.last_index() {
+                    Self::fault(effects, Fault::ImpossibleAck { from, position: matched.0 });
+                    return;
+                }
+                progress.accepted(matched, &self.config);
+                self.advance_commit(effects);
+            }
+            AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
+                // Both sides skip: none of ours above the result has a term the follower can have.
+                let (agree, _) = self.log.last_at_most(hint_index, hint_term);
+                if !progress.rejected(prev_index, agree) {
+                    return;
+                }
+            }
+        }
+        self.replicate_to(place, effects);
+    }
+
+    /// Commits what a majority has on disk. Only entries of the own term are counted; those before
+    /// them are committed along (Raft paper, 5.4.2 and figure 8).
+    pub(super) fn advance_commit(&mut self, effects: &mut Effects) {
+        if self.role != Role::Leader {
+            return;
+        }
+        let mut matched = [LogIndex(0); VOTERS_MAX];
+        matched[0] = self.log.durable();
+        for (slot, peer) in matched[1..].iter_mut().zip(&self.peers) {
+            *slot = peer.progress.matched;
+        }
+        let index = majority_committed(&mut matched[..=self.peers.len()]);
+        if index > self.log.committed() && index >= self.term_start {
+            self.commit_to(index, effects);
+            self.begin_read_round(effects);
+        }
+    }
+
+    /// Heartbeats of the periodic kind: they also find out who has fallen silent.
+    pub(super) fn send_periodic_heartbeats(&mut self, effects: &mut Effects) {
+        for peer in &mut self.peers {
+            peer.progress.quiet = !peer.progress.answered;
+            peer.progress.answered = false;
+        }
+        self.send_heartbeats(effects);
+    }
+
+    fn send_heartbeats(&self, effects: &mut Effects) {
+        let (term, round) = (self.term, self.reads.round());
+        for peer in &self.peers {
+            // Not beyond what the follower has acknowledged: above it, its log may still differ.
+            let commit = self.log.committed().min(peer.progress.matched);
+            effects.send(peer.id, Message::Heartbeat(Heartbeat { term, commit, round }));
+        }
+    }
+
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        from: NodeId,
+        m: HeartbeatReply,
+        effects: &mut Effects,
+    ) {
+        let Some(place) = self.peer(from) else { return };
+        if self.role != Role::Leader {
+            return;
+        }
+        if m.round > self.reads.round() {
+            Self::fault(effects, Fault::ImpossibleAck { from, position: m.round });
+            return;
+        }
+        let progress = &mut self.peers[place].progress;
+        progress.contact = self.now;
+        progress.round = progress.round.max(m.round);
+        self.confirm_reads(effects);
+        self.mend(place, effects);
+    }
+
+    /// The follower is alive, yet answered no append for a whole heartbeat interval although it lacks
+    /// entries: what was sent may be lost. A probe goes again; in replicate state an empty append
+    /// asks for the last position sent, and its rejection says where to begin again.
+    fn mend(&mut self, place: usize, effects: &mut Effects) {
+        let progress = &mut self.peers[place].progress;
+        if !progress.quiet || progress.matched >= self.log.last_index() {
+            return;
+        }
+        progress.quiet = false;
+        match progress.state {
+            State::Probe { .. } => {
+                progress.resume();
+                self.replicate_to(place, effects);
+            }
+            State::Replicate => {
+                self.send_append(place, 0, effects);
+            }
+        }
+    }
+
+    pub(super) fn on_reachable(&mut self, node: NodeId, effects: &mut Effects) {
+        let Some(place) = self.peer(node) else { return };
+        if self.role == Role::Leader {
+            let progress = &mut self.peers[place].progress;
+            progress.unreachable(); // whatever the old connection carried is gone
+            progress.resume();
+            self.replicate_to(place, effects);
+        }
+    }
+
+    pub(super) fn on_unreachable(&mut self, node: NodeId) {
+        if let Some(place) = self.peer(node)
+            && self.role == Role::Leader
+        {
+            self.peers[place].progress.unreachable();
+        }
+    }
+
+    pub(super) fn on_read_index(&mut self, id: u64, effects: &mut Effects) {
+        if self.role != Role::Leader || !self.reads.push(id) {
+            effects.reads_failed.push(id);
+            return;
+        }
+        self.begin_read_round(effects);
+    }
+
+    /// Begins a round of confirmation for the reads that wait, if none is under way. Until an entry
+    /// of the own term is committed, the commit index may be older than that of an earlier leader.
+    fn begin_read_round(&mut self, effects: &mut Effects) {
+        let commit = self.log.committed();
+        if commit < self.term_start || !self.reads.begin(commit) {
+            return;
+        }
+        if self.peers.is_empty() {
+            self.confirm_reads(effects);
+        } else {
+            self.send_heartbeats(effects);
+        }
+    }
+
+    fn confirm_reads(&mut self, effects: &mut Effects) {
+        let round = self.reads.round();
+        let confirmed = self.peers.iter().filter(|peer| peer.progress.round >= round).count() + 1;
+        if !self.reads.is_confirming() || confirmed < majority(self.peers.len() + 1) {
+            return;
+        }
+        let (index, ids) = self.reads.confirmed();
+        effects.read_states.extend(ids.map(|id| (id, index)));
+        self.begin_read_round(effects);
+    }
+}

@@ -1,0 +1,192 @@
+//! What replicas of one shard say to each other, and what a log is made of.
+
+use bytes::Bytes;
+
+use crate::{LogIndex, NodeId, Term};
+
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// Proposed by the application; given to its state machine.
+    Normal,
+    /// Appended by a new leader so that it has an entry of its own term to commit. Empty; never
+    /// given to a state machine.
+    Noop,
+}
+
+/// One entry of a shard's log. Cloning copies no payload: it counts one more reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Term of the leader that appended it.
+    pub term: Term,
+    /// Its place in the log.
+    pub index: LogIndex,
+    /// What it is for.
+    pub kind: EntryKind,
+    /// What was proposed.
+    pub payload: Bytes,
+}
+
+impl Entry {
+    /// Bytes this entry counts for in windows and limits: its payload and a flat charge, so that
+    /// a flood of tiny entries is bounded, too.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        self.payload.len() + crate::limits::ENTRY_COST_BYTES
+    }
+}
+
+/// What must survive a crash besides the entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The newest term this replica has taken part in.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub vote: Option<NodeId>,
+    /// An index known to be committed. A hint that lets a restarted replica apply early; it is
+    /// written along when something else is, never for its own sake.
+    pub commit: LogIndex,
+}
+
+/// Asks whether a vote would be granted, without touching anybody's term (Raft thesis, 9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreVote {
+    /// The term the sender would campaign in: its own plus one.
+    pub term: Term,
+    /// Index of the sender's last entry.
+    pub last_index: LogIndex,
+    /// Term of the sender's last entry.
+    pub last_term: Term,
+}
+
+/// Answers a [`PreVote`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreVoteReply {
+    /// If granted, the term asked for; if refused, the voter's own term.
+    pub term: Term,
+    /// Whether the voter would grant its vote.
+    pub granted: bool,
+}
+
+/// Asks for a vote (Raft paper, RequestVote).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// The term the sender is a candidate in.
+    pub term: Term,
+    /// Index of the sender's last entry.
+    pub last_index: LogIndex,
+    /// Term of the sender's last entry.
+    pub last_term: Term,
+}
+
+/// Answers a [`Vote`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoteReply {
+    /// The voter's term.
+    pub term: Term,
+    /// Whether the vote is granted; if so, the vote is durable.
+    pub granted: bool,
+}
+
+/// Entries that follow `(prev_term, prev_index)` (Raft paper, AppendEntries). Empty to ask whether
+/// the receiver has that position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The leader's term.
+    pub term: Term,
+    /// Index of the entry before the first one sent.
+    pub prev_index: LogIndex,
+    /// Term of the entry before the first one sent.
+    pub prev_term: Term,
+    /// The leader's commit index; counts only up to what this message proves.
+    pub commit: LogIndex,
+    /// Consecutive entries from `prev_index + 1` on.
+    pub entries: Vec<Entry>,
+}
+
+/// What became of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// The receiver's log equals the leader's up to and including `matched`, durably.
+    Accepted {
+        /// Last position that the answered message proved.
+        matched: LogIndex,
+    },
+    /// The receiver has no entry `(prev_term, prev_index)`.
+    Rejected {
+        /// `prev_index` of the message that is refused.
+        prev_index: LogIndex,
+        /// The last position of the receiver that can possibly agree with the leader: none above it
+        /// does.
+        hint_index: LogIndex,
+        /// Term of the receiver's entry at `hint_index`.
+        hint_term: Term,
+    },
+}
+
+/// Answers an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendReply {
+    /// The receiver's term. Higher than the leader's when the leader is deposed.
+    pub term: Term,
+    /// What became of the message.
+    pub outcome: AppendOutcome,
+}
+
+/// Keeps followers from campaigning, carries the commit index, and confirms leadership for reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The leader's term.
+    pub term: Term,
+    /// The smaller of the leader's commit index and what the receiver has acknowledged.
+    pub commit: LogIndex,
+    /// The newest round of reads that waits for confirmation, counted within the term.
+    pub round: u64,
+}
+
+/// Answers a [`Heartbeat`]. Promises nothing about the log, so it never waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatReply {
+    /// The receiver's term. Higher than the leader's when the leader is deposed.
+    pub term: Term,
+    /// The round of the heartbeat that is answered.
+    pub round: u64,
+}
+
+/// A message between two replicas of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// See [`PreVote`].
+    PreVote(PreVote),
+    /// See [`PreVoteReply`].
+    PreVoteReply(PreVoteReply),
+    /// See [`Vote`].
+    Vote(Vote),
+    /// See [`VoteReply`].
+    VoteReply(VoteReply),
+    /// See [`Append`].
+    Append(Append),
+    /// See [`AppendReply`].
+    AppendReply(AppendReply),
+    /// See [`Heartbeat`].
+    Heartbeat(Heartbeat),
+    /// See [`HeartbeatReply`].
+    HeartbeatReply(HeartbeatReply),
+}
+
+impl Message {
+    /// The term the message carries.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match self {
+            Self::PreVote(m) => m.term,
+            Self::PreVoteReply(m) => m.term,
+            Self::Vote(m) => m.term,
+            Self::VoteReply(m) => m.term,
+            Self::Append(m) => m.term,
+            Self::AppendReply(m) => m.term,
+            Self::Heartbeat(m) => m.term,
+            Self::HeartbeatReply(m) => m.term,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What a leader knows about one follower, and how much it may send to it.
+//!
+//! A follower is in one of two states:
+//! * **probe**: where the logs agree is unknown. One message at a time asks for one position.
+//! * **replicate**: the follower took the last probe. Messages are sent ahead of their answers, as
+//!   far as a window of messages and bytes allows; `next` runs ahead of `matched`.
+//!
+//! The size of a message's batch follows the connection like TCP's congestion window: each full batch
+//! that is acknowledged adds a step, each sign of loss halves it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::config::Config;
+use crate::LogIndex;
+use crate::limits::APPEND_BYTES_MIN;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// `waiting`: a probe is under way, nothing more is sent until its answer or a heartbeat's.
+    Probe {
+        waiting: bool,
+    },
+    Replicate,
+}
+
+/// Append messages that are sent and not acknowledged, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Inflight {
+    /// Last index and bytes of each.
+    messages: VecDeque<(LogIndex, usize)>,
+    bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// Up to here the follower has acknowledged, durably.
+    pub(super) matched: LogIndex,
+    /// What is sent next.
+    pub(super) next: LogIndex,
+    pub(super) state: State,
+    /// When something was last heard from it.
+    pub(super) contact: Duration,
+    /// The newest round of reads it has confirmed.
+    pub(super) round: u64,
+    /// An append was answered since the last periodic heartbeat.
+    pub(super) answered: bool,
+    /// Nothing was answered between the last two periodic heartbeats: what is under way may be lost.
+    pub(super) quiet: bool,
+    inflight: Inflight,
+    batch_bytes: usize,
+}
+
+impl Progress {
+    /// The state at the beginning of a term: only a probe can tell where the logs agree.
+    pub(super) fn new(last_index: LogIndex, now: Duration) -> Self {
+        Self {
+            matched: LogIndex(0),
+            next: last_index.next(),
+            state: State::Probe { waiting: false },
+            contact: now,
+            round: 0,
+            answered: false,
+            quiet: false,
+            inflight: Inflight::default(),
+            batch_bytes: APPEND_BYTES_MIN,
+        }
+    }
+
+    /// How many bytes of entries the next message may have; `None` if nothing may be sent now.
+    pub(super) fn budget(&self, config: &Config) -> Option<usize> {
+        match self.state {
+            State::Probe { waiting: true } => None,
+            State::Probe { waiting: false } => Some(self.batch_bytes),
+            State::Replicate => {
+                let room = config.inflight_bytes_max.saturating_sub(self.inflight.bytes);
+                let full = self.inflight.messages.len() >= config.inflight_messages_max;
+                (room > 0 && !full).then_some(self.batch_bytes.min(room))
+            }
+        }
+    }
+
+    /// Notes that entries up to `last` of this many bytes were sent.
+    pub(super) fn sent(&mut self, last: LogIndex, bytes: usize) {
+        match &mut self.state {
+            State::Probe { waiting } => *waiting = true,
+            State::Replicate => {
+                if bytes > 0 {
+                    self.next = last.next();
+                    self.inflight.messages.push_back((last, bytes));
+                    self.inflight.bytes += bytes;
+                }
+            }
+        }
+    }
+
+    /// The follower has everything up to `matched`.
+    pub(super) fn accepted(&mut self, matched: LogIndex, config: &Config) {
+        let old = matched < self.matched;
+        self.matched = self.matched.max(matched);
+        match self.state {
+            State::Probe { .. } if old => {} // a duplicate from before the probe
+            State::Probe { .. } => {
+                self.state = State::Replicate;
+                self.next = self.matched.next();
+            }
+            State::Replicate => {
+                self.next = self.next.max(self.matched.next());
+                self.free_inflight(config);
+            }
+        }
+    }
+
+    /// The follower does not have the entry at `prev`, and nothing above `agree` that agrees.
+    /// Returns whether the answer is about what is now under way, so that `next` went back.
+    pub(super) fn rejected(&mut self, prev: LogIndex, agree: LogIndex) -> bool {
+        let current = match self.state {
+            State::Probe { .. } => prev == self.next.prev(),
+            State::Replicate => prev > self.matched,
+        };
+        if !current {
+            return false;
+        }
+        self.next = prev.min(agree.next()).max(self.matched.next());
+        self.probe_again();
+        true
+    }
+
+    /// The connection was lost, and with it whatever was under way. Nothing is sent before the
+    /// follower is heard of again.
+    pub(super) fn unreachable(&mut self) {
+        self.next = self.matched.next();
+        self.probe_again();
+        self.state = State::Probe { waiting: true };
+    }
+
+    /// Lets the next probe go although the last one was not answered.
+    pub(super) fn resume(&mut self) {
+        if let State::Probe { waiting } = &mut self.state {
+            *waiting = false;
+        }
+    }
+
+    fn probe_again(&mut self) {
+        self.batch_bytes = (self.batch_bytes / 2).max(APPEND_BYTES_MIN);
+        self.inflight.messages.clear();
+        self.inflight.bytes = 0;
+        self.state = State::Probe { waiting: false };
+    }
+
+    fn free_inflight(&mut self, config: &Config) {
+        while let Some((last, bytes)) = self.inflight.messages.front().copied()
+            && last <= self.matched
+        {
+            self.inflight.messages.pop_front();
+            self.inflight.bytes -= bytes;
+            // Only a batch that made use of its size shows that the size is good.
+            if bytes * 2 > self.batch_bytes {
+                self.batch_bytes =
+                    (self.batch_bytes + APPEND_BYTES_MIN).min(config.append_bytes_max);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NodeId;
+    use crate::limits::APPEND_BYTES_MAX;
+
+    fn replicating(config: &Config) -> Progress {
+        let mut progress = Progress::new(LogIndex(10), Duration::ZERO);
+        progress.accepted(LogIndex(10), config);
+        assert_eq!(progress.state, State::Replicate);
+        progress
+    }
+
+    fn config() -> Config {
+        Config::new(NodeId(1), vec![NodeId(1), NodeId(2)], 0)
+    }
+
+    #[test]
+    fn the_window_closes_on_messages_and_on_bytes() {
+        let config = Config { inflight_messages_max: 2, inflight_bytes_max: 1000, ..config() };
+        let mut progress = replicating(&config);
+        progress.sent(LogIndex(11), 10);
+        assert_eq!(progress.budget(&config), Some(990));
+        progress.sent(LogIndex(12), 10);
+        assert_eq!(progress.budget(&config), None, "two messages are out");
+        progress.accepted(LogIndex(11), &config);
+        progress.sent(LogIndex(13), 990);
+        assert_eq!(progress.budget(&config), None, "1000 bytes are out");
+        progress.accepted(LogIndex(13), &config);
+        assert_eq!(progress.budget(&config), Some(1000));
+    }
+
+    #[test]
+    fn the_batch_grows_with_full_messages_and_halves_on_loss() {
+        let config = config();
+        let mut progress = replicating(&config);
+        let mut last = 10;
+        let mut send = |progress: &mut Progress, bytes| {
+            last += 1;
+            progress.sent(LogIndex(last), bytes);
+            progress.accepted(LogIndex(last), &config);
+            progress.budget(&config)
+        };
+        assert_eq!(send(&mut progress, 100), Some(APPEND_BYTES_MIN), "a small one proves nothing");
+        assert_eq!(send(&mut progress, APPEND_BYTES_MIN), Some(2 * APPEND_BYTES_MIN));
+        for _ in 0..50 {
+            send(&mut progress, APPEND_BYTES_MAX);
+        }
+        assert_eq!(progress.budget(&config), Some(APPEND_BYTES_MAX));
+        assert!(progress.rejected(LogIndex(100), LogIndex(80)));
+        assert_eq!(progress.budget(&config), Some(APPEND_BYTES_MAX / 2));
+        for _ in 0..50 {
+            progress.unreachable();
+        }
+        progress.resume();
+        assert_eq!(progress.budget(&config), Some(APPEND_BYTES_MIN));
+    }
+
+    #[test]
+    fn a_rejection_never_moves_below_what_is_acknowledged() {
+        let config = config();
+        let mut progress = replicating(&config);
+        progress.sent(LogIndex(20), 10);
+        assert!(!progress.rejected(LogIndex(10), LogIndex(3)), "position 10 is acknowledged");
+        assert!(progress.rejected(LogIndex(20), LogIndex(3)));
+        assert_eq!(progress.next, LogIndex(11));
+        assert!(!progress.rejected(LogIndex(20), LogIndex(3)), "the probe asks for 10, not 20");
+    }
+}

@@ -1,0 +1,63 @@
+//! Linearizable reads without log entries (Raft thesis, 6.4): which reads wait, and for which round.
+//!
+//! A read may be answered from the state at the commit index once a majority has confirmed, *after*
+//! the read arrived, that the leader still leads. One round of heartbeats with one number serves all
+//! reads that arrived before it began; reads that arrive while it is under way wait for the next one.
+//! An answer counts for the round whose number it carries and all before, so that an answer that was
+//! delayed can't confirm a read that came after it.
+
+use crate::LogIndex;
+use crate::limits::READ_BATCHES_MAX;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reads {
+    /// Number of the newest round; counted within the term.
+    round: u64,
+    /// Commit index when that round began.
+    index: LogIndex,
+    confirming: Vec<u64>,
+    waiting: Vec<u64>,
+}
+
+impl Reads {
+    /// Takes in a read; `false` if too many wait.
+    pub(super) fn push(&mut self, id: u64) -> bool {
+        if self.confirming.len() + self.waiting.len() >= READ_BATCHES_MAX {
+            return false;
+        }
+        self.waiting.push(id);
+        true
+    }
+
+    /// Number of the newest round.
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
+    pub(super) fn is_confirming(&self) -> bool {
+        !self.confirming.is_empty()
+    }
+
+    /// Begins a round for all reads that wait, unless one is under way. Returns whether it did.
+    pub(super) fn begin(&mut self, commit: LogIndex) -> bool {
+        if self.is_confirming() || self.waiting.is_empty() {
+            return false;
+        }
+        self.round += 1;
+        self.index = commit;
+        std::mem::swap(&mut self.confirming, &mut self.waiting);
+        true
+    }
+
+    /// Ends the round under way: its reads may be answered from the state at the returned index.
+    pub(super) fn confirmed(&mut self) -> (LogIndex, impl Iterator<Item = u64>) {
+        (self.index, self.confirming.drain(..))
+    }
+
+    /// Ends everything: no read can be answered any more. A new term counts its rounds anew.
+    pub(super) fn fail(&mut self, failed: &mut Vec<u64>) {
+        failed.append(&mut self.confirming);
+        failed.append(&mut self.waiting);
+        self.round = 0;
+    }
+}

@@ -1,0 +1,331 @@
+//! The state of one replica, and where each event goes.
+
+use std::time::Duration;
+
+use super::config::{Config, StartError};
+use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
+use super::log::RaftLog;
+use super::message::{
+    AppendOutcome, AppendReply, Entry, HardState, HeartbeatReply, Message, PreVoteReply, VoteReply,
+};
+use super::progress::Progress;
+use super::reads::Reads;
+use crate::{LogIndex, NodeId, Term};
+
+/// One replica of one shard. See the [module](super) for the protocol and the caller's duties.
+#[derive(Clone, Debug)]
+pub struct Raft {
+    pub(super) config: Config,
+    pub(super) log: RaftLog,
+    pub(super) term: Term,
+    pub(super) vote: Option<NodeId>,
+    pub(super) role: Role,
+    pub(super) leader: Option<NodeId>,
+    /// Time of the last tick.
+    pub(super) now: Duration,
+    /// The newest term that is known to be stored durably.
+    pub(super) durable_term: Term,
+    /// State of the generator that draws election timeouts.
+    pub(super) random: u64,
+    /// The timeout drawn for this stay in the present role.
+    pub(super) election_timeout: Duration,
+    /// When to campaign unless something is heard before. Unused by a leader.
+    pub(super) election_due: Duration,
+    /// When the leader was last heard.
+    pub(super) leader_contact: Duration,
+    /// When a leader sends its next heartbeats.
+    pub(super) heartbeat_due: Duration,
+    /// This replica's vote in the election or pre-election under way.
+    pub(super) own_vote: Option<bool>,
+    /// The other voters.
+    pub(super) peers: Vec<Peer>,
+    pub(super) reads: Reads,
+    /// [`Entry::cost`] of all entries beyond the commit index. Kept by a leader only.
+    pub(super) uncommitted: usize,
+    /// Index of the leader's first entry of its term.
+    pub(super) term_start: LogIndex,
+}
+
+/// Another voter, as this replica sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    /// Its answer in the election or pre-election under way.
+    pub(super) vote: Option<bool>,
+    /// What a leader knows about it.
+    pub(super) progress: Progress,
+}
+
+/// A look at a replica, for metrics and inspection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Role, leader and term.
+    pub soft: SoftState,
+    /// End of the log.
+    pub last_index: LogIndex,
+    /// Durable on this replica up to here.
+    pub durable: LogIndex,
+    /// Committed up to here.
+    pub commit: LogIndex,
+    /// Bytes beyond the commit index; 0 unless leading.
+    pub uncommitted_bytes: usize,
+}
+
+impl Raft {
+    /// A replica with the state that was recovered from disk, all of it durable. `now` is the time on
+    /// the clock that ticks will carry.
+    ///
+    /// # Errors
+    /// [`StartError`] when the configuration is bad, or hard state and log contradict each other.
+    pub fn new(
+        config: Config,
+        hard_state: HardState,
+        log: RaftLog,
+        now: Duration,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let HardState { term, vote, commit } = hard_state;
+        if log.last_term() > term {
+            return Err(StartError::TermBehindLog { term, last: log.last_term() });
+        }
+        if commit > log.last_index() {
+            return Err(StartError::CommitBeyondLog { commit, last: log.last_index() });
+        }
+        let mut voters = config.voters.clone();
+        voters.sort_unstable();
+        let peer = |id| Peer { id, vote: None, progress: Progress::new(log.last_index(), now) };
+        let peers = voters.into_iter().filter(|id| *id != config.id).map(peer).collect();
+        let random = config.random_seed ^ config.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut raft = Self {
+            log,
+            term,
+            vote,
+            role: Role::Follower,
+            leader: None,
+            now,
+            durable_term: term,
+            random,
+            election_timeout: Duration::ZERO,
+            election_due: now,
+            leader_contact: now,
+            heartbeat_due: now,
+            own_vote: None,
+            peers,
+            reads: Reads::default(),
+            uncommitted: 0,
+            term_start: LogIndex(0),
+            config,
+        };
+        raft.log.commit_to(commit);
+        raft.restart_election_timer();
+        if raft.peers.is_empty() {
+            raft.election_due = now; // nobody to wait for
+        }
+        Ok(raft)
+    }
+
+    /// Takes in one event and adds to `effects` what is to be done.
+    pub fn step(&mut self, event: Event, effects: &mut Effects) {
+        let before = (self.term, self.vote, self.soft_state());
+        match event {
+            Event::Tick { now } => self.on_tick(now, effects),
+            Event::Propose { payloads } => self.on_propose(payloads, effects),
+            Event::Message { from, message } => self.on_message(from, message, effects),
+            Event::Durable(mark) => self.on_durable(mark, effects),
+            Event::ReadIndex { id } => self.on_read_index(id, effects),
+            Event::PeerReachable { node } => self.on_reachable(node, effects),
+            Event::PeerUnreachable { node } => self.on_unreachable(node),
+        }
+        if (self.term, self.vote) != (before.0, before.1) {
+            self.store_hard_state(effects);
+        }
+        if effects.hard_state.is_some() || !effects.entries.is_empty() {
+            effects.write_mark = Some(WriteMark {
+                term: self.term,
+                index: self.log.last_index(),
+                rewrites: self.log.rewrites(),
+            });
+        }
+        if self.soft_state() != before.2 {
+            effects.soft_state = Some(self.soft_state());
+        }
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// What this replica is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Who leads, if known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Everything up to here is committed.
+    #[must_use]
+    pub fn commit(&self) -> LogIndex {
+        self.log.committed()
+    }
+
+    /// Index of the last entry.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last_index()
+    }
+
+    /// The entry at `index`, if it is in memory.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    /// Entries from `first` to `last`, both included, as far as they are in memory.
+    pub fn entries(&self, first: LogIndex, last: LogIndex) -> impl Iterator<Item = &Entry> {
+        self.log.range(first, last)
+    }
+
+    /// The log, to look at.
+    #[must_use]
+    pub fn log(&self) -> &RaftLog {
+        &self.log
+    }
+
+    /// What would have to be stored now.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote, commit: self.log.committed() }
+    }
+
+    /// Role, leader and term.
+    #[must_use]
+    pub fn soft_state(&self) -> SoftState {
+        SoftState { role: self.role, leader: self.leader, term: self.term }
+    }
+
+    /// A look at this replica.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            soft: self.soft_state(),
+            last_index: self.log.last_index(),
+            durable: self.log.durable(),
+            commit: self.log.committed(),
+            uncommitted_bytes: self.uncommitted,
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) {
+        let own_vote = from == self.config.id && matches!(message, Message::VoteReply(_));
+        if !own_vote && self.peer(from).is_none() {
+            return; // not a voter of this shard: its votes and acks must not count
+        }
+        let term = message.term();
+        if term < self.term {
+            self.answer_outdated(from, &message, effects);
+            return;
+        }
+        if term > self.term && !self.enter_term_of(from, &message, effects) {
+            return;
+        }
+        match message {
+            Message::PreVote(m) => self.on_pre_vote(from, m, effects),
+            Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m, effects),
+            Message::Vote(m) => self.on_vote(from, m, effects),
+            Message::VoteReply(m) => self.on_vote_reply(from, m, effects),
+            Message::Append(m) => self.on_append(from, m, effects),
+            Message::AppendReply(m) => self.on_append_reply(from, m, effects),
+            Message::Heartbeat(m) => self.on_heartbeat(from, m, effects),
+            Message::HeartbeatReply(m) => self.on_heartbeat_reply(from, m, effects),
+        }
+    }
+
+    /// A message of an earlier term has no effect here, but its sender must learn of our term: a
+    /// leader to step down, a candidate to catch up.
+    fn answer_outdated(&self, from: NodeId, message: &Message, effects: &mut Effects) {
+        let term = self.term;
+        let reply = match message {
+            Message::Append(m) => {
+                let (hint_index, hint_term) = (LogIndex(0), Term(0));
+                let prev_index = m.prev_index;
+                let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
+                Message::AppendReply(AppendReply { term, outcome })
+            }
+            Message::Heartbeat(m) => {
+                Message::HeartbeatReply(HeartbeatReply { term, round: m.round })
+            }
+            Message::PreVote(_) => Message::PreVoteReply(PreVoteReply { term, granted: false }),
+            Message::Vote(_) => Message::VoteReply(VoteReply { term, granted: false }),
+            _ => return,
+        };
+        effects.send(from, reply);
+    }
+
+    /// A message of a later term: enters that term if the message proves that it has begun. Returns
+    /// whether the message is to be handled at all.
+    fn enter_term_of(&mut self, from: NodeId, message: &Message, effects: &mut Effects) -> bool {
+        let leader = match message {
+            // Only asks about a term that may never come.
+            Message::PreVote(_) => return !self.hears_leader(),
+            Message::PreVoteReply(m) if m.granted => return true,
+            // A replica that was cut off must not depose a leader whom others hear (thesis, 4.2.3).
+            Message::Vote(_) if self.hears_leader() => return false,
+            Message::Append(_) | Message::Heartbeat(_) => Some(from),
+            _ => None,
+        };
+        self.become_follower(message.term(), leader, effects);
+        true
+    }
+
+    fn on_durable(&mut self, mark: WriteMark, effects: &mut Effects) {
+        if mark.term > self.term {
+            return; // not a mark of this replica
+        }
+        self.durable_term = self.durable_term.max(mark.term);
+        self.log.mark_durable(mark.index, mark.rewrites);
+        self.advance_commit(effects);
+    }
+
+    /// Sends `message` once everything handed out so far is durable. If this step wants nothing
+    /// stored, the hard state is stored again: the log is written in order, so that the message
+    /// then waits for earlier batches, too.
+    pub(super) fn send_after_durable(&self, to: NodeId, message: Message, effects: &mut Effects) {
+        if effects.entries.is_empty() {
+            self.store_hard_state(effects);
+        }
+        effects.after_durable.push((to, message));
+    }
+
+    pub(super) fn store_hard_state(&self, effects: &mut Effects) {
+        effects.hard_state = Some(self.hard_state());
+    }
+
+    pub(super) fn peer(&self, id: NodeId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == id)
+    }
+
+    /// Moves the commit index of whoever may: a leader by counting, a follower by what it is told.
+    pub(super) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) {
+        if index <= self.log.committed() {
+            return;
+        }
+        if self.role == Role::Leader {
+            let first = self.log.committed().next();
+            let cost: usize = self.log.range(first, index).map(Entry::cost).sum();
+            self.uncommitted -= cost;
+        }
+        self.log.commit_to(index);
+        effects.committed = Some(index);
+    }
+
+    pub(super) fn fault(effects: &mut Effects, fault: Fault) {
+        effects.fault.get_or_insert(fault);
+    }
+}

@@ -1,0 +1,254 @@
+//! Bodies of Raft frames, to and from bytes.
+//!
+//! An append's body is a fixed part, a table with one line per entry, then all payloads in a row.
+//! With the table in front, all lengths are checked before a payload is touched, and the payloads
+//! are slices of the receive buffer.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::header::Kind;
+use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::raft::{
+    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
+    PreVote, PreVoteReply, Vote, VoteReply,
+};
+use crate::{LogIndex, Term};
+
+/// Fixed part of an append's body.
+const APPEND_FIXED_BYTES: usize = 40;
+/// One line of the table in an append's body.
+const ENTRY_LINE_BYTES: usize = 16;
+
+const ACCEPTED: u8 = 0;
+const REJECTED: u8 = 1;
+
+/// What is wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Problem(pub(super) &'static str);
+
+impl Problem {
+    pub(super) const SHORT: Self = Self("the body ends too early");
+}
+
+pub(super) fn kind_of(message: &Message) -> Kind {
+    match message {
+        Message::PreVote(_) => Kind::PreVote,
+        Message::PreVoteReply(_) => Kind::PreVoteReply,
+        Message::Vote(_) => Kind::Vote,
+        Message::VoteReply(_) => Kind::VoteReply,
+        Message::Append(_) => Kind::Append,
+        Message::AppendReply(_) => Kind::AppendReply,
+        Message::Heartbeat(_) => Kind::Heartbeat,
+        Message::HeartbeatReply(_) => Kind::HeartbeatReply,
+    }
+}
+
+/// Writes a message except for the payloads of an append, which follow it.
+pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
+    match message {
+        Message::PreVote(m) => encode_question(m.term, m.last_index, m.last_term, out),
+        Message::Vote(m) => encode_question(m.term, m.last_index, m.last_term, out),
+        Message::PreVoteReply(m) => encode_answer(m.term, m.granted, out),
+        Message::VoteReply(m) => encode_answer(m.term, m.granted, out),
+        Message::Append(m) => encode_append(m, out),
+        Message::AppendReply(m) => encode_append_reply(m, out),
+        Message::Heartbeat(m) => {
+            out.put_u64_le(m.term.0);
+            out.put_u64_le(m.commit.0);
+            out.put_u64_le(m.round);
+        }
+        Message::HeartbeatReply(m) => {
+            out.put_u64_le(m.term.0);
+            out.put_u64_le(m.round);
+        }
+    }
+}
+
+/// Bytes of the body of an append.
+pub(super) fn append_bytes(m: &Append) -> usize {
+    let payloads: usize = m.entries.iter().map(|entry| entry.payload.len()).sum();
+    APPEND_FIXED_BYTES + m.entries.len() * ENTRY_LINE_BYTES + payloads
+}
+
+fn encode_question(term: Term, last_index: LogIndex, last_term: Term, out: &mut BytesMut) {
+    out.put_u64_le(term.0);
+    out.put_u64_le(last_index.0);
+    out.put_u64_le(last_term.0);
+}
+
+fn encode_answer(term: Term, granted: bool, out: &mut BytesMut) {
+    out.put_u64_le(term.0);
+    out.put_u8(u8::from(granted));
+}
+
+fn encode_append(m: &Append, out: &mut BytesMut) {
+    out.put_u64_le(m.term.0);
+    out.put_u64_le(m.prev_index.0);
+    out.put_u64_le(m.prev_term.0);
+    out.put_u64_le(m.commit.0);
+    out.put_u32_le(m.entries.len() as u32); // the frame's length is checked, and it is far below
+    out.put_u32_le(0);
+    for entry in &m.entries {
+        out.put_u64_le(entry.term.0);
+        out.put_u32_le(entry.payload.len() as u32);
+        out.put_u32_le(match entry.kind {
+            EntryKind::Normal => 0,
+            EntryKind::Noop => 1,
+        });
+    }
+}
+
+fn encode_append_reply(m: &AppendReply, out: &mut BytesMut) {
+    out.put_u64_le(m.term.0);
+    match m.outcome {
+        AppendOutcome::Accepted { matched } => {
+            out.put_u8(ACCEPTED);
+            out.put_u64_le(matched.0);
+        }
+        AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
+            out.put_u8(REJECTED);
+            out.put_u64_le(prev_index.0);
+            out.put_u64_le(hint_index.0);
+            out.put_u64_le(hint_term.0);
+        }
+    }
+}
+
+/// Reads the body of a Raft frame. `None` for a kind that is no Raft message.
+pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Problem> {
+    let b = &mut body;
+    let message = match kind {
+        Kind::Hello | Kind::HelloReply | Kind::Introduction | Kind::Ping | Kind::Pong => {
+            return Ok(None);
+        }
+        Kind::PreVote => {
+            let (term, last_index, last_term) = decode_question(b)?;
+            Message::PreVote(PreVote { term, last_index, last_term })
+        }
+        Kind::Vote => {
+            let (term, last_index, last_term) = decode_question(b)?;
+            Message::Vote(Vote { term, last_index, last_term })
+        }
+        Kind::PreVoteReply => {
+            let (term, granted) = decode_answer(b)?;
+            Message::PreVoteReply(PreVoteReply { term, granted })
+        }
+        Kind::VoteReply => {
+            let (term, granted) = decode_answer(b)?;
+            Message::VoteReply(VoteReply { term, granted })
+        }
+        Kind::Append => Message::Append(decode_append(b)?),
+        Kind::AppendReply => Message::AppendReply(decode_append_reply(b)?),
+        Kind::Heartbeat => {
+            let (term, commit) = (begun_term(b)?, LogIndex(get_u64(b)?));
+            Message::Heartbeat(Heartbeat { term, commit, round: get_u64(b)? })
+        }
+        Kind::HeartbeatReply => {
+            let term = Term(get_u64(b)?);
+            Message::HeartbeatReply(HeartbeatReply { term, round: get_u64(b)? })
+        }
+    };
+    finish(&body)?;
+    Ok(Some(message))
+}
+
+fn decode_question(body: &mut Bytes) -> Result<(Term, LogIndex, Term), Problem> {
+    Ok((begun_term(body)?, LogIndex(get_u64(body)?), Term(get_u64(body)?)))
+}
+
+fn decode_answer(body: &mut Bytes) -> Result<(Term, bool), Problem> {
+    let term = Term(get_u64(body)?);
+    match body.try_get_u8() {
+        Ok(0) => Ok((term, false)),
+        Ok(1) => Ok((term, true)),
+        Ok(_) => Err(Problem("an answer is neither yes nor no")),
+        Err(_) => Err(Problem::SHORT),
+    }
+}
+
+fn decode_append(body: &mut Bytes) -> Result<Append, Problem> {
+    let term = begun_term(body)?;
+    let prev_index = LogIndex(get_u64(body)?);
+    let prev_term = Term(get_u64(body)?);
+    let commit = LogIndex(get_u64(body)?);
+    let count = get_u32(body)?;
+    if get_u32(body)? != 0 {
+        return Err(Problem("reserved bytes are not zero"));
+    }
+    let table_bytes = count as usize * ENTRY_LINE_BYTES;
+    if body.len() < table_bytes {
+        return Err(Problem("the entry table is longer than the frame"));
+    }
+    if prev_index.0.checked_add(u64::from(count)).is_none() {
+        return Err(Problem("log indexes overflow"));
+    }
+    let mut table = body.split_to(table_bytes);
+    let mut entries = Vec::with_capacity(count as usize);
+    let mut index = prev_index;
+    while table.has_remaining() {
+        index = index.next();
+        entries.push(decode_entry(index, &mut table, body)?);
+    }
+    Ok(Append { term, prev_index, prev_term, commit, entries })
+}
+
+/// Reads one line of the table and takes its payload off the front of `payloads`.
+fn decode_entry(
+    index: LogIndex,
+    table: &mut Bytes,
+    payloads: &mut Bytes,
+) -> Result<Entry, Problem> {
+    let term = Term(get_u64(table)?);
+    let length = get_u32(table)? as usize;
+    let kind = match get_u32(table)? {
+        0 => EntryKind::Normal,
+        1 => EntryKind::Noop,
+        _ => return Err(Problem("unknown kind of entry")),
+    };
+    if length > PAYLOAD_BYTES_MAX || length > payloads.len() {
+        return Err(Problem("a payload is longer than allowed, or than the frame"));
+    }
+    if kind == EntryKind::Noop && length > 0 {
+        return Err(Problem("a no-op with a payload"));
+    }
+    Ok(Entry { term, index, kind, payload: payloads.split_to(length) })
+}
+
+fn decode_append_reply(body: &mut Bytes) -> Result<AppendReply, Problem> {
+    let term = Term(get_u64(body)?);
+    let outcome = match body.try_get_u8() {
+        Ok(ACCEPTED) => AppendOutcome::Accepted { matched: LogIndex(get_u64(body)?) },
+        Ok(REJECTED) => AppendOutcome::Rejected {
+            prev_index: LogIndex(get_u64(body)?),
+            hint_index: LogIndex(get_u64(body)?),
+            hint_term: Term(get_u64(body)?),
+        },
+        Ok(_) => return Err(Problem("neither accepted nor rejected")),
+        Err(_) => return Err(Problem::SHORT),
+    };
+    Ok(AppendReply { term, outcome })
+}
+
+/// A term that somebody leads or wants to lead: 0 is before the first.
+fn begun_term(body: &mut Bytes) -> Result<Term, Problem> {
+    match get_u64(body)? {
+        0 => Err(Problem("term 0 has no leader and no candidate")),
+        term => Ok(Term(term)),
+    }
+}
+
+pub(super) fn get_u64(body: &mut Bytes) -> Result<u64, Problem> {
+    body.try_get_u64_le().map_err(|_| Problem::SHORT)
+}
+
+pub(super) fn get_u32(body: &mut Bytes) -> Result<u32, Problem> {
+    body.try_get_u32_le().map_err(|_| Problem::SHORT)
+}
+
+pub(super) fn get_u16(body: &mut Bytes) -> Result<u16, Problem> {
+    body.try_get_u16_le().map_err(|_| Problem::SHORT)
+}
+
+pub(super) fn finish(body: &Bytes) -> Result<(), Problem> {
+    if body.is_empty() { Ok(()) } else { Err(Problem("bytes are left over")) }
+}

@@ -1,0 +1,9 @@
+//! The Raft core driven from outside: tables of another implementation, scripted scenarios with golden
+//! transcripts, and random clusters under faults.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod cluster;
+mod conformance;
+mod render;
+mod scenarios;
+mod simulation;

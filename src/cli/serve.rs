@@ -1,0 +1,118 @@
+//! `coracle serve`: one node of a cluster.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use coracle::config::{Config, Member, Pin};
+use coracle::server;
+use coracle::uring::SyncMethod;
+use coracle::{Node, NodeId};
+
+use super::signals::StopSignals;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A TOML file with the same settings; flags go before it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// This node's id: one of the members.
+    #[arg(long, value_name = "N", required_unless_present = "config")]
+    id: Option<u64>,
+    /// Where its data is kept.
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    data_dir: Option<PathBuf>,
+    /// Cores to run [default: 1].
+    #[arg(long, value_name = "K")]
+    cores: Option<u16>,
+    /// Shards of the cluster, the same on all nodes [default: 16].
+    #[arg(long, value_name = "S")]
+    shards: Option<u32>,
+    /// A member of the cluster; repeat for all of them, this node included.
+    #[arg(long = "member", value_name = "ID=CLIENT_HOST:PORT,PEER_HOST:PORT")]
+    #[arg(required_unless_present = "config")]
+    members: Vec<Member>,
+    /// Name that keeps clusters apart [default: coracle].
+    #[arg(long, value_name = "NAME")]
+    cluster_id: Option<String>,
+    /// Shortest time without a leader before an election [default: 500].
+    #[arg(long, value_name = "MS")]
+    election_timeout_ms: Option<u64>,
+    /// How often a leader is heard from [default: 100].
+    #[arg(long, value_name = "MS")]
+    heartbeat_interval_ms: Option<u64>,
+    /// How writes are made durable: auto, linked, dsync [default: auto].
+    #[arg(long, value_name = "METHOD")]
+    sync_method: Option<SyncMethod>,
+    /// Size of a log segment [default: 64].
+    #[arg(long, value_name = "MIB")]
+    segment_mib: Option<u32>,
+    /// Which CPUs the cores run on: auto, always, never [default: auto].
+    #[arg(long, value_name = "WHEN", value_parser = parse_pin)]
+    pin: Option<Pin>,
+    /// Client connections that one core serves at the same time [default: 10000].
+    #[arg(long, value_name = "N")]
+    clients_max: Option<usize>,
+    /// Start although the log is damaged; what the damage took is lost on this node.
+    #[arg(long)]
+    start_on_damage: bool,
+}
+
+fn parse_pin(text: &str) -> Result<Pin, String> {
+    match text {
+        "auto" => Ok(Pin::Auto),
+        "always" => Ok(Pin::Always),
+        "never" => Ok(Pin::Never),
+        _ => Err("expected auto, always or never".to_owned()),
+    }
+}
+
+impl Args {
+    /// The file's settings, if there is one, with the flags in front of them.
+    fn into_config(self) -> Result<Config, Box<dyn Error>> {
+        let mut config = match &self.config {
+            Some(path) => {
+                let file = path.display();
+                let text = std::fs::read_to_string(path).map_err(|e| format!("{file}: {e}"))?;
+                Config::from_toml(&text).map_err(|e| format!("{file}: {e}"))?
+            }
+            None => {
+                let id = NodeId(self.id.ok_or("--id is missing")?);
+                let dir = self.data_dir.clone().ok_or("--data-dir is missing")?;
+                Config::new(id, dir, self.members.clone())
+            }
+        };
+        fn set<T>(field: &mut T, flag: Option<T>) {
+            if let Some(value) = flag {
+                *field = value;
+            }
+        }
+        set(&mut config.id, self.id.map(NodeId));
+        set(&mut config.data_dir, self.data_dir);
+        set(&mut config.cores, self.cores);
+        set(&mut config.shards, self.shards);
+        set(&mut config.members, (!self.members.is_empty()).then_some(self.members));
+        set(&mut config.cluster_id, self.cluster_id);
+        set(&mut config.election_timeout_ms, self.election_timeout_ms);
+        set(&mut config.heartbeat_interval_ms, self.heartbeat_interval_ms);
+        set(&mut config.sync_method, self.sync_method);
+        set(&mut config.segment_mib, self.segment_mib);
+        set(&mut config.pin, self.pin);
+        set(&mut config.clients_max, self.clients_max);
+        config.start_on_damage |= self.start_on_damage;
+        Ok(config)
+    }
+}
+
+/// Runs a node until the process is told to stop.
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    let signals = StopSignals::block()?;
+    let config = args.into_config()?;
+    let (id, cores) = (config.id, config.cores);
+    let node: Node = server::start(config)?;
+    tracing::info!("node {id} serves on {cores} core(s)");
+    let signal = signals.wait()?;
+    tracing::info!("{signal}: draining and stopping");
+    node.stop();
+    tracing::info!("stopped");
+    Ok(())
+}

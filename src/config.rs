@@ -1,0 +1,379 @@
+//! The configuration of a node: one struct for the command line, a TOML file and embedders.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+
+use crate::limits::{CORES_MAX, MEMBERS_MAX, SHARDS_MAX};
+use crate::uring::SyncMethod;
+use crate::{NodeId, ShardId};
+
+/// A member of the cluster and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Member {
+    /// Its id, at least 1.
+    pub id: NodeId,
+    /// Host of its client ports, as clients reach it.
+    pub client_host: String,
+    /// Client port of core 0; core *i* has this + *i*.
+    pub client_port: u16,
+    /// Host of its peer ports, as the other nodes reach it.
+    pub peer_host: String,
+    /// Peer port of core 0; core *i* has this + *i*.
+    pub peer_port: u16,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, client_host, client_port, peer_host, peer_port } = self;
+        write!(f, "{id}={client_host}:{client_port},{peer_host}:{peer_port}")
+    }
+}
+
+impl FromStr for Member {
+    type Err = ConfigError;
+
+    /// Reads `ID=CLIENT_HOST:PORT,PEER_HOST:PORT`.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let malformed = || ConfigError::Member(text.to_owned());
+        let (id, addresses) = text.split_once('=').ok_or_else(malformed)?;
+        let (client, peer) = addresses.split_once(',').ok_or_else(malformed)?;
+        let (client_host, client_port) = host_port(client).ok_or_else(malformed)?;
+        let (peer_host, peer_port) = host_port(peer).ok_or_else(malformed)?;
+        let id = NodeId(id.trim().parse().map_err(|_| malformed())?);
+        Ok(Self { id, client_host, client_port, peer_host, peer_port })
+    }
+}
+
+impl TryFrom<String> for Member {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+fn host_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.trim().rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+/// Which CPUs the cores run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pin {
+    /// Each core on a CPU of its own, if there are enough for all cores that this machine has to
+    /// run (those of other members on the same host included); else wherever the kernel puts them.
+    #[default]
+    Auto,
+    /// Each core on a CPU of its own: core *i* on the *i*-th CPU this process may use.
+    Always,
+    /// Wherever the kernel puts them.
+    Never,
+}
+
+/// A node's configuration. [`Config::new`] has the defaults; in a TOML file every key may be left
+/// out that has one, and an unknown key is an error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's id: one of `members`.
+    #[serde(deserialize_with = "node_id")]
+    pub id: NodeId,
+    /// Where its data is kept. Created if missing; belongs to one node and one process.
+    pub data_dir: PathBuf,
+    /// Cores to run, each with its own log, ports and shards.
+    #[serde(default = "one")]
+    pub cores: u16,
+    /// Raft groups of the cluster; the same on all nodes, and for good.
+    #[serde(default = "sixteen")]
+    pub shards: u32,
+    /// All members, this node included; the same on all nodes.
+    pub members: Vec<Member>,
+    /// Name that keeps clusters apart.
+    #[serde(default = "default_cluster_id")]
+    pub cluster_id: String,
+    /// Shortest time without a leader before a replica stands for election, in milliseconds; each
+    /// waits for a random time between this and twice this.
+    #[serde(default = "default_election_timeout_ms")]
+    pub election_timeout_ms: u64,
+    /// How often a leader is heard from, in milliseconds; at most a fifth of the election timeout.
+    #[serde(default = "default_heartbeat_interval_ms")]
+    pub heartbeat_interval_ms: u64,
+    /// How writes are made durable.
+    #[serde(default)]
+    pub sync_method: SyncMethod,
+    /// Size of a log segment in MiB.
+    #[serde(default = "default_segment_mib")]
+    pub segment_mib: u32,
+    /// Which CPUs the cores run on.
+    #[serde(default)]
+    pub pin: Pin,
+    /// Client connections that one core serves at the same time.
+    #[serde(default = "default_clients_max")]
+    pub clients_max: usize,
+    /// Start although the log is damaged below a position known durable. What the damage took is
+    /// lost on this node: only for when its peers, or you, know better.
+    #[serde(default)]
+    pub start_on_damage: bool,
+}
+
+fn node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
+    u64::deserialize(deserializer).map(NodeId)
+}
+fn one() -> u16 {
+    1
+}
+fn sixteen() -> u32 {
+    16
+}
+fn default_cluster_id() -> String {
+    "coracle".to_owned()
+}
+fn default_election_timeout_ms() -> u64 {
+    500
+}
+fn default_heartbeat_interval_ms() -> u64 {
+    100
+}
+fn default_segment_mib() -> u32 {
+    64
+}
+fn default_clients_max() -> usize {
+    10_000
+}
+
+/// A configuration that cannot work, and what to change.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// `--member` or an item of `members` is malformed.
+    #[error("member '{0}' is not of the form ID=CLIENT_HOST:PORT,PEER_HOST:PORT")]
+    Member(String),
+    /// No members at all.
+    #[error("no members: name every node of the cluster, this one included, with --member")]
+    NoMembers,
+    /// A node id of 0.
+    #[error("node ids start at 1")]
+    IdZero,
+    /// This node is not among the members.
+    #[error("node {0} is not among the members: repeat --member for every node, itself included")]
+    NotAMember(NodeId),
+    /// Two members with the same id.
+    #[error("member {0} is named twice: every node needs an id of its own")]
+    DuplicateMember(NodeId),
+    /// Two cores would listen on the same address.
+    #[error(
+        "{0} is used twice: with {1} cores, each node takes {1} client and {1} peer ports in a row"
+    )]
+    DuplicateAddress(String, u16),
+    /// A number outside of its range.
+    #[error("{what} is {value}, it must be between {min} and {max}")]
+    Range {
+        /// What it is.
+        what: &'static str,
+        /// What was given.
+        value: u64,
+        /// Smallest value.
+        min: u64,
+        /// Largest value.
+        max: u64,
+    },
+    /// Fewer shards than cores.
+    #[error("{shards} shards cannot occupy {cores} cores: give at least one shard to each core")]
+    FewShards {
+        /// Shards.
+        shards: u32,
+        /// Cores.
+        cores: u16,
+    },
+    /// The cluster id is unusable.
+    #[error("the cluster id must have 1 to 64 characters out of a-z A-Z 0-9 - _ .")]
+    ClusterId,
+    /// The file is not TOML, or has a wrong or unknown key.
+    #[error("{0}")]
+    Toml(String),
+}
+
+impl Config {
+    /// The configuration of node `id` with the defaults for everything else.
+    pub fn new(id: NodeId, data_dir: impl Into<PathBuf>, members: Vec<Member>) -> Self {
+        Self {
+            id,
+            data_dir: data_dir.into(),
+            cores: one(),
+            shards: sixteen(),
+            members,
+            cluster_id: default_cluster_id(),
+            election_timeout_ms: default_election_timeout_ms(),
+            heartbeat_interval_ms: default_heartbeat_interval_ms(),
+            sync_method: SyncMethod::default(),
+            segment_mib: default_segment_mib(),
+            pin: Pin::default(),
+            clients_max: default_clients_max(),
+            start_on_damage: false,
+        }
+    }
+
+    /// Reads a TOML document.
+    ///
+    /// # Errors
+    /// [`ConfigError::Toml`] with line and reason. The values are checked by [`Config::validate`].
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::Toml(error.to_string()))
+    }
+
+    /// Checks that the values make sense together.
+    ///
+    /// # Errors
+    /// The first thing that does not, and what to change.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        range("cores", self.cores.into(), 1, CORES_MAX.into())?;
+        range("shards", self.shards.into(), 1, SHARDS_MAX.into())?;
+        range("members", self.members.len() as u64, 0, MEMBERS_MAX as u64)?;
+        range("election_timeout_ms", self.election_timeout_ms, 50, 60_000)?;
+        range(
+            "heartbeat_interval_ms",
+            self.heartbeat_interval_ms,
+            10,
+            self.election_timeout_ms / 5,
+        )?;
+        range("segment_mib", self.segment_mib.into(), 16, 4096)?;
+        range("clients_max", self.clients_max as u64, 1, 1_000_000)?;
+        if u32::from(self.cores) > self.shards {
+            return Err(ConfigError::FewShards { shards: self.shards, cores: self.cores });
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !(1..=64).contains(&self.cluster_id.len()) || !self.cluster_id.chars().all(allowed) {
+            return Err(ConfigError::ClusterId);
+        }
+        self.validate_members()
+    }
+
+    fn validate_members(&self) -> Result<(), ConfigError> {
+        if self.members.is_empty() {
+            return Err(ConfigError::NoMembers);
+        }
+        let mut ids = BTreeSet::new();
+        let mut addresses = BTreeSet::new();
+        for member in &self.members {
+            if member.id == NodeId(0) {
+                return Err(ConfigError::IdZero);
+            }
+            if !ids.insert(member.id) {
+                return Err(ConfigError::DuplicateMember(member.id));
+            }
+            let ports =
+                [(&member.client_host, member.client_port), (&member.peer_host, member.peer_port)];
+            for (host, first) in ports {
+                range("a port", u64::from(first) + u64::from(self.cores) - 1, 1, 65_535)?;
+                // Other members may have other core counts: only our own are certain to be taken.
+                let cores = if member.id == self.id { self.cores } else { 1 };
+                for port in first..first + cores {
+                    if !addresses.insert((host.clone(), port)) {
+                        let address = format!("{host}:{port}");
+                        return Err(ConfigError::DuplicateAddress(address, self.cores));
+                    }
+                }
+            }
+        }
+        if ids.contains(&self.id) { Ok(()) } else { Err(ConfigError::NotAMember(self.id)) }
+    }
+
+    /// This node's own entry among the members.
+    pub fn own_member(&self) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == self.id)
+    }
+
+    /// Shortest time without a leader before an election.
+    pub fn election_timeout(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_ms)
+    }
+
+    /// How often a leader is heard from.
+    pub fn heartbeat_interval(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_interval_ms)
+    }
+
+    /// All shards of the cluster.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shards).map(ShardId)
+    }
+}
+
+fn range(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError::Range { what, value, min, max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const FILE: &str = r#"
+        id = 2
+        data_dir = "data"
+        cores = 2
+        sync_method = "linked"
+        members = [
+            "1=10.0.0.1:7001,10.0.0.1:8001",
+            "2=10.0.0.2:7001,10.0.0.2:8001",
+        ]
+    "#;
+
+    #[test]
+    fn reads_a_file_and_fills_in_defaults() {
+        let config = Config::from_toml(FILE).unwrap();
+        config.validate().unwrap();
+        assert_eq!((config.id, config.cores, config.shards), (NodeId(2), 2, 16));
+        assert_eq!(config.own_member().unwrap().client_host, "10.0.0.2");
+        assert_eq!(config.sync_method, SyncMethod::Linked);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = Config::from_toml(&format!("{FILE}\nshardz = 4")).unwrap_err();
+        assert!(error.to_string().contains("shardz"), "{error}");
+    }
+
+    #[test]
+    fn refuses_what_cannot_work() {
+        let config = Config::from_toml(FILE).unwrap();
+        let refused = |change: fn(&mut Config)| {
+            let mut config = config.clone();
+            change(&mut config);
+            config.validate().unwrap_err()
+        };
+        assert_eq!(refused(|c| c.id = NodeId(9)), ConfigError::NotAMember(NodeId(9)));
+        assert_eq!(refused(|c| c.members.clear()), ConfigError::NoMembers);
+        let twice = refused(|c| c.members[0].id = NodeId(2));
+        assert_eq!(twice, ConfigError::DuplicateMember(NodeId(2)));
+        assert_eq!(refused(|c| c.members[0].id = NodeId(0)), ConfigError::IdZero);
+        let same = refused(|c| c.members[1].peer_port = 7002);
+        assert_eq!(same, ConfigError::DuplicateAddress("10.0.0.2:7002".into(), 2));
+        assert!(matches!(refused(|c| c.cores = 0), ConfigError::Range { what: "cores", .. }));
+        assert!(matches!(refused(|c| c.shards = 1), ConfigError::FewShards { .. }));
+        assert_eq!(refused(|c| c.cluster_id = "a b".into()), ConfigError::ClusterId);
+        assert!(matches!(refused(|c| c.heartbeat_interval_ms = 400), ConfigError::Range { .. }));
+    }
+
+    #[test]
+    fn a_member_reads_as_it_prints() {
+        let text = "3=localhost:7021,[::1]:8021";
+        assert_eq!(text.parse::<Member>().unwrap().to_string(), text);
+        for bad in ["", "1", "1=a:1", "x=a:1,b:2", "1=a:0,b:2", "1=:1,b:2", "1=a:99999,b:2"] {
+            assert_eq!(bad.parse::<Member>(), Err(ConfigError::Member(bad.into())));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A whole cluster in one process: for trying things out, for tests, for profilers.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use crate::node::{NodeBuilder, StartError};
+use crate::{Config, Member, Node, NodeHandle, NodeId, ShardId, StateMachine};
+
+/// Distance of the peer ports from the client ports.
+const PEER_PORT_OFFSET: u16 = 1000;
+/// Distance of the first client ports of two nodes.
+const NODE_PORT_STEP: u16 = 10;
+
+/// What a [`LocalCluster`] is made of.
+#[derive(Clone, Debug)]
+pub struct LocalClusterConfig {
+    /// Nodes; 1 to 9.
+    pub nodes: u16,
+    /// Cores of each node; up to 10, for that is the distance of the nodes' ports.
+    pub cores: u16,
+    /// Shards.
+    pub shards: u32,
+    /// First client port of node 1; node *n* starts at this + 10 (n - 1), its peer ports are 1000
+    /// above.
+    pub port: u16,
+    /// Each node keeps its data in a subdirectory `node-N`.
+    pub data_dir: PathBuf,
+}
+
+impl LocalClusterConfig {
+    /// Three nodes of one core with 16 shards, on ports that are free now.
+    ///
+    /// # Errors
+    /// No free range of ports was found.
+    pub fn on_free_ports(data_dir: impl Into<PathBuf>) -> std::io::Result<Self> {
+        let port = free_port_range()?;
+        Ok(Self { nodes: 3, cores: 1, shards: 16, port, data_dir: data_dir.into() })
+    }
+
+    /// The members, all on the loopback interface.
+    pub fn members(&self) -> Vec<Member> {
+        let member = |n: u16| {
+            let client_port = self.port + NODE_PORT_STEP * (n - 1);
+            Member {
+                id: NodeId(n.into()),
+                client_host: "127.0.0.1".to_owned(),
+                client_port,
+                peer_host: "127.0.0.1".to_owned(),
+                peer_port: client_port + PEER_PORT_OFFSET,
+            }
+        };
+        (1..=self.nodes).map(member).collect()
+    }
+
+    /// The configuration of each node.
+    pub fn nodes(&self) -> Vec<Config> {
+        let members = self.members();
+        let config = |member: &Member| {
+            let dir = self.data_dir.join(format!("node-{}", member.id));
+            let mut config = Config::new(member.id, dir, members.clone());
+            config.cores = self.cores;
+            config.shards = self.shards;
+            config
+        };
+        members.iter().map(config).collect()
+    }
+}
+
+/// A cluster whose nodes all run in this process.
+pub struct LocalCluster {
+    nodes: Vec<Node>,
+}
+
+impl LocalCluster {
+    /// Starts all nodes, each with the state machines that `machines` makes.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::start`]; the nodes that had started are stopped again.
+    pub fn start(
+        config: &LocalClusterConfig,
+        machines: impl Fn(ShardId) -> Box<dyn StateMachine> + Clone + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, |node| Node::builder(node, machines.clone()))
+    }
+
+    /// Starts all nodes, each as `build` describes it.
+    ///
+    /// # Errors
+    /// As [`LocalCluster::start`].
+    pub fn start_with(
+        config: &LocalClusterConfig,
+        build: impl Fn(Config) -> NodeBuilder,
+    ) -> Result<Self, StartError> {
+        let nodes = config.nodes().into_iter().map(|node| build(node).start());
+        Ok(Self { nodes: nodes.collect::<Result<_, _>>()? })
+    }
+
+    /// The way into each node, in the order of their ids.
+    #[must_use]
+    pub fn handles(&self) -> Vec<NodeHandle> {
+        self.nodes.iter().map(Node::handle).collect()
+    }
+
+    /// Stops all nodes.
+    pub fn stop(self) {
+        // All at once: a node that stops alone would wait for a quorum that goes away.
+        std::thread::scope(|scope| {
+            for node in self.nodes {
+                scope.spawn(|| node.stop());
+            }
+        });
+    }
+}
+
+/// A port such that the client and peer ports of a small cluster from there on are free now.
+fn free_port_range() -> std::io::Result<u16> {
+    for _ in 0..100 {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let first = port.saturating_sub(2 * PEER_PORT_OFFSET).max(10_000);
+        let ports =
+            (first..first + 100).chain(first + PEER_PORT_OFFSET..first + PEER_PORT_OFFSET + 100);
+        if ports.into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "found no 100 free ports in a row"))
+}

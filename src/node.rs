@@ -1,0 +1,467 @@
+//! A node: its cores started, reached, and stopped. The heart of the embedding API.
+//!
+//! [`Node::builder`] takes a configuration, a factory of state machines (one for each shard, made on
+//! the thread of the core that hosts it) and, if wanted, a service: an async function that runs on
+//! every core beside the shards, with a listener on the core's client port. The server is such a
+//! service; an embedder's own protocol is another.
+//!
+//! [`NodeHandle`] is the way in from any thread and any runtime.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use coracle_engine::core::{
+    Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus, Mailbox, MemberView, Pending,
+    Position, RemoteCore,
+};
+use coracle_engine::env::Env;
+use futures_util::future::{Either, select};
+use thiserror::Error;
+
+use crate::data_dir::{DataDir, DataDirError, random_u128};
+use crate::limits::DRAIN_TIMEOUT;
+use crate::runtime::{self, CoreHandle as CoreThread, CoreSpec, GlommioEnv, TcpListener};
+use crate::uring::UringDisk;
+use crate::{
+    Config, ConfigError, CoreId, NodeId, Pin as PinMode, ProposeError, QueryError, ShardId,
+    StateMachine,
+};
+
+/// Makes the state machine of a shard. Called once for each shard, on its core's thread.
+pub type MachineFactory = Arc<dyn Fn(ShardId) -> Box<dyn StateMachine> + Send + Sync>;
+
+/// What a service is given on each core.
+pub struct ServiceContext {
+    /// The core's runtime: tasks, clock, streams.
+    pub env: GlommioEnv,
+    /// The core's shards.
+    pub core: CoreHandle,
+    /// Bound to the core's client port.
+    pub listener: TcpListener,
+}
+
+type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+type Service = Arc<dyn Fn(ServiceContext) -> LocalFuture + Send + Sync>;
+
+/// Why a node did not start. Whatever had been started is stopped again.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration cannot work.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The data directory is not usable.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The machine does not let us do what a core needs.
+    #[error(transparent)]
+    Preflight(#[from] runtime::preflight::PreflightError),
+    /// The host name of a member could not be resolved.
+    #[error(transparent)]
+    Resolve(#[from] runtime::ResolveError),
+    /// A core's thread or its runtime could not be started.
+    #[error("cannot start core {core}: {reason}")]
+    Core {
+        /// Which core.
+        core: CoreId,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A core's log, its replicas or its peer port are not usable.
+    #[error(transparent)]
+    Open(#[from] coracle_engine::core::OpenError),
+    /// The client port could not be opened.
+    #[error("core {core} cannot listen for clients on {address}: {source}")]
+    Listen {
+        /// Which core.
+        core: CoreId,
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A node being described. Made by [`Node::builder`].
+#[must_use = "a builder does nothing until it is started"]
+pub struct NodeBuilder {
+    config: Config,
+    machines: MachineFactory,
+    service: Option<Service>,
+}
+
+impl NodeBuilder {
+    /// Runs `service` on every core, with a listener on the core's client port. It ends when
+    /// [`CoreHandle::stopping`] resolves and it has answered what is in flight; it is given a bounded
+    /// time for that. Without a service, the client ports stay closed.
+    pub fn service<F, S>(mut self, service: S) -> Self
+    where
+        S: Fn(ServiceContext) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        self.service = Some(Arc::new(move |context| Box::pin(service(context)) as LocalFuture));
+        self
+    }
+
+    /// Starts the node: returns when all its cores have read their logs, listen, and run.
+    ///
+    /// # Errors
+    /// [`StartError`] with what to do about it. Nothing is left running.
+    pub fn start(self) -> Result<Node, StartError> {
+        let Self { config, machines, service } = self;
+        config.validate()?;
+        runtime::preflight::prepare(usize::from(config.cores), runtime::IO_MEMORY_BYTES)?;
+        let data_dir = Arc::new(DataDir::open(&config)?);
+        let shared = Arc::new(CoreStart {
+            core_config: core_config(&config)?,
+            cpus: choose_cpus(&config),
+            config,
+            data_dir,
+            machines,
+            service,
+        });
+        start_cores(&shared)
+    }
+}
+
+/// What the start of each core needs. Shared until all have started.
+struct CoreStart {
+    config: Config,
+    /// Of core 0; the others differ in `core` and ports.
+    core_config: CoreConfig,
+    cpus: Option<Vec<usize>>,
+    data_dir: Arc<DataDir>,
+    machines: MachineFactory,
+    service: Option<Service>,
+}
+
+/// A running node. Dropping it stops it, too, but [`Node::stop`] says how it went.
+pub struct Node {
+    handle: NodeHandle,
+    mailboxes: Vec<Mailbox>,
+    threads: Vec<CoreThread<()>>,
+    /// Held until all cores have ended.
+    _data_dir: Arc<DataDir>,
+}
+
+impl Node {
+    /// Describes a node of `config` whose shards have the state machines that `machines` makes.
+    pub fn builder(
+        config: Config,
+        machines: impl Fn(ShardId) -> Box<dyn StateMachine> + Send + Sync + 'static,
+    ) -> NodeBuilder {
+        NodeBuilder { config, machines: Arc::new(machines), service: None }
+    }
+
+    /// The way in. Cheap to clone; outlives the node, and then answers `ShuttingDown` or the like.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// Stops the node: nothing new is accepted, what is in flight is finished within a bounded time,
+    /// the logs are made durable. Blocks until all is done.
+    pub fn stop(mut self) {
+        self.stop_cores();
+    }
+
+    fn stop_cores(&mut self) {
+        for mailbox in &self.mailboxes {
+            while !mailbox.stop() {
+                std::thread::yield_now(); // full: the core is emptying it
+            }
+        }
+        for thread in self.threads.drain(..) {
+            if let Err(error) = thread.join() {
+                tracing::error!("{error}");
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop_cores();
+    }
+}
+
+/// The way into a node from any thread and any runtime. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct NodeHandle(Arc<HandleInner>);
+
+#[derive(Debug)]
+struct HandleInner {
+    id: NodeId,
+    shards: u32,
+    cores: Vec<RemoteCore>,
+}
+
+impl NodeHandle {
+    /// The node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// Proposes `payload` to `shard`. Resolves when it is committed durably and applied on this node,
+    /// or with the reason why it is not.
+    ///
+    /// # Errors
+    /// [`ProposeError`]: `NotLeader` says where to try, `Overloaded` is said at once when a limit is
+    /// reached, `OutcomeUnknown` when leadership was lost with the proposal in flight.
+    pub fn propose(
+        &self,
+        shard: ShardId,
+        payload: impl Into<Bytes>,
+    ) -> Pending<Committed, ProposeError> {
+        match self.core_of(shard) {
+            Some(core) => core.propose(shard, payload.into()),
+            None => Pending::ready(Err(ProposeError::UnknownShard(shard))),
+        }
+    }
+
+    /// Like [`NodeHandle::propose`], in two steps: where the entry stands in the leader's log, and
+    /// later its result.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::propose`], from each of the two.
+    pub fn propose_in_steps(
+        &self,
+        shard: ShardId,
+        payload: impl Into<Bytes>,
+    ) -> (Pending<Position, ProposeError>, Pending<Committed, ProposeError>) {
+        match self.core_of(shard) {
+            Some(core) => core.propose_in_steps(shard, payload.into()),
+            None => {
+                let error = ProposeError::UnknownShard(shard);
+                (Pending::ready(Err(error.clone())), Pending::ready(Err(error)))
+            }
+        }
+    }
+
+    /// Asks the state machine of `shard`.
+    ///
+    /// # Errors
+    /// [`QueryError`]; a query may always be asked again.
+    pub fn query(
+        &self,
+        shard: ShardId,
+        request: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Pending<Bytes, QueryError> {
+        match self.core_of(shard) {
+            Some(core) => core.query(shard, request.into(), consistency),
+            None => Pending::ready(Err(QueryError::UnknownShard(shard))),
+        }
+    }
+
+    /// Who leads `shard`, as far as this node knows.
+    pub async fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        let status = self.core_of(shard)?.status().await?;
+        status.shards.iter().find(|found| found.shard == shard)?.leader
+    }
+
+    /// How each core is; those that have ended are left out.
+    pub async fn status(&self) -> Vec<CoreStatus> {
+        let mut all = Vec::with_capacity(self.0.cores.len());
+        for core in &self.0.cores {
+            all.extend(core.status().await);
+        }
+        all
+    }
+
+    fn core_of(&self, shard: ShardId) -> Option<&RemoteCore> {
+        let cores = u16::try_from(self.0.cores.len()).ok()?;
+        if shard.0 >= self.0.shards {
+            return None;
+        }
+        self.0.cores.get(usize::from(CoreId::hosting(shard, self.0.shards, cores).0))
+    }
+}
+
+/// The engine's configuration of core 0. Names are resolved here, off the cores' threads.
+fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
+    let members = config.members.iter().map(|member| {
+        Ok(MemberView {
+            id: member.id,
+            client_host: resolve(&member.client_host, member.client_port)?,
+            client_port: member.client_port,
+            peer_host: resolve(&member.peer_host, member.peer_port)?,
+            peer_port: member.peer_port,
+            cores: None,
+            up: false,
+        })
+    });
+    let mut wal = coracle_wal::Options::default();
+    wal.segment_bytes = u64::from(config.segment_mib) << 20;
+    wal.start_on_damage = config.start_on_damage;
+    Ok(CoreConfig {
+        cluster_id: config.cluster_id.clone(),
+        node: config.id,
+        core: CoreId(0),
+        cores: config.cores,
+        shards: config.shards,
+        members: members.collect::<Result<_, StartError>>()?,
+        instance: random_u128().map_err(|source| StartError::Core {
+            core: CoreId(0),
+            reason: format!("no random numbers: {source}"),
+        })?,
+        election_timeout: config.election_timeout(),
+        heartbeat_interval: config.heartbeat_interval(),
+        peer_listen: String::new(),
+        wal,
+        uncommitted_bytes_max: coracle_engine::limits::UNCOMMITTED_BYTES_MAX,
+        inflight_bytes_max: coracle_engine::limits::INFLIGHT_BYTES_MAX,
+        mailboxes: (0..config.cores).map(|_| Mailbox::new()).collect(),
+    })
+}
+
+/// The IP address of a host, in the form that goes before `:port`.
+fn resolve(host: &str, port: u16) -> Result<String, StartError> {
+    let addresses = runtime::resolve(&format!("{host}:{port}"))?;
+    // Clients of a dual-stack name more often come over IPv4.
+    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    Ok(match address.map(SocketAddr::ip) {
+        Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        None => host.to_owned(),
+    })
+}
+
+/// One CPU for each core, or none for any.
+fn choose_cpus(config: &Config) -> Option<Vec<usize>> {
+    let cpus = runtime::allowed_cpus();
+    let cores = usize::from(config.cores);
+    // Members on our own host take their share of the same CPUs; by rank, so that none collide.
+    let host = config.own_member().map(|member| &member.peer_host);
+    let mut here: Vec<NodeId> =
+        config.members.iter().filter(|m| Some(&m.peer_host) == host).map(|m| m.id).collect();
+    here.sort();
+    let rank = here.iter().position(|id| *id == config.id).unwrap_or(0);
+    match config.pin {
+        PinMode::Never => None,
+        PinMode::Always => Some((0..cores).map(|core| cpus[core % cpus.len()]).collect()),
+        PinMode::Auto if here.len() * cores > cpus.len() => {
+            tracing::info!(
+                "{} cores for {} CPUs: running unpinned",
+                here.len() * cores,
+                cpus.len()
+            );
+            None
+        }
+        PinMode::Auto => Some((0..cores).map(|core| cpus[rank * cores + core]).collect()),
+    }
+}
+
+fn start_cores(shared: &Arc<CoreStart>) -> Result<Node, StartError> {
+    let mailboxes = shared.core_config.mailboxes.clone();
+    let cores = mailboxes.iter().cloned().map(RemoteCore::new).collect();
+    let inner = HandleInner { id: shared.config.id, shards: shared.config.shards, cores };
+    let mut node = Node {
+        handle: NodeHandle(Arc::new(inner)),
+        mailboxes,
+        threads: Vec::new(),
+        _data_dir: shared.data_dir.clone(),
+    };
+    let (ready, started) = mpsc::channel();
+    for core in (0..shared.config.cores).map(CoreId) {
+        let spec = CoreSpec {
+            cpu: shared.cpus.as_ref().map(|cpus| cpus[usize::from(core.0)]),
+            ..CoreSpec::new(format!("coracle-{}-{}", shared.config.id, core))
+        };
+        let (shared, ready_here) = (shared.clone(), ready.clone());
+        let thread = runtime::spawn_core(spec, move |env| run_core(shared, core, env, ready_here))
+            .map_err(|error| StartError::Core { core, reason: error.to_string() })?;
+        node.threads.push(thread);
+    }
+    drop(ready);
+    for _ in 0..shared.config.cores {
+        match started.recv() {
+            Ok(result) => result?,
+            Err(mpsc::RecvError) => {
+                let reason = "its thread ended before it was ready".to_owned();
+                return Err(StartError::Core { core: CoreId(0), reason });
+            }
+        }
+    }
+    Ok(node)
+}
+
+/// The life of a core on its thread.
+async fn run_core(
+    shared: Arc<CoreStart>,
+    core: CoreId,
+    env: GlommioEnv,
+    ready: mpsc::Sender<Result<(), StartError>>,
+) {
+    let (opened, service) = match open_core(&shared, core, &env).await {
+        Ok(opened) => opened,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    drop(shared);
+    let _ = ready.send(Ok(()));
+    drop(ready);
+    let handle = opened.handle();
+    match service {
+        None => opened.run().await,
+        Some(service) => {
+            let service = async {
+                service.await;
+                handle.stopping().await;
+            };
+            let serving = std::pin::pin!(service);
+            let running = std::pin::pin!(opened.run());
+            if let Either::Left(((), serving)) = select(running, serving).await {
+                // The core has answered everything; let the answers leave.
+                select(serving, std::pin::pin!(env.sleep(DRAIN_TIMEOUT))).await;
+            }
+        }
+    }
+}
+
+async fn open_core(
+    shared: &CoreStart,
+    core: CoreId,
+    env: &GlommioEnv,
+) -> Result<(Core<GlommioEnv>, Option<LocalFuture>), StartError> {
+    let config = &shared.config;
+    let dir: PathBuf = shared.data_dir.core_dir(core);
+    let disk = UringDisk::open(&dir, config.sync_method).map_err(|error| StartError::Core {
+        core,
+        reason: format!("its log directory {}: {error}", dir.display()),
+    })?;
+    let mut core_config = shared.core_config.clone();
+    core_config.core = core;
+    core_config.wal.log_id = shared.data_dir.log_id(core);
+    let own = config.own_member().ok_or(ConfigError::NotAMember(config.id))?;
+    core_config.peer_listen =
+        format!("{}:{}", resolve_own(&core_config, |m| &m.peer_host), own.peer_port + core.0);
+    let client =
+        format!("{}:{}", resolve_own(&core_config, |m| &m.client_host), own.client_port + core.0);
+
+    // The client port first: a port in use should be found before anything is written.
+    let listener = match &shared.service {
+        None => None,
+        Some(service) => Some((
+            service,
+            env.listen(&client).await.map_err(|source| StartError::Listen {
+                core,
+                address: client.clone(),
+                source,
+            })?,
+        )),
+    };
+    let opened = Core::open(env.clone(), disk, core_config, &*shared.machines).await?;
+    let service = listener.map(|(service, listener)| {
+        service(ServiceContext { env: env.clone(), core: opened.handle(), listener })
+    });
+    Ok((opened, service))
+}
+
+fn resolve_own(config: &CoreConfig, host: impl Fn(&MemberView) -> &String) -> String {
+    let own = config.members.iter().find(|member| member.id == config.node);
+    own.map(|member| host(member).clone()).unwrap_or_default()
+}

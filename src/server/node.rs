@@ -1,0 +1,27 @@
+//! The server as a node: the key-value state machine on every shard, clients on every core.
+
+use super::{Kv, Server, ServerOptions};
+use crate::node::{NodeBuilder, ServiceContext};
+use crate::{Config, Node, StartError};
+
+/// Describes a node that serves Redis clients; more can be asked of it before it is started.
+pub fn builder(config: Config) -> NodeBuilder {
+    let clients_max = config.clients_max;
+    Node::builder(config, |_shard| Box::new(Kv::default()))
+        .service(move |context| serve_core(context, clients_max))
+}
+
+/// Starts a node that serves Redis clients.
+///
+/// # Errors
+/// As [`NodeBuilder::start`].
+pub fn start(config: Config) -> Result<Node, StartError> {
+    builder(config).start()
+}
+
+async fn serve_core(context: ServiceContext, clients_max: usize) {
+    let ServiceContext { env, core, listener } = context;
+    let options = ServerOptions { clients_max, ..ServerOptions::default() };
+    let address = listener.address().to_string();
+    Server::on(listener, address, env, core.clone(), options).run(core.stopping()).await;
+}

@@ -1,0 +1,25 @@
+//! The disk of a core: an io_uring of its own, on the same thread as the core's executor.
+//!
+//! The executor's own ring knows neither linked requests nor data-sync writes, and cannot be shared.
+//! So each core has a second ring for its log:
+//!
+//! * An operation is submitted at once by the task that wants it.
+//! * Completions are looked for in user space whenever an operation is polled, and by one task, the
+//!   *reaper*. When there is nothing to see, the ring signals an eventfd that the reaper awaits
+//!   through the executor, so an idle core sleeps. While somebody looks, signals are off.
+//! * A durable write is one submission and one completion, see [`SyncMethod`].
+//!
+//! Plain ring set-up flags: `DEFER_TASKRUN` would hide completions until the next system call.
+
+mod device;
+mod disk;
+mod reaper;
+mod ring;
+
+pub use device::{
+    DeviceFacts, SyncChoice, SyncMethod, UnknownSyncMethod, WriteCache, choose_sync_method,
+};
+pub use disk::{UringDisk, UringFile, UringOptions};
+
+#[cfg(test)]
+mod tests;

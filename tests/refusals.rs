@@ -1,0 +1,203 @@
+//! Starts that cannot work: each is refused with a message that says what, where and what to do, and
+//! the nodes that run are not disturbed.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+
+use support::cluster::Cluster;
+use support::confine::Confinement;
+use support::ports::Ports;
+use support::resp::Reply;
+use support::wait::{self, SOON};
+
+const FREE: Confinement =
+    Confinement { locked_memory_bytes: None, open_files: None, user: None, deny_io_uring: false };
+
+/// A running cluster that holds a key.
+fn running() -> Cluster {
+    let cluster = Cluster::start();
+    cluster.client().set("kept", "yes", SOON).unwrap();
+    cluster
+}
+
+/// Proves that all nodes run and the key is served.
+#[track_caller]
+fn still_serves(mut cluster: Cluster) {
+    cluster.start_all();
+    cluster.assert_running();
+    assert_eq!(cluster.client().get("kept", SOON).unwrap(), Reply::Bulk(b"yes".to_vec()));
+}
+
+/// `arguments` with the value after `option` replaced.
+fn with(arguments: &[String], option: &str, value: &str) -> Vec<String> {
+    let mut arguments = arguments.to_vec();
+    let at = arguments.iter().position(|argument| argument == option).unwrap();
+    arguments[at + 1] = value.to_owned();
+    arguments
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn nonsense_on_the_command_line() {
+    let cluster = Cluster::prepare();
+    let good = cluster.arguments(1);
+    cluster.refuses(&words("conquer"), FREE, &["conquer"]);
+    cluster.refuses(&words("dev --bogus"), FREE, &["--bogus"]);
+    cluster.refuses(&words("dev --nodes 0"), FREE, &["nodes"]);
+    cluster.refuses(&words("dev --port 65000"), FREE, &["port"]);
+    cluster.refuses(&with(&good, "--id", "nine"), FREE, &["nine", "--id"]);
+    cluster.refuses(&with(&good, "--id", "9"), FREE, &["9", "member"]);
+    cluster.refuses(&with(&good, "--id", "0"), FREE, &["0", "id"]);
+    cluster.refuses(&with(&good, "--shards", "0"), FREE, &["shards"]);
+    cluster.refuses(&with(&good, "--shards", "20000"), FREE, &["shards"]);
+    cluster.refuses(&with(&good, "--cores", "0"), FREE, &["cores"]);
+    cluster.refuses(&with(&good, "--member", "1=localhost"), FREE, &["1=localhost", "member"]);
+    cluster.refuses(&with(&good, "--member", "1=a:99999,b:1"), FREE, &["99999"]);
+    cluster.refuses(&with(&good, "--member", &cluster.member(2)), FREE, &["2", "member"]);
+}
+
+#[test]
+fn nonsense_in_the_configuration() {
+    let cluster = Cluster::prepare();
+    let file = cluster.path("coracle.toml");
+    let arguments = words(&format!("serve --config {}", file.display()));
+    cluster.refuses(&arguments, FREE, &["coracle.toml"]);
+    for (text, fragments) in [
+        ("id = 1\nbogus_key = 2\n", &["bogus_key", "coracle.toml"]),
+        ("id = \"one\"\n", &["id", "coracle.toml"]),
+        ("id = \n", &["coracle.toml", "1"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        cluster.refuses(&arguments, FREE, fragments);
+    }
+}
+
+#[test]
+fn a_port_in_use() {
+    let mut cluster = running();
+    cluster.kill(3);
+    for address in [cluster.address(3), cluster.peer_address(3)] {
+        let squatter = TcpListener::bind(address).unwrap();
+        let port = address.port().to_string();
+        cluster.refuses(&cluster.arguments(3), FREE, &[&port, "in use"]);
+        drop(squatter);
+    }
+    still_serves(cluster);
+}
+
+#[test]
+fn a_data_directory_in_use() {
+    let cluster = running();
+    let directory = cluster.data_dir(1);
+    cluster.refuses(&cluster.arguments(1), FREE, &[directory.to_str().unwrap(), "in use"]);
+    still_serves(cluster);
+}
+
+#[test]
+fn a_second_node_with_the_same_id() {
+    let cluster = running();
+    let impostor = cluster.path("impostor");
+    let arguments = with(&cluster.arguments(1), "--data-dir", impostor.to_str().unwrap());
+    cluster.refuses(&arguments, FREE, &["in use"]);
+    still_serves(cluster);
+}
+
+#[test]
+fn a_second_node_with_the_same_id_elsewhere() {
+    let cluster = running();
+    let ports = Ports::reserve();
+    let elsewhere = format!("1=127.0.0.1:{},127.0.0.1:{}", ports.client(1), ports.peer(1));
+    let impostor = cluster.path("impostor");
+    let arguments = with(&cluster.arguments(1), "--data-dir", impostor.to_str().unwrap());
+    let arguments = with(&arguments, "--member", &elsewhere);
+    let process = cluster.spawn("impostor", &arguments, FREE);
+    // Whether it gives up or waits for a cluster that wants it: it says why it is not let in.
+    wait::until("the impostor to say that it is refused", SOON, || {
+        let output = process.output();
+        let said = output.to_lowercase().contains("refused");
+        if said { Ok(()) } else { Err(output) }
+    });
+    assert!(!process.output().contains("panicked"), "{}", process.output());
+    still_serves(cluster);
+}
+
+#[test]
+fn a_data_directory_of_another_node() {
+    let mut cluster = running();
+    cluster.kill(1);
+    cluster.kill(2);
+    let directory = cluster.data_dir(2);
+    let directory = directory.to_str().unwrap();
+    let arguments = with(&cluster.arguments(1), "--data-dir", directory);
+    cluster.refuses(&arguments, FREE, &[directory, "node 2", "node 1"]);
+    still_serves(cluster);
+}
+
+#[test]
+fn a_data_directory_with_another_number_of_shards() {
+    let mut cluster = running();
+    cluster.kill(1);
+    let directory = cluster.data_dir(1);
+    let arguments = with(&cluster.arguments(1), "--shards", "16");
+    cluster.refuses(&arguments, FREE, &[directory.to_str().unwrap(), "shards"]);
+    still_serves(cluster);
+}
+
+#[test]
+fn a_data_directory_that_is_a_file() {
+    let cluster = Cluster::prepare();
+    let file = cluster.data_dir(1);
+    fs::write(&file, "").unwrap();
+    cluster.refuses(&cluster.arguments(1), FREE, &[file.to_str().unwrap(), "directory"]);
+}
+
+#[test]
+fn a_data_directory_that_may_not_be_written() {
+    let cluster = Cluster::prepare();
+    let directory = cluster.data_dir(1);
+    fs::create_dir(&directory).unwrap();
+    let mut permissions = fs::metadata(&directory).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o555);
+    fs::set_permissions(&directory, permissions).unwrap();
+    let fragments = [directory.to_str().unwrap(), "permission denied"];
+    cluster.refuses(&cluster.arguments(1), Confinement::unprivileged(), &fragments);
+}
+
+#[test]
+fn too_little_locked_memory() {
+    let cluster = Cluster::prepare();
+    let confinement =
+        Confinement { locked_memory_bytes: Some(64 << 10), ..Confinement::unprivileged() };
+    cluster.refuses(&cluster.arguments(1), confinement, &["locked", "ulimit -l"]);
+}
+
+#[test]
+fn eight_mebibytes_of_locked_memory_are_enough() {
+    let mut cluster = Cluster::prepare();
+    let confinement =
+        Confinement { locked_memory_bytes: Some(8 << 20), ..Confinement::unprivileged() };
+    for id in 1..=3 {
+        cluster.start_node_in(id, confinement);
+    }
+    cluster.wait_ready();
+}
+
+#[test]
+fn io_uring_denied_by_a_filter() {
+    let cluster = Cluster::prepare();
+    let confinement = Confinement { deny_io_uring: true, ..FREE };
+    cluster.refuses(&cluster.arguments(1), confinement, &["io_uring", "seccomp"]);
+}
+
+#[test]
+fn more_cores_than_there_are() {
+    let cluster = Cluster::prepare();
+    let arguments = with(&cluster.arguments(1), "--cores", "4096");
+    cluster.refuses(&arguments, FREE, &["cores", "4096"]);
+}

@@ -1,0 +1,28 @@
+//! The harness of the whole-process tests: real `coracle` processes on loopback, a cluster client,
+//! and a check of what the clients saw.
+//!
+//! * [`process`] starts, signals and ends processes; each dies with the test, whatever happens.
+//! * [`confine`] gives a process less than it wants: memory, a user, io_uring, open files.
+//! * [`ports`] finds port ranges that no other test uses.
+//! * [`cluster`] is three `serve` processes, or one `dev` process.
+//! * [`resp`] is one connection; [`client`] follows `MOVED` and knows what may be tried again.
+//! * [`history`] records operations and decides whether they are linearizable.
+//! * [`small_disk`] is a file system that a test may fill.
+//! * [`load`] is client threads that write such histories while nodes come and go.
+//!
+//! Nothing here sleeps for luck: every wait is for a condition, with a bound, and says what it
+//! waited for when the bound is reached.
+#![allow(dead_code)] // each test program uses a part of the harness
+#![allow(clippy::unwrap_used)]
+
+pub mod client;
+pub mod cluster;
+pub mod confine;
+pub mod history;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod random;
+pub mod resp;
+pub mod small_disk;
+pub mod wait;
