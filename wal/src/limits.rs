@@ -14,5 +14,54 @@ pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 /// Largest single read: larger ones have hung or been split by some runtimes.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 
+/// Reads in flight during recovery: what a fast device needs to be read at its full speed.
+pub const READS_IN_FLIGHT_MAX: usize = 16;
+
+/// Smallest segment: its header, the block kept for a mark, and some batches.
+pub const SEGMENT_BYTES_MIN: u64 = 16 * BLOCK_BYTES as u64;
+
+/// Largest segment. Positions in one are 32-bit friendly, and a spare is filled in seconds.
+pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
+
+/// Most spare segments: more only hold disk space.
+pub const SPARES_MAX: usize = 16;
+
+/// Trimmed segments that are kept for reuse, for each spare segment wanted; the others are removed. Trims
+/// come in bursts, and a kept segment saves filling a new one.
+pub const RETIRED_PER_SPARE: usize = 2;
+
+/// End of every segment that batches with records leave free, so that a mark always finds room: a
+/// mark is what allows trimmed segments to be reused when the disk is full.
+pub const MARK_RESERVE_BYTES: u64 = BLOCK_BYTES as u64;
+
+/// Free bytes in the current segment below which the log says it has no room, when the disk is full
+/// and no segment is ready. What is left is for records the owner cannot do without (votes).
+pub const ROOM_RESERVE_BYTES: u64 = 8 << 20;
+
+/// Largest write while a segment is filled with zeros. Small enough not to delay commits for long.
+pub const FILL_BYTES: usize = 512 << 10;
+
+/// Smallest buffer of a batch; buffers grow in steps of [`BUFFER_GROWTH`] up to [`BATCH_BYTES_MAX`].
+pub const BUFFER_BYTES_MIN: usize = 64 << 10;
+
+/// Factor by which a batch's buffer grows.
+pub const BUFFER_GROWTH: usize = 4;
+
+/// How often in a row a write may be answered `WouldBlock` or `Interrupted` without writing
+/// anything before that counts as a failure: everything that loops has an end.
+pub const RESUBMITS_MAX: u32 = 1000;
+
+/// Refused appends after which a full disk is tried again, without waiting for the owner's tick.
+pub const REFUSALS_BEFORE_RETRY: u32 = 256;
+
+/// Payload bytes that are copied before they are checksummed: fits the first-level cache.
+pub(crate) const COPY_STEP_BYTES: usize = 16 << 10;
+
 const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(READ_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(FILL_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(BUFFER_BYTES_MIN.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(BUFFER_BYTES_MIN <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(MARK_RESERVE_BYTES >= BLOCK_BYTES as u64);
+const _: () = assert!(SEGMENT_BYTES_MIN > 2 * BLOCK_BYTES as u64 + MARK_RESERVE_BYTES);

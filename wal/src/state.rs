@@ -1,0 +1,456 @@
+//! The log's state between appends, writes and background work. Synchronous: all I/O is the driver's.
+//!
+//! ```text
+//! trimmed <= durable <= submitted <= appended
+//!
+//!   segment 7            segment 8 (current)                    segment 9 (ready)
+//!   [#######]            [####|####|....:....:          ]       [                ]
+//!                             ^durable  ^full   ^open            prepared by the driver
+//!                              in flight
+//! ```
+//!
+//! A record's position is fixed when it is appended: the place of the batch that collects it is known,
+//! because all batches before it have their size by then, and the next segment begins where this one
+//! ends even while its file is still being prepared.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use crate::batch::{Batch, Pool, Sealed};
+use crate::commit::Flights;
+use crate::format::{
+    self, BATCH_HEADER_BYTES, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, SegmentId, record_bytes,
+};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, MARK_RESERVE_BYTES, REFUSALS_BEFORE_RETRY, RETIRED_PER_SPARE,
+    ROOM_RESERVE_BYTES,
+};
+use crate::scan::Live;
+use crate::transfer::Effort;
+use crate::waiters::Waiters;
+use crate::{AlignedBuf, AppendError, Lsn, Options, Record, Stats, WalFailure};
+
+/// A durable write for the driver.
+pub(crate) struct Write<F> {
+    pub(crate) number: u64,
+    pub(crate) file: F,
+    pub(crate) sequence: u64,
+    pub(crate) batch: Sealed,
+}
+
+/// Background work for the driver.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Make a spare of the oldest segment.
+    Retire { sequence: u64 },
+    /// Remove the oldest segment.
+    Remove { sequence: u64 },
+    /// Prepare a segment from a spare.
+    Reuse { id: SegmentId, spare: String },
+    /// Prepare a segment from a new file.
+    Create { id: SegmentId },
+}
+
+/// What opening a log found, for its state.
+pub(crate) struct Start<F> {
+    pub(crate) id: SegmentId,
+    pub(crate) file: F,
+    pub(crate) offset: u64,
+    pub(crate) chain: Chain,
+    pub(crate) trimmed: Lsn,
+    pub(crate) live: VecDeque<Live>,
+    pub(crate) spares: Vec<String>,
+}
+
+pub(crate) struct State<F> {
+    pub(crate) options: Options,
+    group_bytes_max: usize,
+    /// Where the batch after `full` starts: the open one, if there is one.
+    id: SegmentId,
+    offset: u64,
+    open: Option<Batch>,
+    full: VecDeque<Batch>,
+    /// Bytes of records that are not durable yet.
+    backlog: usize,
+    flights: Flights,
+    /// Backlog bytes of the writes in flight, by number.
+    flight_bytes: VecDeque<usize>,
+    chain: Chain,
+    /// Files of the current segment (or the oldest one with batches to write) and the ready ones.
+    files: VecDeque<(SegmentId, F)>,
+    live: VecDeque<Live>,
+    spares: Vec<String>,
+    appended: Lsn,
+    pub(crate) durable: Lsn,
+    trimmed: Lsn,
+    trim_submitted: Lsn,
+    trim_durable: Lsn,
+    pub(crate) failure: Option<WalFailure>,
+    pub(crate) closing: bool,
+    close_submitted: bool,
+    pub(crate) closed: bool,
+    out_of_space: bool,
+    retry: bool,
+    refusals: u32,
+    pool: Pool,
+    pub(crate) waiters: Waiters,
+    pub(crate) driver: Option<Waker>,
+    stats: Stats,
+}
+
+impl<F: Clone> State<F> {
+    pub(crate) fn new(options: Options, start: Start<F>) -> Self {
+        let end = start.id.lsn(start.offset);
+        let segment_room = options.segment_bytes - FIRST_BATCH_OFFSET - MARK_RESERVE_BYTES;
+        Self {
+            group_bytes_max: BATCH_BYTES_MAX.min(segment_room as usize) - BATCH_HEADER_BYTES,
+            id: start.id,
+            offset: start.offset,
+            open: None,
+            full: VecDeque::new(),
+            backlog: 0,
+            flights: Flights::new(options.writes_in_flight),
+            flight_bytes: VecDeque::new(),
+            chain: start.chain,
+            files: VecDeque::from([(start.id, start.file)]),
+            live: start.live,
+            spares: start.spares,
+            appended: end,
+            durable: end,
+            trimmed: start.trimmed,
+            trim_submitted: start.trimmed,
+            trim_durable: start.trimmed,
+            failure: None,
+            closing: false,
+            close_submitted: false,
+            closed: false,
+            out_of_space: false,
+            retry: false,
+            refusals: 0,
+            pool: Pool::new(options.writes_in_flight + 2),
+            waiters: Waiters::default(),
+            driver: None,
+            stats: Stats::default(),
+            options,
+        }
+    }
+
+    pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<Lsn, AppendError> {
+        let bytes: usize = records.iter().map(record_bytes).sum();
+        let fits = self.open.as_ref().is_some_and(|open| open.fits(bytes));
+        let usual = fits && self.failure.is_none() && !self.closing;
+        if !usual || self.backlog + bytes > self.options.buffer_bytes_max {
+            self.admit(bytes)?;
+        }
+        if records.is_empty() {
+            return Ok(self.appended);
+        }
+        if !fits {
+            self.open_batch(bytes)?;
+        }
+        let Some(open) = &mut self.open else { return Ok(self.appended) };
+        open.reserve(bytes, &mut self.pool);
+        for record in records {
+            open.push(record);
+        }
+        self.appended = open.end();
+        self.backlog += bytes;
+        self.stats.records += records.len() as u64;
+        self.stats.payload_bytes += (bytes - records.len() * format::RECORD_HEADER_BYTES) as u64;
+        if self.flights.may_submit() {
+            self.wake_driver();
+        }
+        Ok(self.appended)
+    }
+
+    /// Refuses what can't be appended, in the order of what the caller should know first.
+    #[cold]
+    fn admit(&self, bytes: usize) -> Result<(), AppendError> {
+        if let Some(failure) = &self.failure {
+            return Err(AppendError::Failed(failure.clone()));
+        }
+        if self.closing {
+            return Err(AppendError::Closed);
+        }
+        if bytes > self.group_bytes_max {
+            return Err(AppendError::TooLarge { bytes, max: self.group_bytes_max });
+        }
+        if self.backlog + bytes > self.options.buffer_bytes_max {
+            return Err(AppendError::Full { backlog_bytes: self.backlog });
+        }
+        Ok(())
+    }
+
+    /// Opens a batch that takes records of `bytes` bytes, in the next segment if need be.
+    #[cold]
+    fn open_batch(&mut self, bytes: usize) -> Result<(), AppendError> {
+        let needed = BATCH_HEADER_BYTES + bytes;
+        if let Some(open) = self.open.take() {
+            self.offset += open.padded_bytes() as u64;
+            self.full.push_back(open);
+        }
+        if (self.room() as usize) < needed && !self.enter_next_segment() {
+            self.refusals += 1;
+            if self.refusals >= REFUSALS_BEFORE_RETRY {
+                self.retry_space();
+            }
+            return Err(AppendError::NoSpace);
+        }
+        let limit = BATCH_BYTES_MAX.min(self.room() as usize);
+        self.open = Some(Batch::new(self.id, self.offset, limit, bytes, &mut self.pool));
+        Ok(())
+    }
+
+    /// Bytes that batches with records may still take in the current segment.
+    fn room(&self) -> u64 {
+        (self.id.bytes - self.offset).saturating_sub(MARK_RESERVE_BYTES)
+    }
+
+    /// Moves to the next segment unless there is none and the disk is full. With a disk that is not
+    /// full, its file may come later.
+    fn enter_next_segment(&mut self) -> bool {
+        let prepared = self.files.iter().find(|(id, _)| id.sequence == self.id.sequence + 1);
+        let next = match prepared {
+            Some((id, _)) => *id,
+            None if self.out_of_space => return false,
+            None => self.next_id(&self.id),
+        };
+        self.note_end();
+        self.id = next;
+        self.offset = FIRST_BATCH_OFFSET;
+        let end = self.id.lsn(self.offset);
+        self.live.push_back(Live { sequence: next.sequence, end });
+        true
+    }
+
+    fn next_id(&self, id: &SegmentId) -> SegmentId {
+        let Options { log_id, segment_bytes, .. } = &self.options;
+        SegmentId::new(log_id, id.generation, id.sequence + 1, id.end(), *segment_bytes)
+    }
+
+    /// Notes where the records of the current segment end.
+    fn note_end(&mut self) {
+        let end = self.id.lsn(self.offset);
+        if let Some(live) = self.live.back_mut() {
+            live.end = end;
+        }
+    }
+
+    /// The next batch to write, if one may be written now.
+    pub(crate) fn next_write(&mut self) -> Option<Write<F>> {
+        if self.failure.is_some() || !self.flights.may_submit() {
+            return None;
+        }
+        if let Some(front) = self.full.front() {
+            let file = self.file_of(front.sequence())?;
+            let batch = self.full.pop_front()?;
+            return Some(self.submit(batch, file, 0));
+        }
+        if let Some(open) = &self.open {
+            let file = self.file_of(open.sequence())?;
+            let batch = self.open.take()?;
+            self.offset += batch.padded_bytes() as u64;
+            return Some(self.submit(batch, file, 0));
+        }
+        let flags = self.wanted_mark()?;
+        let file = self.place_mark()?;
+        let batch = Batch::new(self.id, self.offset, BLOCK_BYTES, 0, &mut self.pool);
+        self.offset += batch.padded_bytes() as u64;
+        self.stats.marks += 1;
+        if flags & FLAG_CLOSE != 0 {
+            self.close_submitted = true;
+        }
+        Some(self.submit(batch, file, flags))
+    }
+
+    fn file_of(&self, sequence: u64) -> Option<F> {
+        let found = self.files.iter().find(|(id, _)| id.sequence == sequence);
+        found.map(|(_, file)| file.clone())
+    }
+
+    /// Whether a batch without records is to be written, and with which flags.
+    fn wanted_mark(&self) -> Option<u32> {
+        if self.closing {
+            // The last mark says that everything before it is durable: so that must be true.
+            return (!self.close_submitted && self.flights.is_empty()).then_some(FLAG_CLOSE);
+        }
+        let useful = self.trim_submitted < self.trimmed
+            && self.live.len() > 1
+            && self.live.front().is_some_and(|live| live.end < self.trimmed);
+        useful.then_some(0)
+    }
+
+    /// Finds room for a mark; only the very end of a segment can be too small for one.
+    fn place_mark(&mut self) -> Option<F> {
+        if self.id.bytes - self.offset < BLOCK_BYTES as u64 {
+            let next = self.id.sequence + 1;
+            self.file_of(next)?;
+            self.enter_next_segment();
+        }
+        self.file_of(self.id.sequence)
+    }
+
+    fn submit(&mut self, batch: Batch, file: F, flags: u32) -> Write<F> {
+        let sequence = batch.sequence();
+        while self.files.front().is_some_and(|(id, _)| id.sequence < sequence) {
+            self.files.pop_front();
+        }
+        let record_bytes = batch.record_bytes();
+        let batch = batch.seal(self.chain, self.durable, self.trimmed, flags);
+        self.trim_submitted = self.trimmed;
+        self.chain = batch.header.chain();
+        if self.full.is_empty() && self.open.is_none() {
+            self.note_end();
+        }
+        let padded = batch.header.padded_bytes() as u64;
+        self.stats.batches += 1;
+        self.stats.written_bytes += padded;
+        self.stats.padding_bytes += padded - u64::from(batch.header.bytes);
+        self.stats.batch_bytes_max = self.stats.batch_bytes_max.max(padded);
+        self.flight_bytes.push_back(record_bytes);
+        let number = self.flights.submit(batch.header.end(), self.trimmed);
+        Write { number, file, sequence, batch }
+    }
+
+    /// Notes that a write is durable. Returns whom to wake.
+    pub(crate) fn complete(
+        &mut self,
+        number: u64,
+        effort: Effort,
+        buf: AlignedBuf,
+        used: usize,
+    ) -> Vec<Waker> {
+        self.pool.put(buf, used);
+        self.stats.durable_writes += 1;
+        self.stats.short_writes += effort.short;
+        self.stats.resubmitted_writes += effort.resubmitted;
+        if self.failure.is_some() {
+            return Vec::new();
+        }
+        let before = self.flights.len();
+        let Some(prefix) = self.flights.complete(number) else { return Vec::new() };
+        for bytes in self.flight_bytes.drain(..before - self.flights.len()) {
+            self.backlog -= bytes;
+        }
+        debug_assert!(self.durable < prefix.durable, "durable grows");
+        self.durable = prefix.durable;
+        self.trim_durable = prefix.trimmed;
+        self.waiters.advanced(self.durable)
+    }
+
+    /// The next background task. `None` while the log ends.
+    pub(crate) fn next_task(&mut self) -> Option<Task> {
+        if self.is_stopping() {
+            return None;
+        }
+        if let Some(sequence) = self.reclaimable() {
+            let keep = self.spares.len() < self.options.spares * RETIRED_PER_SPARE;
+            return Some(if keep { Task::Retire { sequence } } else { Task::Remove { sequence } });
+        }
+        let last = self.files.back().map(|(id, _)| *id)?;
+        if last.sequence >= self.id.sequence + self.options.spares as u64 {
+            return None;
+        }
+        if self.out_of_space && !self.retry {
+            return None;
+        }
+        self.retry = false;
+        let id = self.next_id(&last);
+        Some(match self.spares.pop() {
+            Some(spare) => Task::Reuse { id, spare },
+            None => Task::Create { id },
+        })
+    }
+
+    /// Whether background work is of no use any more: the log ends, and no batch waits for a segment.
+    pub(crate) fn is_stopping(&self) -> bool {
+        let prepared = self.files.back().is_some_and(|(id, _)| id.sequence >= self.id.sequence);
+        self.failure.is_some() || (self.closing && prepared)
+    }
+
+    /// The oldest segment, if it is given up: a durable batch says so, which lets recovery know that its
+    /// absence is no damage.
+    fn reclaimable(&self) -> Option<u64> {
+        let front = self.live.front()?;
+        let given_up = self.live.len() > 1 && front.end < self.trim_durable;
+        given_up.then_some(front.sequence)
+    }
+
+    pub(crate) fn retired(&mut self, spare: Option<String>) {
+        self.live.pop_front();
+        self.spares.extend(spare);
+        self.stats.segments_trimmed += 1;
+        // A removed file has given room back.
+        self.retry = true;
+    }
+
+    pub(crate) fn prepared(&mut self, id: SegmentId, file: F, filled: bool) {
+        self.files.push_back((id, file));
+        self.stats.segments_filled += u64::from(filled);
+        self.out_of_space = false;
+        self.refusals = 0;
+    }
+
+    /// Notes that a segment could not be prepared for want of room. Returns whether the log can wait for
+    /// room: not when it is being closed and records wait for that segment.
+    pub(crate) fn no_room(&mut self, spare: Option<String>) -> bool {
+        self.spares.extend(spare);
+        self.out_of_space = true;
+        !self.closing || self.is_stopping()
+    }
+
+    /// Latches a failure; the first one stays. Returns whom to wake.
+    pub(crate) fn fail(&mut self, failure: WalFailure) -> Vec<Waker> {
+        if self.failure.is_none() {
+            self.failure = Some(failure);
+        }
+        self.waiters.ended()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        let ready = self.files.back().is_some_and(|(id, _)| id.sequence > self.id.sequence);
+        let reserve = ROOM_RESERVE_BYTES.min(self.id.bytes / 4);
+        !self.out_of_space || ready || self.room() >= reserve
+    }
+
+    pub(crate) fn retry_space(&mut self) {
+        self.refusals = 0;
+        if self.out_of_space {
+            self.retry = true;
+            self.wake_driver();
+        }
+    }
+
+    pub(crate) fn trim(&mut self, before: Lsn) {
+        // What is not durable yet may not be given up: it would be reported as missing after a crash.
+        self.trimmed = self.trimmed.max(before.min(self.durable));
+        if self.live.front().is_some_and(|live| live.end < self.trimmed) {
+            self.wake_driver();
+        }
+    }
+
+    /// Whether the log has been closed and the last mark is durable, or can't be written.
+    pub(crate) fn is_finished(&self) -> bool {
+        let no_place = self.id.bytes - self.offset < BLOCK_BYTES as u64
+            && self.file_of(self.id.sequence + 1).is_none();
+        let written = self.close_submitted || no_place;
+        let idle = self.flights.is_empty() && self.full.is_empty() && self.open.is_none();
+        self.closing && idle && written
+    }
+
+    pub(crate) fn wake_driver(&mut self) {
+        if let Some(waker) = self.driver.take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let ready = self.files.iter().filter(|(id, _)| id.sequence > self.id.sequence).count();
+        Stats {
+            segments: self.live.len() as u64,
+            segments_ready: ready as u64,
+            backlog_bytes: self.backlog as u64,
+            ..self.stats
+        }
+    }
+}

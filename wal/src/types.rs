@@ -1,0 +1,149 @@
+//! Positions, records and options: the words of the log's interface.
+
+use std::fmt;
+
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARES_MAX,
+    WRITES_IN_FLIGHT_MAX,
+};
+
+/// A position in a core's log, in bytes. It grows over segments and restarts and is never used twice.
+///
+/// The position of a record is the byte just behind it. A record is durable when
+/// [`Wal::durable`](crate::Wal::durable) is at or beyond its position. Positions have gaps: unused
+/// ends of segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// One record to append. `head` and `body` become one payload: two parts spare the caller a copy when
+/// a small header is put before a payload that lies elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Whose record it is; the log gives it back and does not look at it.
+    pub stream: u32,
+    /// What it is; the log gives it back and does not look at it.
+    pub kind: u8,
+    /// First part of the payload.
+    pub head: &'a [u8],
+    /// Second part of the payload.
+    pub body: &'a [u8],
+}
+
+/// One record as recovery finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    /// Whose record it is.
+    pub stream: u32,
+    /// What it is.
+    pub kind: u8,
+    /// `head` and `body` of the appended record, joined.
+    pub payload: &'a [u8],
+    /// The byte just behind the record.
+    pub lsn: Lsn,
+}
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Size of new segments in bytes, a multiple of the block. Existing segments keep theirs.
+    pub segment_bytes: u64,
+    /// Segments to keep prepared ahead of the current one.
+    pub spares: usize,
+    /// Durable writes in flight at once.
+    pub writes_in_flight: usize,
+    /// Bytes that may be appended but not yet durable; beyond it appends are refused as full.
+    pub buffer_bytes_max: usize,
+    /// Whose log this is. A directory with another log's segments is refused.
+    pub log_id: [u8; 16],
+    /// Open although acknowledged records are damaged; the report names what is lost.
+    pub start_on_damage: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            spares: 2,
+            writes_in_flight: 2,
+            buffer_bytes_max: 16 << 20,
+            log_id: [0; 16],
+            start_on_damage: false,
+        }
+    }
+}
+
+impl Options {
+    /// The first option that makes no sense, in words.
+    pub(crate) fn flaw(&self) -> Option<String> {
+        let segment = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if !segment.contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
+        {
+            return Some(format!(
+                "segment_bytes is {}; it must be a multiple of {BLOCK_BYTES} from {} to {}",
+                self.segment_bytes,
+                segment.start(),
+                segment.end()
+            ));
+        }
+        if !(1..=SPARES_MAX).contains(&self.spares) {
+            return Some(format!("spares is {}; it must be 1 to {SPARES_MAX}", self.spares));
+        }
+        if !(1..=WRITES_IN_FLIGHT_MAX).contains(&self.writes_in_flight) {
+            return Some(format!(
+                "writes_in_flight is {}; it must be 1 to {WRITES_IN_FLIGHT_MAX}",
+                self.writes_in_flight
+            ));
+        }
+        if self.buffer_bytes_max < BATCH_BYTES_MAX {
+            return Some(format!(
+                "buffer_bytes_max is {}; it must be at least one batch, {BATCH_BYTES_MAX}",
+                self.buffer_bytes_max
+            ));
+        }
+        None
+    }
+}
+
+/// Counters of a log since it was opened, and its present size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Records appended.
+    pub records: u64,
+    /// Payload bytes appended.
+    pub payload_bytes: u64,
+    /// Batches submitted, marks included.
+    pub batches: u64,
+    /// Batches without records: marks of a trim or of the end.
+    pub marks: u64,
+    /// Bytes submitted, headers and padding included.
+    pub written_bytes: u64,
+    /// Bytes of padding among them.
+    pub padding_bytes: u64,
+    /// Bytes of the largest batch.
+    pub batch_bytes_max: u64,
+    /// Durable writes that came to their end.
+    pub durable_writes: u64,
+    /// Writes that were short and whose rest was submitted again.
+    pub short_writes: u64,
+    /// Writes that were submitted again after `WouldBlock` or `Interrupted`.
+    pub resubmitted_writes: u64,
+    /// Segments that hold records, the current one included.
+    pub segments: u64,
+    /// Segments prepared ahead.
+    pub segments_ready: u64,
+    /// Segments that were filled with zeros.
+    pub segments_filled: u64,
+    /// Segments that were trimmed and kept for reuse, or removed.
+    pub segments_trimmed: u64,
+    /// Bytes appended that are not durable yet.
+    pub backlog_bytes: u64,
+}

@@ -1,0 +1,295 @@
+//! [`Wal`], the handle to a log, and how one is opened.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use crate::batch::{Batch, Pool};
+use crate::driver::Driver;
+use crate::error::Fault;
+use crate::format::{Chain, FIRST_BATCH_OFFSET, FLAG_START, SegmentId};
+use crate::limits::BLOCK_BYTES;
+use crate::recovery::{Label, Recovery};
+use crate::scan::{Live, Scan, Segment, Survey, survey};
+use crate::segment::{self, PrepareError};
+use crate::state::{Start, State};
+use crate::{
+    AppendError, Disk, Lsn, OpenError, Options, Record, RecordView, Stats, WalFailure, transfer,
+};
+
+/// A log. Cloning gives another handle to the same log; all belong to one thread.
+pub struct Wal<D: Disk> {
+    pub(crate) state: Rc<RefCell<State<D::File>>>,
+}
+
+impl<D: Disk> Clone for Wal<D> {
+    fn clone(&self) -> Self {
+        Self { state: self.state.clone() }
+    }
+}
+
+impl<D: Disk> std::fmt::Debug for Wal<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wal").field("durable", &self.durable()).finish_non_exhaustive()
+    }
+}
+
+impl<D: Disk> Wal<D> {
+    /// Opens the log in `disk`, or begins one, and gives every record to `visit`, oldest first.
+    ///
+    /// What is given to `visit` is durable when this returns. The log does its work only while the
+    /// [`Driver`] runs.
+    ///
+    /// # Errors
+    /// [`OpenError`]; records given to `visit` until then must be forgotten.
+    pub async fn open(
+        disk: D,
+        options: Options,
+        visit: &mut dyn FnMut(RecordView<'_>),
+    ) -> Result<(Self, Driver<D>, Recovery), OpenError> {
+        if let Some(flaw) = options.flaw() {
+            return Err(OpenError::Options(flaw));
+        }
+        let mut survey = survey(&disk, &options.log_id, options.segment_bytes).await?;
+        let mut scan = Scan::new(&survey.segments);
+        let label = scan.run(visit).await?;
+        if label == Label::Damage && !options.start_on_damage {
+            return Err(OpenError::Damaged(scan.damage));
+        }
+        let (chain, trimmed) = (scan.chain(), scan.trimmed());
+        let recovery = Recovery {
+            label,
+            end: chain.end,
+            known_durable: scan.known_durable,
+            records: scan.records,
+            batches: scan.batches,
+            bytes: scan.bytes,
+            segments: scan.live.len() as u64,
+            cut: scan.cut,
+            damage: scan.damage,
+            generation: survey.generation + 1,
+        };
+        let live = scan.live;
+        let id = first_id(&options, recovery.generation, &survey.segments, &live);
+        discard(&disk, &mut survey, &live).await?;
+        let file = prepare(&disk, &options, &id, &mut survey.spares).await?;
+        let start = begin::<D>(file, id, chain, trimmed, live, survey.spares).await?;
+        let state = Rc::new(RefCell::new(State::new(options, start)));
+        let wal = Self { state };
+        Ok((wal.clone(), Driver::new(disk, wal), recovery))
+    }
+
+    /// Appends a group of records: after a crash all of them are there or none. Returns the position
+    /// of the last one; it is durable when [`Wal::durable`] has reached it.
+    ///
+    /// # Errors
+    /// [`AppendError`]; then nothing was appended.
+    pub fn append(&self, records: &[Record<'_>]) -> Result<Lsn, AppendError> {
+        self.state.borrow_mut().append(records)
+    }
+
+    /// Every record up to this position survives any crash.
+    pub fn durable(&self) -> Lsn {
+        self.state.borrow().durable
+    }
+
+    /// Waits until [`Wal::durable`] is beyond `lsn`; returns it then. Any number of tasks may wait.
+    ///
+    /// # Errors
+    /// [`WalFailure`] when the log ended before.
+    pub fn durable_beyond(&self, lsn: Lsn) -> DurableBeyond<D> {
+        DurableBeyond { wal: self.clone(), lsn, slot: None }
+    }
+
+    /// [`Wal::durable_beyond`] as a poll, for loops that wait for several things at once. The task is
+    /// woken at every change, once.
+    ///
+    /// # Errors
+    /// [`WalFailure`] when the log ended before.
+    pub fn poll_durable_beyond(
+        &self,
+        cx: &mut Context<'_>,
+        lsn: Lsn,
+    ) -> Poll<Result<Lsn, WalFailure>> {
+        let mut state = self.state.borrow_mut();
+        let outcome = state.outcome(lsn);
+        if outcome.is_pending() {
+            state.waiters.once(cx);
+        }
+        outcome
+    }
+
+    /// The failure that ended the log, if one did.
+    pub fn failure(&self) -> Option<WalFailure> {
+        self.state.borrow().failure.clone()
+    }
+
+    /// Whether the log can take more than the last reserve. It is false when the disk is full: no
+    /// segment is ready and the current one is nearly used up. Then refuse what can be refused, and
+    /// leave the rest for what cannot.
+    pub fn has_room(&self) -> bool {
+        self.state.borrow().has_room()
+    }
+
+    /// Has a full disk tried again. For the owner's tick; cheap when the disk is not full.
+    pub fn retry_space(&self) {
+        self.state.borrow_mut().retry_space();
+    }
+
+    /// Gives up all records whose position is below `before`. Segments that hold nothing else are reused;
+    /// a record that shares a segment with one that is kept is found again by recovery.
+    pub fn trim(&self, before: Lsn) {
+        self.state.borrow_mut().trim(before);
+    }
+
+    /// Counters since the log was opened.
+    pub fn stats(&self) -> Stats {
+        self.state.borrow().stats()
+    }
+
+    /// Takes no more appends, makes durable what was appended, marks the end and stops the driver.
+    /// Returns when that is done or the log has failed.
+    pub async fn close(&self) {
+        {
+            let mut state = self.state.borrow_mut();
+            state.closing = true;
+            state.wake_driver();
+        }
+        std::future::poll_fn(|cx| {
+            let mut state = self.state.borrow_mut();
+            if state.closed || state.failure.is_some() {
+                return Poll::Ready(());
+            }
+            state.waiters.once(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl<F: Clone> State<F> {
+    /// What a task that waits for `durable > lsn` is told now.
+    fn outcome(&self, lsn: Lsn) -> Poll<Result<Lsn, WalFailure>> {
+        if self.durable > lsn {
+            return Poll::Ready(Ok(self.durable));
+        }
+        match &self.failure {
+            Some(failure) => Poll::Ready(Err(failure.clone())),
+            None if self.closed => Poll::Ready(Err(WalFailure::Closed)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Waits until a log is durable beyond a position: see [`Wal::durable_beyond`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct DurableBeyond<D: Disk> {
+    wal: Wal<D>,
+    lsn: Lsn,
+    slot: Option<usize>,
+}
+
+impl<D: Disk> Future for DurableBeyond<D> {
+    type Output = Result<Lsn, WalFailure>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut state = this.wal.state.borrow_mut();
+        let outcome = state.outcome(this.lsn);
+        if outcome.is_pending() {
+            state.waiters.beyond(&mut this.slot, this.lsn, cx);
+        }
+        Poll::Ready(ready!(outcome))
+    }
+}
+
+impl<D: Disk> Drop for DurableBeyond<D> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.wal.state.borrow_mut().waiters.release(slot);
+        }
+    }
+}
+
+/// The segment that this start of the log writes to first: behind everything there ever was.
+fn first_id<F>(
+    options: &Options,
+    generation: u64,
+    segments: &[Segment<F>],
+    live: &[Live],
+) -> SegmentId {
+    let Options { log_id, segment_bytes, .. } = options;
+    if live.is_empty() {
+        // Nothing was ever promised: begin anew. Recovery counts on a first segment being the first.
+        return SegmentId::new(log_id, generation, 1, Lsn(0), *segment_bytes);
+    }
+    let known = segments.iter().filter_map(|segment| segment.id);
+    let (mut sequence, mut end, mut bytes) = (0, Lsn(0), *segment_bytes);
+    for id in known {
+        (sequence, end, bytes) = (id.sequence, end.max(id.end()), bytes.max(id.bytes));
+    }
+    let last = segments.last().map_or(0, |segment| segment.sequence);
+    // Unreadable segments behind the last readable one had positions, too.
+    let end = Lsn(end.0 + last.saturating_sub(sequence) * bytes);
+    SegmentId::new(log_id, generation, last + 1, end, *segment_bytes)
+}
+
+/// Makes spares of all segments without recovered records: their batches were cut off, or never written.
+async fn discard<D: Disk>(
+    disk: &D,
+    survey: &mut Survey<D::File>,
+    live: &[Live],
+) -> Result<(), Fault> {
+    for segment in survey.segments.drain(..).rev() {
+        if live.iter().any(|live| live.sequence == segment.sequence) {
+            continue;
+        }
+        let reusable = segment.id.is_some_and(|id| id.bytes == survey.segment_bytes);
+        if reusable {
+            survey.spares.push(segment::retire(disk, segment.sequence).await?);
+        } else {
+            segment::remove(disk, segment.sequence).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn prepare<D: Disk>(
+    disk: &D,
+    options: &Options,
+    id: &SegmentId,
+    spares: &mut Vec<String>,
+) -> Result<D::File, OpenError> {
+    let prepared = match spares.pop() {
+        Some(spare) => segment::prepare_spare(disk, &options.log_id, id, &spare).await,
+        None => segment::prepare_new(disk, &options.log_id, id, || false).await,
+    };
+    prepared.map_err(|error| match error {
+        PrepareError::NoRoom | PrepareError::Stopped => OpenError::NoSpace { bytes: id.bytes },
+        PrepareError::Fault(fault) => fault.into(),
+    })
+}
+
+/// Writes the batch that opens this generation. It makes the cut at the recovered end final: what an
+/// earlier process still had in flight can't come back behind it.
+async fn begin<D: Disk>(
+    file: D::File,
+    id: SegmentId,
+    chain: Chain,
+    trimmed: Lsn,
+    live: Vec<Live>,
+    spares: Vec<String>,
+) -> Result<Start<D::File>, Fault> {
+    let batch = Batch::new(id, FIRST_BATCH_OFFSET, BLOCK_BYTES, 0, &mut Pool::new(0));
+    let sealed = batch.seal(chain, chain.end, trimmed, FLAG_START);
+    let (header, len) = (sealed.header, sealed.header.padded_bytes());
+    let (result, _) = transfer::write_durable(&file, FIRST_BATCH_OFFSET, sealed.buf, len).await;
+    result.map_err(|error| Fault::new("writing the first batch to", "a new segment", error))?;
+    let mut live = VecDeque::from(live);
+    live.push_back(Live { sequence: id.sequence, end: header.end() });
+    let offset = FIRST_BATCH_OFFSET + len as u64;
+    Ok(Start { id, file, offset, chain: header.chain(), trimmed, live, spares })
+}
