@@ -90,19 +90,19 @@ impl<E: Env> Server<E> {
     ) -> Result<Self, ServeError> {
         let address = own_address(&core, &options)?;
         match env.listen(&address).await {
-            Ok(listener) => Ok(Self::on(listener, address, env, core, options)),
+            Ok(listener) => Ok(Self::on_listener(env, core, listener, options)),
             Err(source) => Err(ServeError::Listen { address, source }),
         }
     }
 
-    /// Takes over `listener`, which listens at `address`.
-    pub fn on(
-        listener: E::Listener,
-        address: String,
+    /// Serves on a listener that is bound already.
+    pub fn on_listener(
         env: E,
         core: CoreHandle,
+        listener: E::Listener,
         options: ServerOptions,
     ) -> Self {
+        let address = own_address(&core, &options).unwrap_or_default();
         Self { shared: Rc::new(Shared::new(env, core, options, address)), listener }
     }
 

@@ -22,6 +22,5 @@ pub fn start(config: Config) -> Result<Node, StartError> {
 async fn serve_core(context: ServiceContext, clients_max: usize) {
     let ServiceContext { env, core, listener } = context;
     let options = ServerOptions { clients_max, ..ServerOptions::default() };
-    let address = listener.address().to_string();
-    Server::on(listener, address, env, core.clone(), options).run(core.stopping()).await;
+    Server::on_listener(env, core.clone(), listener, options).run(core.stopping()).await;
 }

@@ -1,9 +1,13 @@
 //! The task that collects a ring's completions when nobody else looks.
 //!
 //! While operations are in flight and other tasks compute, it looks at the completion queue from
-//! user space after each turn of theirs. When the core has nothing to do it turns the eventfd's
-//! signals on, looks once more (a completion that came just before has sent no signal), and waits for
-//! the eventfd through the runtime. One read of the eventfd covers any number of completions.
+//! user space after each turn of theirs. When the core has nothing to do it waits for the eventfd
+//! through the runtime. One read of the eventfd covers any number of completions.
+//!
+//! The ring signals the eventfd for every completion, also while somebody looks. Signals can be
+//! switched off in the ring for that time, but the kernel reads that switch without a barrier after it
+//! publishes a completion: it was seen to miss a switch that was turned on just then, and the core
+//! slept for good on a completed request. A signal that nobody needed costs one read of the eventfd.
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -53,14 +57,10 @@ async fn reap(ring: Ring, events: BufferedFile, spin: Duration) {
             if ring.reap() > 0 || look_while_busy(&ring, &turns, spin).await {
                 continue;
             }
-            ring.set_signals(true);
-            if ring.reap() == 0
-                && let Err(error) = events.read_at(0, 8).await
-            {
+            if let Err(error) = events.read_at(0, 8).await {
                 tracing::warn!(%error, "waiting for disk completions failed; looking again soon");
                 glommio::timer::sleep(RETRY_AFTER).await;
             }
-            ring.set_signals(false);
         }
     }
     if let Err(error) = events.close().await {

@@ -144,7 +144,8 @@ impl<E: Env> Core<E> {
             address,
             source,
         })?;
-        env.spawn(driver.run());
+        // Its failure is latched in the log, where every turn looks for it.
+        env.spawn(async move { drop(driver.run().await) });
 
         let inbox = Rc::new(Inbox::new(first_view(&config)));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));

@@ -49,7 +49,7 @@ pub enum TestRequest {
 
 /// Takes the oldest request that the handle or one of its clones has submitted.
 pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
-    let Event::Request(request) = handle.inbox().pop()? else { return None };
+    let Some(Event::Request(request)) = handle.inbox().pop() else { return None };
     Some(match request {
         Request::Propose { shard, payload, answer, .. } => {
             TestRequest::Propose { shard, payload, answer: Answer(answer) }
