@@ -2,7 +2,8 @@
 //!
 //! Each **core** is a cluster node with an address and an id of its own; each shard is one contiguous
 //! range of the 16,384 hash slots. A core is master of the ranges whose shards it leads. The cores of
-//! the other nodes that host one of these shards are its replicas.
+//! the other nodes that host one of these shards are its replicas; shown to clients are those that lead
+//! nothing themselves (see [`Topology`] for why).
 
 mod commands;
 mod slots;

@@ -94,7 +94,8 @@ fn neighbouring_ranges_of_one_core_are_merged() {
     assert_eq!(topology.nodes[0].ranges, [(0, 8191), (12288, 16383)]);
     assert_eq!(topology.slots_served, SLOTS);
     assert_eq!(topology.nodes[2].replicates, Some(0), "a core that leads nothing is a replica");
-    assert_eq!(topology.ranges[0].replicas, [1, 2], "leading cores are replicas of others, too");
+    assert_eq!(topology.ranges[0].replicas, [2], "a core that leads is not shown as a replica");
+    assert_eq!(topology.nodes[1].replicates, None);
 }
 
 #[test]

@@ -92,7 +92,8 @@ pub struct ClusterNode {
     pub up: bool,
     /// Slot ranges it serves as master, both ends included, in order, neighbours merged.
     pub ranges: Vec<(u16, u16)>,
-    /// The cores that hold copies of its ranges, as indexes into [`Topology::nodes`].
+    /// The cores that hold copies of its ranges and lead nothing, as indexes into
+    /// [`Topology::nodes`].
     pub replicas: Vec<usize>,
     /// Of a core that leads nothing: the master whose copies it holds, if there is one.
     pub replicates: Option<usize>,
@@ -116,7 +117,7 @@ pub struct SlotRange {
     pub last: u16,
     /// The core that leads it.
     pub master: usize,
-    /// The cores that hold copies.
+    /// The cores that hold copies and lead nothing.
     pub replicas: Vec<usize>,
 }
 
@@ -169,7 +170,16 @@ impl Topology {
         topology
     }
 
+    /// Gives the nodes their ranges, masters and replicas.
+    ///
+    /// Nearly every core leads some shards and follows in others, which no Redis node does: clients
+    /// (redis-py among them) take a node that is named as a replica anywhere for a replica everywhere
+    /// and lose a master. So only cores that lead nothing are shown as replicas.
     fn assign(&mut self) {
+        let leads: BTreeSet<usize> = self.ranges.iter().map(|range| range.master).collect();
+        for range in &mut self.ranges {
+            range.replicas.retain(|replica| !leads.contains(replica));
+        }
         let mut replicas = vec![BTreeSet::new(); self.nodes.len()];
         for range in &self.ranges {
             self.slots_served += range.last - range.first + 1;
@@ -182,10 +192,7 @@ impl Topology {
         }
         for (master, replicas) in replicas.into_iter().enumerate() {
             for &replica in &replicas {
-                let leads_nothing = self.nodes[replica].ranges.is_empty();
-                if leads_nothing && self.nodes[replica].replicates.is_none() {
-                    self.nodes[replica].replicates = Some(master);
-                }
+                self.nodes[replica].replicates.get_or_insert(master);
             }
             self.nodes[master].replicas = replicas.into_iter().collect();
         }

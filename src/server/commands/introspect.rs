@@ -1,5 +1,6 @@
 //! What the server says about its commands: `COMMAND` and the `HELP` subcommands.
 
+use super::tips::tips;
 use super::{CommandError, Handler, Spec, Subcommand, all, find};
 use crate::server::resp::{Args, Writer};
 
@@ -44,7 +45,9 @@ fn one_info(spec: &Spec, out: &mut Writer<'_>) {
     let (first, last, step) = spec.keys;
     [first, last, step].into_iter().for_each(|position| out.integer(position.into()));
     names(out, spec.categories);
-    out.array(0);
+    let tips = tips(spec.name);
+    out.array(tips.len());
+    tips.iter().for_each(|tip| out.text(tip));
     key_specification(spec, out);
     let subcommands = subcommands(spec);
     out.array(subcommands.len());

@@ -8,6 +8,7 @@ mod keys;
 mod spec;
 mod strings;
 mod table;
+mod tips;
 
 pub mod config;
 pub mod info;
