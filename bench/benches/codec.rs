@@ -1,4 +1,4 @@
-//! The peer frame codec, both ways, and the RESP client codec.
+//! The codecs: peer frames, both ways, and what clients send.
 
 #![allow(missing_docs)] // criterion's macros make public items
 
@@ -7,15 +7,11 @@ mod profiler;
 use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
+use coracle::server::resp::Decoder;
 use coracle_engine::raft::{Append, AppendOutcome, AppendReply, Entry, EntryKind, Message};
 use coracle_engine::wire::{FrameDecoder, OutBuf};
 use coracle_engine::{LogIndex, ShardId, Term};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-
-/// The client codec of the load generator, which lives in the binary.
-#[allow(dead_code)] // only a part of it is measured
-#[path = "../src/load/resp.rs"]
-mod resp;
 
 fn append(entries: u64, payload_bytes: usize) -> Message {
     let payload = Bytes::from(vec![7; payload_bytes]);
@@ -85,17 +81,25 @@ fn wire_decode(criterion: &mut Criterion) {
     benchmarks.finish();
 }
 
-fn resp_replies(criterion: &mut Criterion) {
-    let mut benchmarks = criterion.benchmark_group("resp/parse_reply");
-    let bulk = format!("${}\r\n{}\r\n", 128, "v".repeat(128));
-    for (name, reply) in [("ok", "+OK\r\n"), ("bulk_128", &bulk)] {
-        benchmarks.throughput(Throughput::Bytes(reply.len() as u64));
+/// Requests as they arrive: one alone, and sixteen in one buffer.
+fn resp_decode(criterion: &mut Criterion) {
+    let mut benchmarks = criterion.benchmark_group("resp/decode_request");
+    let value = "v".repeat(128);
+    let get = "*2\r\n$3\r\nGET\r\n$16\r\nload:00000000042\r\n".to_owned();
+    let set = format!("*3\r\n$3\r\nSET\r\n$16\r\nload:00000000042\r\n$128\r\n{value}\r\n");
+    for (name, requests) in
+        [("get", get), ("set_128", set.clone()), ("set_128_x16", set.repeat(16))]
+    {
+        benchmarks.throughput(Throughput::Bytes(requests.len() as u64));
+        let mut decoder = Decoder::new();
         benchmarks.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter(|| {
-                let (reply, used) =
-                    resp::parse(black_box(reply.as_bytes())).expect("RESP").expect("in full");
-                black_box(reply);
-                used
+                let mut rest = black_box(requests.as_bytes());
+                while !rest.is_empty() {
+                    let used = decoder.decode(rest).expect("RESP").expect("in full");
+                    black_box(decoder.args(rest).len());
+                    rest = &rest[used..];
+                }
             });
         });
     }
@@ -105,6 +109,6 @@ fn resp_replies(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = profiler::criterion();
-    targets = wire_encode, wire_decode, resp_replies
+    targets = wire_encode, wire_decode, resp_decode
 }
 criterion_main!(benches);

@@ -27,6 +27,9 @@ fn encode(frames: &[Frame]) -> Vec<Bytes> {
         match frame {
             Frame::Hello(hello) => out.push_hello(hello).unwrap(),
             Frame::HelloReply(reply) => out.push_hello_reply(reply).unwrap(),
+            Frame::Introduction(hello) => out.push_introduction(hello).unwrap(),
+            Frame::Ping => out.push_ping(),
+            Frame::Pong => out.push_pong(),
             Frame::Raft { shard, message } => out.push_message(*shard, message).unwrap(),
         }
     }
@@ -135,6 +138,9 @@ fn frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(shard, message)| Frame::Raft { shard: ShardId(shard), message }),
         1 => hello().prop_map(Frame::Hello),
         1 => hello().prop_map(|hello| Frame::HelloReply(HelloReply::Accepted(hello))),
+        1 => hello().prop_map(Frame::Introduction),
+        1 => Just(Frame::Ping),
+        1 => Just(Frame::Pong),
         1 => refused.prop_map(Frame::HelloReply),
     ]
 }
@@ -342,6 +348,9 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("Hello", Frame::Hello(golden_hello())),
         ("HelloReply accepted", Frame::HelloReply(HelloReply::Accepted(golden_hello()))),
         ("HelloReply refused", Frame::HelloReply(refused)),
+        ("Introduction", Frame::Introduction(golden_hello())),
+        ("Ping", Frame::Ping),
+        ("Pong", Frame::Pong),
         ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
         ("PreVoteReply", raft(Message::PreVoteReply(PreVoteReply { term, granted: true }))),
         ("Vote", raft(Message::Vote(Vote { term, last_index, last_term }))),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -63,6 +63,8 @@ pub struct Demand {
 pub struct Driven {
     /// Proposals committed in the counted time.
     pub committed: u64,
+    /// Proposals committed from beginning to end.
+    pub committed_ever: u64,
     /// The counted time.
     pub elapsed: Duration,
     /// From proposal to answer, in nanoseconds.
@@ -172,13 +174,13 @@ pub fn drive<P: Propose>(
             driver.driven.latency.reset();
             driver.driven.committed = 0;
         }
-        if now >= to {
-            break;
-        }
         if driver.counting && now >= from + Duration::from_secs(second + 1) {
             second += 1;
             each_second(second, driver.driven.committed - counted);
             counted = driver.driven.committed;
+        }
+        if now >= to {
+            break;
         }
         driver.turn(true)?;
     }
@@ -214,6 +216,7 @@ impl<'a, P: Propose> Driver<'a, P> {
             counting: false,
             driven: Driven {
                 committed: 0,
+                committed_ever: 0,
                 elapsed: Duration::ZERO,
                 latency: latency_histogram(),
                 errors: BTreeMap::new(),
@@ -227,33 +230,24 @@ impl<'a, P: Propose> Driver<'a, P> {
         let deadline = Instant::now() + LEADERS_WITHIN;
         for shard in 0..self.leaders.len() {
             let shard = ShardId(shard as u32);
-            while let Err(error) = self.propose_and_wait(shard) {
-                if error == ProposeError::ShuttingDown {
-                    return Err(DriveError::ShutDown);
-                }
-                if Instant::now() > deadline {
-                    return Err(DriveError::NoLeader { shard, last: error.to_string() });
-                }
+            let mut last = "no answer".to_owned();
+            loop {
+                let node = self.leaders[shard.0 as usize];
+                let answer = self.cluster.propose(node, shard, self.payload.clone());
+                let error = match block_on(answer, deadline) {
+                    Some(Ok(_)) => break,
+                    Some(Err(ProposeError::ShuttingDown)) => return Err(DriveError::ShutDown),
+                    Some(Err(error)) if Instant::now() < deadline => error,
+                    _ => return Err(DriveError::NoLeader { shard, last }),
+                };
+                last = error.to_string();
                 if !self.redirect(shard, &error) {
                     thread::sleep(RETRY_PAUSE);
                 }
             }
+            self.driven.committed_ever += 1;
         }
         Ok(())
-    }
-
-    fn propose_and_wait(&self, shard: ShardId) -> Result<(), ProposeError> {
-        let node = self.leaders[shard.0 as usize];
-        let mut answer = self.cluster.propose(node, shard, self.payload.clone());
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        loop {
-            if let Poll::Ready(result) =
-                Pin::new(&mut answer).poll(&mut Context::from_waker(&waker))
-            {
-                return result.map(drop);
-            }
-            thread::park_timeout(PARK_MAX);
-        }
     }
 
     /// Takes a hint from a refusal. Returns whether to try again at once.
@@ -300,6 +294,7 @@ impl<'a, P: Propose> Driver<'a, P> {
         let again = match result {
             Ok(_) => {
                 let took = self.places[number].started.elapsed();
+                self.driven.committed_ever += 1;
                 self.driven.committed += u64::from(self.counting);
                 if self.counting {
                     let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -397,6 +392,22 @@ impl<'a, P: Propose> Driver<'a, P> {
             self.driven.errors.insert("no answer after the end of the run".to_owned(), left);
         }
         Ok(())
+    }
+}
+
+/// Waits for `future` on this thread, until `deadline` at the longest.
+pub fn block_on<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(output);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
     }
 }
 
@@ -517,6 +528,7 @@ mod tests {
         let accepted = cluster.accepted.borrow().clone();
         let (least, most) = (accepted.iter().min().unwrap(), accepted.iter().max().unwrap());
         assert!(most - least <= 1, "{accepted:?}");
+        assert_eq!(driven.committed_ever, accepted.iter().sum::<u64>());
         drop(cluster);
         worker.join().unwrap();
     }

@@ -3,6 +3,8 @@
 //! It keeps what was SET, so that GET answers truly; the script can refuse, redirect, stall or drop
 //! instead. Everything ends with the [`Fake`].
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -6,7 +6,8 @@
 //!   the next ones. It finds the most that the server can do; its latencies are those of a busy server.
 //! * **Open loop** (`--rate`): requests have moments at which they are due, whatever the server does.
 //!   A request that has to wait for its client's turn is late, and its lateness counts: `intended`
-//!   latency runs from the due moment (no coordinated omission), `service` latency from the sending.
+//!   latency runs from the due moment (no coordinated omission), `service` latency from the moment at
+//!   which the client was free to send it.
 //!
 //! The servers are a Redis Cluster, found through any of its members, or with `--single` any one RESP
 //! server. Servers may fail, come back and redirect; the run goes on, and the report says what

@@ -64,7 +64,7 @@ pub struct Outcome {
     pub reads: u64,
     /// Reads that found no value.
     pub misses: u64,
-    /// Latency from sending to reply.
+    /// Latency from the client's first try to send to the reply.
     pub service: LatencySummary,
     /// Latency from the due moment to the reply; in an open loop only.
     pub intended: Option<LatencySummary>,
@@ -187,20 +187,10 @@ impl Outcome {
     }
 
     fn latencies(&self) -> Table {
-        let heads = ["latency", "mean", "p50", "p90", "p99", "p99.9", "max"];
-        let mut table = Table::new("", &heads);
-        let rows = [("service", Some(&self.service)), ("intended", self.intended.as_ref())];
-        for (name, latency) in rows {
-            let Some(latency) = latency else { continue };
-            let figures = [
-                latency.mean_us,
-                latency.p50_us,
-                latency.p90_us,
-                latency.p99_us,
-                latency.p999_us,
-                latency.max_us,
-            ];
-            table.row([name.to_owned()].into_iter().chain(figures.map(micros)));
+        let mut table = Table::new("", &LatencySummary::HEADS);
+        table.row(self.service.row("service"));
+        if let Some(intended) = &self.intended {
+            table.row(intended.row("intended"));
         }
         table
     }

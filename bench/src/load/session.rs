@@ -9,7 +9,8 @@
 //! ```text
 //! queue -> in flight -> good reply                                    ok
 //!   ^          |------> MOVED, TRYAGAIN, CLUSTERDOWN, LOADING         back to the queue, with a bound
-//!   |__________|------> any other error                               error, by its text
+//!   |__________|------> any other error                               error, by its text;
+//!              |                                                     UNKNOWN: a write is "unknown"
 //!              '------> connection lost, no reply in time             error; a write is "unknown"
 //! ```
 //!
@@ -54,8 +55,8 @@ pub struct Request {
     intended: u64,
     /// When it was taken from the schedule.
     born: u64,
-    /// When it was first sent; 0 before.
-    first_sent: u64,
+    /// When its client first tried to send it; 0 before.
+    started: u64,
     /// When it was sent last.
     last_sent: u64,
 }
@@ -121,7 +122,7 @@ impl Shared<'_> {
             sequence: self.sequence,
             intended,
             born: now,
-            first_sent: 0,
+            started: 0,
             last_sent: 0,
         }
     }
@@ -142,7 +143,7 @@ impl Shared<'_> {
             self.last_ok = now;
         }
         if request.intended >= self.plan.measure_from() {
-            self.stats.service.saturating_record(now - request.first_sent);
+            self.stats.service.saturating_record(now - request.started);
             if self.plan.rate.is_some() {
                 self.stats.intended.saturating_record(now - request.intended);
             }
@@ -179,6 +180,8 @@ pub struct Session {
     queue: VecDeque<Request>,
     connections: Vec<Option<Connection<Request>>>,
     in_flight: usize,
+    /// Whether it ever had a connection.
+    has_sent: bool,
     /// Nothing is sent before.
     resume_at: u64,
     pause_ns: u64,
@@ -196,6 +199,7 @@ impl Session {
             queue: VecDeque::new(),
             connections: Vec::new(),
             in_flight: 0,
+            has_sent: false,
             resume_at: 0,
             pause_ns: PAUSE_NS_MIN,
             arrivals_due: 0,
@@ -331,14 +335,16 @@ impl Session {
             if shared.map.owner(shared.plan.keys.slot(request.key)) != Some(server) {
                 break;
             }
-            if request.first_sent == 0 {
-                request.first_sent = now;
+            if request.started == 0 {
+                // Waiting for a server that is away counts; the run's first connect does not.
+                request.started = if self.has_sent { request.born } else { now };
             }
             request.last_sent = now;
             request.acknowledged = request.op == Op::Read && shared.is_acknowledged(request.key);
             shared.plan.codec.encode(&mut out, request.op, request.key, request.sequence);
             count += 1;
         }
+        self.has_sent = true;
         self.in_flight += count;
         let requests = self.queue.drain(..count);
         let sent = match &mut self.connections[server.0 as usize] {
@@ -540,6 +546,10 @@ fn judge_error(
             Verdict::RetryLater
         }
         _ => {
+            // Coracle's answer when leadership was lost with the write under way.
+            if kind == b"UNKNOWN" && request.op == Op::Write {
+                shared.stats.unknown_writes += 1;
+            }
             let shown = String::from_utf8_lossy(&text[..text.len().min(ERROR_TEXT_BYTES_MAX)]);
             shared.count_error_text(&shown);
             Verdict::Done

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::workload::{Op, Violation};
+use crate::report::micros;
 
 /// Shortest latency that is told apart from zero, in nanoseconds.
 const LATENCY_NS_MIN: u64 = 100;
@@ -20,7 +21,8 @@ pub fn latency_histogram() -> Histogram<u64> {
 /// Numbers of one thread for one second, or of the whole run.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    /// From the first byte of the request's first sending to its reply, in nanoseconds.
+    /// From the client's first try to send the request to its good reply, in nanoseconds. Waiting for
+    /// a server that is away and retries are part of it; the first connect of a client is not.
     pub service: Histogram<u64>,
     /// From the moment the schedule intended to its reply; empty in a closed loop.
     pub intended: Histogram<u64>,
@@ -136,6 +138,18 @@ pub struct LatencySummary {
     pub p999_us: f64,
     /// The longest.
     pub max_us: f64,
+}
+
+impl LatencySummary {
+    /// The heads of a table of latencies; the first column is for names.
+    pub const HEADS: [&str; 7] = ["latency", "mean", "p50", "p90", "p99", "p99.9", "max"];
+
+    /// A row of such a table.
+    pub fn row(&self, name: &str) -> Vec<String> {
+        let figures =
+            [self.mean_us, self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us];
+        [name.to_owned()].into_iter().chain(figures.map(micros)).collect()
+    }
 }
 
 impl From<&Histogram<u64>> for LatencySummary {

@@ -162,6 +162,18 @@ fn other_errors_are_counted_by_their_text_and_not_tried_again() {
 }
 
 #[test]
+fn a_server_that_does_not_know_itself_makes_writes_unknown() {
+    let server = Fake::start(|number, _| match number {
+        3 => Act::Say("-UNKNOWN outcome unknown: leadership was lost\r\n".into()),
+        _ => Act::Serve,
+    });
+    let outcome = measure(&[server.address], "--single --clients 1 --requests 10");
+    assert_eq!((outcome.ok, outcome.unknown_writes), (9, 1), "{outcome:?}");
+    assert_eq!(outcome.errors["UNKNOWN outcome unknown: leadership was lost"], 1);
+    assert_eq!(server.commands(), 10, "never repeated");
+}
+
+#[test]
 fn a_dropped_connection_makes_writes_unknown_and_the_run_goes_on() {
     let server = Fake::start(|number, _| match number {
         50 => Act::Drop,

@@ -239,7 +239,8 @@ impl<'a> Worker<'a> {
             session.pump(&mut self.shared, now);
             paused |= session.is_paused(now);
         }
-        if self.measuring_since.is_some() && now >= from + (self.intervals + 1) * INTERVAL_NS {
+        let interval_end = from + (self.intervals + 1) * INTERVAL_NS;
+        if now >= interval_end && interval_end <= self.plan.measure_to() {
             self.end_interval();
         }
         self.next_tick = self.next_tick_after(now, paused);
