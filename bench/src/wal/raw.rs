@@ -12,8 +12,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coracle::uring::SyncMethod;
+use coracle::uring::bare::{IoUring, opcode, squeue::Flags, types};
 use coracle_wal::AlignedBuf;
-use io_uring::{IoUring, opcode, squeue::Flags, types};
 
 use super::{Mode, Sample, compute};
 

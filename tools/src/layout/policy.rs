@@ -101,6 +101,12 @@ pub const BANS: &[Ban] = &[
 /// Where `unsafe` may stand: a file, or a directory with all below it, and why.
 pub const UNSAFE_PLACES: &[(&str, &str)] = &[
     ("wal/src/buf.rs", "memory aligned to a block for O_DIRECT"),
+    ("bench/src/wal/raw.rs", "the raw device: a bare ring, to compare ours with"),
+    ("src/cli/signals.rs", "the signal mask"),
+    ("src/runtime/net.rs", "gather writes and receives that the runtime does not offer"),
+    ("src/runtime/preflight.rs", "resource limits and CPU sets"),
+    ("src/runtime/tests.rs", "a socket with a full backlog, and the CPU of a thread"),
+    ("src/uring", "the ring: the kernel reads and writes memory that slots keep alive"),
     ("tests/support", "resource limits, signals and a seccomp filter for child processes"),
 ];
 
