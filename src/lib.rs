@@ -8,6 +8,7 @@ pub mod node;
 pub mod runtime;
 pub mod server;
 pub mod uring;
+pub mod wal;
 
 pub use config::{Config, ConfigError, Member, Pin};
 pub use coracle_engine::core::{Committed, Consistency, CoreStatus, Pending, Position};

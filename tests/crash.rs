@@ -107,6 +107,26 @@ fn all_nodes_killed_at_once_lose_nothing() {
 }
 
 #[test]
+fn a_rolling_restart_loses_nothing() {
+    let _alone = wait::alone();
+    let mut cluster = Cluster::start();
+    let load = Load::start(&cluster, CLIENTS, seed());
+    for id in 1..=NODES {
+        load.wait_for_more(200);
+        let ended = cluster.terminate(id);
+        assert!(ended.status.success(), "node {id}: {}\n{}", ended.status, ended.output);
+        let value = format!("without-{id}");
+        println!(
+            "node {id} stopped, every shard written to after {:?}",
+            writes_go_on(&cluster, &value)
+        );
+        cluster.start_node(id);
+        catches_up(&cluster, id, &value);
+    }
+    load.verify(&mut cluster);
+}
+
+#[test]
 fn a_leader_that_slept_serves_nothing_stale() {
     let _alone = wait::alone();
     let sleep = Duration::from_secs(wait::from_env("CORACLE_STOP_SECONDS", 5));

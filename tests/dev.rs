@@ -85,3 +85,15 @@ fn other_sizes_work_too() {
         }
     }
 }
+
+#[test]
+fn more_cores_than_there_are_run_unpinned_and_say_so() {
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let cores = (cpus + 1).min(10).to_string();
+    let dev = Dev::start(&["--nodes", "1", "--cores", &cores]);
+    dev.client(1).set("key", "value", SOON).unwrap();
+    if cpus < 10 {
+        let output = dev.process().output();
+        assert!(output.contains("unpinned"), "{output}");
+    }
+}

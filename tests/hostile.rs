@@ -8,7 +8,8 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::cluster::Dev;
+use support::cluster::{Cluster, Dev, NODES};
+use support::confine::Confinement;
 use support::random::Random;
 use support::resp::{Connection, Reply, encode};
 use support::wait::{self, SOON};
@@ -158,6 +159,38 @@ fn random_bytes_on_any_port_do_no_harm() {
             }
         }
     });
+}
+
+#[test]
+fn more_connections_than_files_are_shed() {
+    const FILES: u64 = 128;
+    let mut cluster = Cluster::prepare();
+    for id in 1..=NODES {
+        let confinement = Confinement { open_files: Some(FILES), ..Confinement::default() };
+        cluster.start_node_in(id, confinement);
+    }
+    cluster.wait_ready();
+    let mut client = cluster.client();
+    let mut write_everywhere = |value: &str| {
+        for number in 0..100 {
+            client.set(&format!("key-{number}"), value, SOON).unwrap();
+        }
+    };
+    write_everywhere("before");
+    let crowd: Vec<_> = (0..2 * FILES)
+        .flat_map(|_| (1..=NODES).map(|id| Connection::open(cluster.address(id), BOUND)))
+        .collect();
+    // The client that was there first is served on; the logs go on writing.
+    write_everywhere("yes");
+    drop(crowd);
+    // And newcomers are served again.
+    cluster.wait_ready();
+    assert_eq!(cluster.client().get("key-7", SOON).unwrap(), Reply::Bulk(b"yes".to_vec()));
+    for id in 1..=NODES {
+        let ended = cluster.terminate(id);
+        assert!(ended.status.success(), "{}\n{}", ended.status, ended.output);
+        assert!(!ended.output.contains("panicked"), "{}", ended.output);
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn nonsense_on_the_command_line() {
     cluster.refuses(&words("dev --port 65000"), FREE, &["port"]);
     cluster.refuses(&with(&good, "--id", "nine"), FREE, &["nine", "--id"]);
     cluster.refuses(&with(&good, "--id", "9"), FREE, &["9", "member"]);
-    cluster.refuses(&with(&good, "--id", "0"), FREE, &["0", "id"]);
+    cluster.refuses(&with(&good, "--id", "0"), FREE, &["node 0", "member"]);
     cluster.refuses(&with(&good, "--shards", "0"), FREE, &["shards"]);
     cluster.refuses(&with(&good, "--shards", "20000"), FREE, &["shards"]);
     cluster.refuses(&with(&good, "--cores", "0"), FREE, &["cores"]);
@@ -83,7 +83,8 @@ fn a_port_in_use() {
     let mut cluster = running();
     cluster.kill(3);
     for address in [cluster.address(3), cluster.peer_address(3)] {
-        let squatter = TcpListener::bind(address).unwrap();
+        let bind = || TcpListener::bind(address).map_err(|error| error.to_string());
+        let squatter = wait::until("the port of the killed node", SOON, bind);
         let port = address.port().to_string();
         cluster.refuses(&cluster.arguments(3), FREE, &[&port, "in use"]);
         drop(squatter);
@@ -116,14 +117,7 @@ fn a_second_node_with_the_same_id_elsewhere() {
     let impostor = cluster.path("impostor");
     let arguments = with(&cluster.arguments(1), "--data-dir", impostor.to_str().unwrap());
     let arguments = with(&arguments, "--member", &elsewhere);
-    let process = cluster.spawn("impostor", &arguments, FREE);
-    // Whether it gives up or waits for a cluster that wants it: it says why it is not let in.
-    wait::until("the impostor to say that it is refused", SOON, || {
-        let output = process.output();
-        let said = output.to_lowercase().contains("refused");
-        if said { Ok(()) } else { Err(output) }
-    });
-    assert!(!process.output().contains("panicked"), "{}", process.output());
+    says(&cluster, &arguments, &["refused", "node id 1 is in use by another running process"]);
     still_serves(cluster);
 }
 
@@ -135,17 +129,87 @@ fn a_data_directory_of_another_node() {
     let directory = cluster.data_dir(2);
     let directory = directory.to_str().unwrap();
     let arguments = with(&cluster.arguments(1), "--data-dir", directory);
-    cluster.refuses(&arguments, FREE, &[directory, "node 2", "node 1"]);
+    cluster.refuses(&arguments, FREE, &[directory, "belongs to node 2, not 1"]);
     still_serves(cluster);
 }
 
 #[test]
-fn a_data_directory_with_another_number_of_shards() {
+fn a_data_directory_made_with_other_settings() {
     let mut cluster = running();
     cluster.kill(1);
     let directory = cluster.data_dir(1);
-    let arguments = with(&cluster.arguments(1), "--shards", "16");
-    cluster.refuses(&arguments, FREE, &[directory.to_str().unwrap(), "shards"]);
+    let directory = directory.to_str().unwrap();
+    let ours = cluster.arguments(1);
+    let elsewhere = [ours.clone(), words("--cluster-id other")].concat();
+    cluster.refuses(&elsewhere, FREE, &[directory, "cluster coracle, not other"]);
+    cluster.refuses(&with(&ours, "--shards", "16"), FREE, &[directory, "shard count", "not 16"]);
+    cluster.refuses(&with(&ours, "--cores", "2"), FREE, &[directory, "core count", "not 2"]);
+    still_serves(cluster);
+}
+
+/// Changes the file that says whose a data directory is.
+fn edit_identity(cluster: &Cluster, id: u64, edit: impl FnOnce(&str) -> String) -> String {
+    let file = cluster.data_dir(id).join("coracle.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let after = edit(&before);
+    assert_ne!(before, after);
+    fs::write(&file, after).unwrap();
+    before
+}
+
+#[test]
+fn a_data_directory_of_a_newer_format() {
+    let mut cluster = running();
+    cluster.kill(1);
+    let newer = |text: &str| text.replace("format = 1\n", "format = 999\nnew_key = 1\n");
+    let before = edit_identity(&cluster, 1, newer);
+    let directory = cluster.data_dir(1);
+    let fragments = [directory.to_str().unwrap(), "format 999", "newer"];
+    cluster.refuses(&cluster.arguments(1), FREE, &fragments);
+    edit_identity(&cluster, 1, |_| before);
+    still_serves(cluster);
+}
+
+#[test]
+fn a_damaged_data_directory() {
+    let mut cluster = running();
+    cluster.kill(1);
+    let directory = cluster.data_dir(1);
+    let directory = directory.to_str().unwrap();
+    let before = edit_identity(&cluster, 1, |text| text[..text.len() / 2].to_owned());
+    cluster.refuses(&cluster.arguments(1), FREE, &[directory, "damaged"]);
+
+    let file = cluster.data_dir(1).join("coracle.toml");
+    fs::remove_file(&file).unwrap();
+    cluster.refuses(&cluster.arguments(1), FREE, &[directory, "not empty"]);
+    fs::write(&file, before).unwrap();
+    still_serves(cluster);
+}
+
+/// Starts `coracle` with `arguments` and waits until its output has all of `fragments`.
+#[track_caller]
+fn says(cluster: &Cluster, arguments: &[String], fragments: &[&str]) {
+    let process = cluster.spawn("outsider", arguments, FREE);
+    wait::until(&format!("the outsider to say {fragments:?}"), SOON, || {
+        let output = process.output();
+        let said = fragments.iter().all(|fragment| output.contains(fragment));
+        if said { Ok(()) } else { Err(output) }
+    });
+    assert!(!process.output().contains("panicked"), "{}", process.output());
+}
+
+#[test]
+fn peers_that_do_not_belong_here() {
+    let mut cluster = running();
+    cluster.kill(3);
+    let fresh = |name: &str| {
+        let directory = cluster.path(name);
+        with(&cluster.arguments(3), "--data-dir", directory.to_str().unwrap())
+    };
+    let other_cluster = [fresh("other-cluster"), words("--cluster-id other")].concat();
+    says(&cluster, &other_cluster, &["refused", "this is cluster 'coracle', not 'other'"]);
+    let other_shards = with(&fresh("other-shards"), "--shards", "16");
+    says(&cluster, &other_shards, &["refused", "this cluster has 8 shards, not 16"]);
     still_serves(cluster);
 }
 
@@ -196,8 +260,10 @@ fn io_uring_denied_by_a_filter() {
 }
 
 #[test]
-fn more_cores_than_there_are() {
+fn more_cores_than_can_be() {
     let cluster = Cluster::prepare();
     let arguments = with(&cluster.arguments(1), "--cores", "4096");
     cluster.refuses(&arguments, FREE, &["cores", "4096"]);
+    let arguments = with(&cluster.arguments(1), "--cores", "9");
+    cluster.refuses(&arguments, FREE, &["8 shards", "9 cores"]);
 }

@@ -13,13 +13,12 @@ use thiserror::Error;
 
 use super::GlommioEnv;
 use super::preflight::{self, PreflightError};
+use super::turn;
 
 /// Locked memory that the runtime registers per core for its own file I/O. We use that for reads of
 /// eight bytes only (files go through [`crate::uring`]), so the least it takes is enough; it is
 /// registered three times.
 pub const IO_MEMORY_BYTES: usize = 64 << 10;
-/// The longest that a computing task keeps completions waiting.
-const PREEMPT: Duration = Duration::from_micros(250);
 
 /// What one core is to be.
 #[derive(Clone, Debug)]
@@ -127,42 +126,48 @@ where
         .spawn(move || {
             let executor = match make_executor(&spec) {
                 Ok(executor) => executor,
-                Err(reason) => {
-                    let _ = started.send(Err(reason)); // the other side waits for it
+                Err(error) => {
+                    let _ = started.send(Err(error)); // the other side waits for it
                     return None;
                 }
             };
             let _ = started.send(Ok(()));
-            Some(executor.run(async move { task(GlommioEnv::of_this_core()).await }))
+            Some(executor.run(async move {
+                turn::start_heartbeat();
+                task(GlommioEnv::of_this_core()).await
+            }))
         })
         .map_err(|source| RuntimeError::Thread { name: name.clone(), source })?;
     match outcome.recv() {
         Ok(Ok(())) => Ok(CoreHandle { name, thread }),
-        Ok(Err(reason)) => Err(RuntimeError::Start { name, reason }),
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(RuntimeError::Start { name, reason: "its thread ended at once".into() }),
     }
 }
 
 /// Makes the executor of the current thread. The runtime panics where it finds a host unfit; that
 /// becomes an error here, in builds whose panics unwind.
-fn make_executor(spec: &CoreSpec) -> Result<LocalExecutor, String> {
+fn make_executor(spec: &CoreSpec) -> Result<LocalExecutor, RuntimeError> {
     let placement = spec.cpu.map_or(Placement::Unbound, Placement::Fixed);
     let mut builder = LocalExecutorBuilder::new(placement)
         .name(&spec.name)
         .io_memory(spec.io_memory_bytes)
-        .preempt_timer(PREEMPT);
+        .preempt_timer(turn::PREEMPT);
     match spec.spin {
         Some(spin) if spec.cpu.is_some() => builder = builder.spin_before_park(spin),
         Some(_) => tracing::warn!(core = spec.name, "an unpinned core does not spin"),
         None => {}
     }
-    match catch_unwind(AssertUnwindSafe(|| builder.make())) {
-        Ok(made) => made.map_err(|error| match spec.cpu {
-            Some(cpu) => format!("{error} (pinned to CPU {cpu})"),
-            None => error.to_string(),
-        }),
-        Err(panic) => Err(message_of(&*panic)),
-    }
+    let refused = |reason| RuntimeError::Start { name: spec.name.clone(), reason };
+    let made = match catch_unwind(AssertUnwindSafe(|| builder.make())) {
+        Ok(made) => made.map_err(io::Error::from),
+        Err(panic) => return Err(refused(message_of(&*panic))),
+    };
+    made.map_err(|error| match (error.raw_os_error(), spec.cpu) {
+        (Some(libc::ENOMEM), _) => preflight::locked_memory_used_up(spec.io_memory_bytes).into(),
+        (_, Some(cpu)) => refused(format!("{error} (pinned to CPU {cpu})")),
+        (_, None) => refused(error.to_string()),
+    })
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {

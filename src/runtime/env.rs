@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use coracle_engine::env::Env;
 use glommio::TaskQueueHandle;
 
+use super::Turns;
 use super::net::{self, TcpListener, TcpReader, TcpWriter};
 use crate::uring::UringDisk;
 
@@ -20,6 +21,7 @@ struct Inner {
     start: Instant,
     random: RefCell<fastrand::Rng>,
     queue: TaskQueueHandle,
+    turns: Turns,
 }
 
 impl GlommioEnv {
@@ -27,7 +29,7 @@ impl GlommioEnv {
     pub(super) fn of_this_core() -> Self {
         let queue = glommio::executor().current_task_queue();
         let random = RefCell::new(fastrand::Rng::new());
-        Self(Rc::new(Inner { start: Instant::now(), random, queue }))
+        Self(Rc::new(Inner { start: Instant::now(), random, queue, turns: Turns::new() }))
     }
 }
 
@@ -63,7 +65,7 @@ impl Env for GlommioEnv {
     }
 
     async fn yield_now(&self) {
-        glommio::executor().yield_now().await;
+        self.0.turns.give_way().await;
     }
 
     async fn connect(

@@ -9,12 +9,14 @@ mod env;
 mod net;
 pub mod preflight;
 mod resolve;
+mod turn;
 
 pub use self::core::{CoreHandle, CoreSpec, IO_MEMORY_BYTES, RuntimeError, spawn_core};
 pub use env::GlommioEnv;
 pub use net::{TcpListener, TcpReader, TcpWriter};
 pub use preflight::allowed_cpus;
 pub use resolve::{ResolveError, resolve};
+pub(crate) use turn::Turns;
 
 #[cfg(test)]
 mod tests;

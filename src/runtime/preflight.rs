@@ -9,7 +9,7 @@
 //! | `EPERM` or `EACCES` | sysctl is 0 | a seccomp filter or another security module |
 //! | `ENOSYS` | kernel has it, process is filtered | a seccomp filter |
 //! | `ENOSYS` | otherwise | a kernel that is too old, or built without it |
-//! | `ENOMEM` | | the limit on locked memory (kernels before 5.12) |
+//! | `ENOMEM` | | the limit on locked memory |
 //! | set-up works | operations are missing | a kernel that is too old |
 
 use std::fmt;
@@ -26,8 +26,10 @@ pub const KERNEL_MIN: KernelVersion = KernelVersion { major: 5, minor: 11 };
 /// Locked memory without which the runtime refuses to start, whatever it is asked to register.
 pub const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
 
-/// Rings of the runtime with which a core's memory is registered.
+/// Rings of the runtime, with each of which a core's memory is registered.
 const RINGS_PER_CORE: u64 = 3;
+/// Bytes of a core's four rings themselves, which recent kernels (seen: 6.18) count as locked, too.
+const RING_BYTES_PER_CORE: u64 = 128 << 10;
 
 /// A kernel's version, as far as features depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,17 +121,18 @@ pub enum PreflightError {
         /// What it lacks.
         missing: Vec<&'static str>,
     },
-    /// The limit on locked memory is below what the runtime demands.
+    /// The limit on locked memory is below what the runtime demands, or used up.
     #[error(
-        "locked memory is limited to {} KiB, and {} KiB are needed ({} KiB are enough for {cores} \
-         core(s)). Way out: `ulimit -l {}` before the start; lasting: `LimitMEMLOCK=` in a systemd \
-         unit, `--ulimit memlock=` of docker, or /etc/security/limits.conf",
-        .limit / 1024, MEMLOCK_MIN_BYTES / 1024, .wanted / 1024, .wanted / 1024
+        "locked memory is limited to {} KiB, for all processes of this user together, and {} KiB \
+         are needed for {cores} core(s). Way out: `ulimit -l {}` before the start; lasting: \
+         `LimitMEMLOCK=` in a systemd unit, `--ulimit memlock=` of docker, or \
+         /etc/security/limits.conf",
+        .limit / 1024, .wanted / 1024, .wanted / 1024
     )]
     LockedMemory {
         /// The highest limit that this process may give itself, in bytes.
         limit: u64,
-        /// What is comfortable for the cores asked for, in bytes.
+        /// What is enough for the cores asked for, in bytes.
         wanted: u64,
         /// Cores asked for.
         cores: usize,
@@ -215,18 +218,25 @@ fn denied(facts: &HostFacts, errno: i32, cores: usize, io_memory_bytes: usize) -
     }
 }
 
+/// The error of a core whose rings were refused for want of locked memory.
+pub(super) fn locked_memory_used_up(io_memory_bytes: usize) -> PreflightError {
+    let limit = memlock().0;
+    PreflightError::LockedMemory { limit, wanted: limit + wanted(1, io_memory_bytes), cores: 1 }
+}
+
 fn locked_memory(limit: u64, cores: usize, io_memory_bytes: usize) -> PreflightError {
     PreflightError::LockedMemory { limit, wanted: wanted(cores, io_memory_bytes), cores }
 }
 
 /// Locked memory with which every core can register all of its memory, in bytes.
 fn wanted(cores: usize, io_memory_bytes: usize) -> u64 {
-    (cores as u64 * RINGS_PER_CORE * io_memory_bytes as u64).max(MEMLOCK_MIN_BYTES)
+    let per_core = RING_BYTES_PER_CORE + RINGS_PER_CORE * io_memory_bytes as u64;
+    (cores as u64 * per_core).max(MEMLOCK_MIN_BYTES)
 }
 
-/// Checks the host for `cores` cores and raises the soft limit on locked memory as far as is useful
-/// and allowed. With less than all cores could register, cores still run: the runtime then uses
-/// unregistered memory. Blocking: for start-up only.
+/// Checks the host for `cores` cores and raises the limit on locked memory as far as is allowed.
+/// Where the kernel does not count rings as locked, cores run with less than this asks for: the
+/// runtime then uses unregistered memory. Blocking: for start-up only.
 ///
 /// # Errors
 /// The first thing that must be mended.
@@ -244,14 +254,14 @@ fn memlock() -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-/// Raises the soft limit to `wanted`, at most to the hard one; a privileged process raises that, too.
+/// Raises the soft limit to the hard one; a privileged process raises both to `wanted` at least.
 fn raise_memlock(wanted: u64) {
     let (soft, hard) = memlock();
-    if soft >= wanted {
-        return;
-    }
     for hard in [hard.max(wanted), hard] {
-        let limit = libc::rlimit { rlim_cur: wanted.min(hard), rlim_max: hard };
+        if soft == hard {
+            return;
+        }
+        let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
         // SAFETY: reads the structure it is given.
         if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) } == 0 {
             return;
@@ -405,7 +415,7 @@ mod tests {
             facts.memlock_soft = 64 << 10;
             facts.memlock_hard = 64 << 10;
         });
-        says(&message, &["64 KiB", "512 KiB", "6144 KiB", "2 core(s)", "ulimit -l 6144"]);
+        says(&message, &["64 KiB", "6400 KiB", "2 core(s)", "ulimit -l 6400", "this user"]);
         let message = refusal(|facts| facts.setup_errno = Some(libc::ENOMEM));
         says(&message, &["locked memory"]);
     }

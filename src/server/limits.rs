@@ -71,8 +71,8 @@ pub const LINGER_BYTES_MAX: usize = 64 << 20;
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// How long stopping waits for clients to take their last replies.
-pub const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long stopping waits for clients to take their last replies. Below what a node gives its services.
+pub const DRAIN_MAX: Duration = Duration::from_millis(2500);
 
 /// Period of the core's housekeeping: due keys, slow readers.
 pub const HOUSEKEEPING_PERIOD: Duration = Duration::from_millis(100);

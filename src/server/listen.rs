@@ -1,11 +1,13 @@
 //! The listening socket of a core, its housekeeping, and its end.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use coracle_engine::core::CoreHandle;
 use coracle_engine::env::{Env, Listener, StreamWriter};
+use futures_util::future::{Either, select};
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
@@ -15,7 +17,6 @@ use super::limits::{
     ACCEPT_RETRY, CLIENTS_PER_CORE_MAX, DRAIN_MAX, HOUSEKEEPING_PERIOD, LINGER_MAX, SLOW_READER_MAX,
 };
 use super::refusal;
-use super::signal::Stop;
 use super::state::{Client, Shared, add};
 
 /// How a core serves its clients.
@@ -25,13 +26,11 @@ pub struct ServerOptions {
     pub bind_host: Option<String>,
     /// Clients at the same time; further ones are refused with an error.
     pub clients_max: usize,
-    /// Ends the server when ordered.
-    pub stop: Stop,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { bind_host: None, clients_max: CLIENTS_PER_CORE_MAX, stop: Stop::new() }
+        Self { bind_host: None, clients_max: CLIENTS_PER_CORE_MAX }
     }
 }
 
@@ -65,7 +64,7 @@ pub struct Server<E: Env> {
     listener: E::Listener,
 }
 
-/// Listens at the core's client port and serves until [`ServerOptions::stop`] is ordered.
+/// Listens at the core's client port and serves until `stopping` resolves.
 ///
 /// # Errors
 /// [`ServeError`] if it can't listen.
@@ -73,8 +72,9 @@ pub async fn serve<E: Env>(
     env: E,
     core: CoreHandle,
     options: ServerOptions,
+    stopping: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    Server::bind(env, core, options).await?.run().await;
+    Server::bind(env, core, options).await?.run(stopping).await;
     Ok(())
 }
 
@@ -88,44 +88,36 @@ impl<E: Env> Server<E> {
         core: CoreHandle,
         options: ServerOptions,
     ) -> Result<Self, ServeError> {
-        let (host, port) = {
-            let view = core.view();
-            let member = view.member(view.node).ok_or(ServeError::NotAMember(view.node))?;
-            let port = member
-                .client_port
-                .checked_add(view.core.0)
-                .ok_or(ServeError::NoSuchPort { port: member.client_port, core: view.core })?;
-            (options.bind_host.clone().unwrap_or_else(|| member.client_host.clone()), port)
-        };
-        let address = format!("{host}:{port}");
+        let address = own_address(&core, &options)?;
         match env.listen(&address).await {
-            Ok(listener) => {
-                let shared = Rc::new(Shared::new(env, core, options, address));
-                Ok(Self { shared, listener })
-            }
+            Ok(listener) => Ok(Self::on_listener(env, core, listener, options)),
             Err(source) => Err(ServeError::Listen { address, source }),
         }
     }
 
-    /// Takes over `listener`, which listens at `address`.
-    pub fn on(
-        listener: E::Listener,
-        address: String,
+    /// Serves on a listener that is bound already.
+    pub fn on_listener(
         env: E,
         core: CoreHandle,
+        listener: E::Listener,
         options: ServerOptions,
     ) -> Self {
+        let address = own_address(&core, &options).unwrap_or_default();
         Self { shared: Rc::new(Shared::new(env, core, options, address)), listener }
     }
 
-    /// Serves until [`ServerOptions::stop`] is ordered, then answers what it has taken in, for a
-    /// bounded time, and ends.
-    pub async fn run(self) {
+    /// Serves until `stopping` resolves, then answers what it has taken in, for a bounded time, and
+    /// ends.
+    pub async fn run(self, stopping: impl Future<Output = ()>) {
         let Self { shared, listener } = self;
-        let stop = shared.options.stop.clone();
+        let mut stopping = pin!(stopping);
         info!(address = %shared.address, "serving clients");
         shared.env.spawn(keep_house(shared.clone()));
-        while let Some(accepted) = stop.unless(listener.accept()).await {
+        loop {
+            let accepting = pin!(listener.accept());
+            let Either::Right((accepted, _)) = select(stopping.as_mut(), accepting).await else {
+                break;
+            };
             match accepted {
                 Ok((reader, writer, address)) => accept(&shared, reader, writer, address),
                 Err(error) => {
@@ -135,9 +127,21 @@ impl<E: Env> Server<E> {
                 }
             }
         }
+        shared.stopping.set(true);
         drop(listener);
         drain(&shared).await;
     }
+}
+
+fn own_address(core: &CoreHandle, options: &ServerOptions) -> Result<String, ServeError> {
+    let view = core.view();
+    let member = view.member(view.node).ok_or(ServeError::NotAMember(view.node))?;
+    let port = member
+        .client_port
+        .checked_add(view.core.0)
+        .ok_or(ServeError::NoSuchPort { port: member.client_port, core: view.core })?;
+    let host = options.bind_host.as_ref().unwrap_or(&member.client_host);
+    Ok(format!("{host}:{port}"))
 }
 
 fn accept<E: Env>(
@@ -171,14 +175,7 @@ async fn drain<E: Env>(shared: &Rc<Shared<E>>) {
     clients.iter().for_each(|client| client.drain());
     let all_left = shared.client_left.until(|| shared.clients.borrow().is_empty());
     let deadline = shared.env.sleep(DRAIN_MAX);
-    let late = {
-        let (all_left, deadline) = (std::pin::pin!(all_left), std::pin::pin!(deadline));
-        matches!(
-            futures_util::future::select(all_left, deadline).await,
-            futures_util::future::Either::Right(_)
-        )
-    };
-    if late {
+    if let Either::Right(_) = select(pin!(all_left), pin!(deadline)).await {
         let left = shared.clients.borrow().len();
         warn!(left, "clients did not take their last replies in time, closing them");
     }
@@ -189,7 +186,7 @@ async fn drain<E: Env>(shared: &Rc<Shared<E>>) {
 
 /// Removes due keys and disconnects clients that take nothing, until the server stops.
 async fn keep_house<E: Env>(shared: Rc<Shared<E>>) {
-    while !shared.options.stop.is_ordered() {
+    while !shared.stopping.get() {
         shared.env.sleep(HOUSEKEEPING_PERIOD).await;
         check_clients(&shared);
         expiry::remove_due(&shared).await;

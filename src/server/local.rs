@@ -263,7 +263,7 @@ impl<E: Env> Session<E> {
             (4.., Some(option)) if option.eq_ignore_ascii_case(b"id") => {
                 let id = |text| {
                     let id = parse_i64(text).and_then(|id| u64::try_from(id).ok());
-                    id.filter(|id| *id > 0).ok_or(CommandError::ClientId)
+                    id.ok_or(CommandError::ClientId)
                 };
                 let ids = args.from(3).iter().map(id).collect::<Result<_, _>>()?;
                 all(Some(ids), true, self)

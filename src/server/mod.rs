@@ -43,8 +43,10 @@ mod session;
 mod signal;
 mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use cluster::{node_id, shard_of_slot, slot_of, slots_of_shard};
 pub use kv::Kv;
 pub use listen::{ServeError, Server, ServerOptions, serve};
 pub use node::{builder, start};
-pub use signal::Stop;

@@ -1,6 +1,6 @@
 //! The server as a node: the key-value state machine on every shard, clients on every core.
 
-use super::{Kv, Server, ServerOptions, Stop};
+use super::{Kv, Server, ServerOptions};
 use crate::node::{NodeBuilder, ServiceContext};
 use crate::{Config, Node, StartError};
 
@@ -21,14 +21,6 @@ pub fn start(config: Config) -> Result<Node, StartError> {
 
 async fn serve_core(context: ServiceContext, clients_max: usize) {
     let ServiceContext { env, core, listener } = context;
-    let stop = Stop::new();
-    let options = ServerOptions { clients_max, stop: stop.clone(), ..ServerOptions::default() };
-    let address = listener.address().to_string();
-    let server = Server::on(listener, address, env, core.clone(), options);
-    let serving = server.run();
-    let stopping = async {
-        core.stopping().await;
-        stop.order();
-    };
-    futures_util::future::join(serving, stopping).await;
+    let options = ServerOptions { clients_max, ..ServerOptions::default() };
+    Server::on_listener(env, core.clone(), listener, options).run(core.stopping()).await;
 }

@@ -1,9 +1,8 @@
-//! Waking tasks of the same core: a condition to wait for, and the order to stop.
+//! Waiting for a condition that another task of the same core brings about.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 /// Wakes the one task that waits for a condition. Conditions live outside, in cells.
@@ -55,41 +54,5 @@ impl Signal {
             future.as_mut().poll(cx).map(Some)
         })
         .await
-    }
-}
-
-/// The order to a server to stop: it takes no new connection, answers what it has taken in, and
-/// ends. Belongs to one core's thread.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Rc<StopState>);
-
-#[derive(Debug, Default)]
-struct StopState {
-    ordered: Cell<bool>,
-    signal: Signal,
-}
-
-impl Stop {
-    /// An order that is not given yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Gives the order.
-    pub fn order(&self) {
-        self.0.ordered.set(true);
-        self.0.signal.notify();
-    }
-
-    /// Whether it was given.
-    #[must_use]
-    pub fn is_ordered(&self) -> bool {
-        self.0.ordered.get()
-    }
-
-    /// Runs `future` unless the order is given before it ends; `None` then.
-    pub(super) async fn unless<F: Future>(&self, future: F) -> Option<F::Output> {
-        self.0.signal.unless(|| self.is_ordered(), future).await
     }
 }

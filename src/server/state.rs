@@ -62,6 +62,8 @@ pub(super) struct Shared<E: Env> {
     /// Payloads of proposals and queries without an answer.
     pub(super) payload_bytes: Cell<usize>,
     pub(super) started: Duration,
+    /// No more housekeeping.
+    pub(super) stopping: Cell<bool>,
     encoder: RefCell<Encoder>,
 }
 
@@ -81,6 +83,7 @@ impl<E: Env> Shared<E> {
             read_bytes: Cell::new(0),
             payload_bytes: Cell::new(0),
             started,
+            stopping: Cell::new(false),
             encoder: RefCell::default(),
         }
     }

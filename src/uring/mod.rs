@@ -5,8 +5,9 @@
 //!
 //! * An operation is submitted at once by the task that wants it.
 //! * Completions are looked for in user space whenever an operation is polled, and by one task, the
-//!   *reaper*. When there is nothing to see, the ring signals an eventfd that the reaper awaits
-//!   through the executor, so an idle core sleeps. While somebody looks, signals are off.
+//!   *reaper*, after each turn of a busy core. On an idle core the ring signals an eventfd that the
+//!   reaper awaits through the executor, so that it sleeps. The signals are never
+//!   switched off: see `reaper.rs` for the wake-up that was lost.
 //! * A durable write is one submission and one completion, see [`SyncMethod`].
 //!
 //! Plain ring set-up flags: `DEFER_TASKRUN` would hide completions until the next system call.

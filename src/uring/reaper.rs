@@ -1,23 +1,27 @@
 //! The task that collects a ring's completions when nobody else looks.
 //!
-//! While operations are in flight it looks at the completion queue from user space; when there is
-//! nothing it turns the eventfd's signals on, looks once more (a completion that came just before has
-//! sent no signal), and waits for the eventfd through the runtime. One read of the eventfd covers any
-//! number of completions.
+//! While operations are in flight and other tasks compute, it looks at the completion queue from
+//! user space after each turn of theirs. When the core has nothing to do it waits for the eventfd
+//! through the runtime. One read of the eventfd covers any number of completions.
+//!
+//! The ring signals the eventfd for every completion, also while somebody looks. Signals can be
+//! switched off in the ring for that time, but the kernel reads that switch without a barrier after it
+//! publishes a completion: it was seen to miss a switch that was turned on just then, and the core
+//! slept for good on a completed request. A signal that nobody needed costs one read of the eventfd.
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use glommio::io::BufferedFile;
-use glommio::{Latency, Shares};
 
 use super::ring::Ring;
+use crate::runtime::Turns;
 
 /// How long the kernel's refusal of requests (no memory, queue overflow) is waited out.
 const RETRY_AFTER: Duration = Duration::from_micros(100);
-/// Preemption interval of the reaper's task queue: its completions interrupt computing tasks.
-const LATENCY: Duration = Duration::from_micros(250);
+/// Giving way for longer than this means that other tasks ran meanwhile: the core is not idle.
+const BUSY: Duration = Duration::from_micros(2);
 
 /// An eventfd for a ring to signal. Not non-blocking: io_uring then waits for it by itself.
 pub(super) fn eventfd() -> io::Result<OwnedFd> {
@@ -32,11 +36,9 @@ pub(super) fn eventfd() -> io::Result<OwnedFd> {
 
 /// Starts the reaper of `ring` on this core. It ends when the ring is closed and idle.
 pub(super) fn start(ring: Ring, eventfd: OwnedFd, spin: Duration) -> io::Result<()> {
-    let executor = glommio::executor();
     // SAFETY: an eventfd that is handed over here; nobody else reads it.
     let events = unsafe { BufferedFile::from_raw_fd(eventfd.into_raw_fd()) };
-    // A queue of its own whose I/O matters: the eventfd's completion preempts computing tasks.
-    let queue = executor.create_task_queue(Shares::default(), Latency::Matters(LATENCY), "disk");
+    let queue = glommio::executor().current_task_queue();
     let task = glommio::spawn_local_into(reap(ring, events, spin), queue)
         .map_err(|error| io::Error::other(error.to_string()))?;
     task.detach();
@@ -44,6 +46,7 @@ pub(super) fn start(ring: Ring, eventfd: OwnedFd, spin: Duration) -> io::Result<
 }
 
 async fn reap(ring: Ring, events: BufferedFile, spin: Duration) {
+    let turns = Turns::new();
     while ring.wait_for_work().await {
         while !ring.is_idle() {
             if !ring.flush() {
@@ -51,17 +54,13 @@ async fn reap(ring: Ring, events: BufferedFile, spin: Duration) {
                 glommio::timer::sleep(RETRY_AFTER).await;
                 continue;
             }
-            if ring.reap() > 0 || spin_for(&ring, spin).await {
+            if ring.reap() > 0 || look_while_busy(&ring, &turns, spin).await {
                 continue;
             }
-            ring.set_signals(true);
-            if ring.reap() == 0
-                && let Err(error) = events.read_at(0, 8).await
-            {
+            if let Err(error) = events.read_at(0, 8).await {
                 tracing::warn!(%error, "waiting for disk completions failed; looking again soon");
                 glommio::timer::sleep(RETRY_AFTER).await;
             }
-            ring.set_signals(false);
         }
     }
     if let Err(error) = events.close().await {
@@ -69,17 +68,20 @@ async fn reap(ring: Ring, events: BufferedFile, spin: Duration) {
     }
 }
 
-/// Looks again and again while other tasks run, for `spin` at most. True when something completed.
-async fn spin_for(ring: &Ring, spin: Duration) -> bool {
-    if spin.is_zero() {
-        return false;
-    }
+/// Looks after each turn of the other tasks, as long as there are any, and for `spin` at least. True
+/// when something completed; false when the core has nothing else to do.
+async fn look_while_busy(ring: &Ring, turns: &Turns, spin: Duration) -> bool {
     let start = Instant::now();
-    while start.elapsed() < spin {
-        glommio::executor().yield_task_queue_now().await;
+    let mut before = start;
+    loop {
+        turns.give_way().await;
         if ring.reap() > 0 || ring.is_idle() {
             return true;
         }
+        let now = Instant::now();
+        if now - before < BUSY && now - start >= spin {
+            return false;
+        }
+        before = now;
     }
-    false
 }

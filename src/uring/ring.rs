@@ -19,7 +19,6 @@ use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 use coracle_wal::AlignedBuf;
@@ -107,11 +106,10 @@ struct Inner {
 }
 
 impl Ring {
-    /// A ring whose completions signal `eventfd` while signals are on. They are off at first.
+    /// A ring whose completions signal `eventfd`.
     pub(super) fn new(eventfd: RawFd) -> io::Result<Self> {
-        let mut uring = IoUring::new(SQ_ENTRIES as u32)?;
+        let uring = IoUring::new(SQ_ENTRIES as u32)?;
         uring.submitter().register_eventfd(eventfd)?;
-        uring.completion().disable_eventfd();
         let skips_success = uring.params().is_feature_skip_cqe_on_success();
         let slots = (0..OPS_IN_FLIGHT_MAX).map(|_| Slot::Vacant).collect();
         Ok(Self(Rc::new(RefCell::new(Inner {
@@ -203,20 +201,6 @@ impl Ring {
             inner.submit();
         }
         !inner.unsubmitted
-    }
-
-    /// Turns the eventfd's signals on or off. After turning them on, look again: a completion that
-    /// came before has sent none.
-    pub(super) fn set_signals(&self, on: bool) {
-        let mut inner = self.0.borrow_mut();
-        let completions = inner.uring.completion();
-        if on {
-            completions.enable_eventfd();
-            // Orders the flag before the next look at the queue's tail, for CPUs that would not.
-            fence(Ordering::SeqCst);
-        } else {
-            completions.disable_eventfd();
-        }
     }
 
     /// Waits until something is in flight (true) or every handle is gone (false).

@@ -260,3 +260,58 @@ fn a_full_disk_is_storage_full_and_works_again_when_space_returns() {
     });
     core.unwrap().join().unwrap();
 }
+
+/// Flushes that the disk has carried out since the system started.
+fn flushes_of(disk: &str) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/sys/block/{disk}/stat")).ok()?;
+    stat.split_whitespace().nth(15)?.parse().ok()
+}
+
+/// Writes one after another cannot share a flush: each is asked for after the one before is over. So
+/// the disk itself must have counted at least as many, whatever other processes do.
+#[test]
+fn the_device_carries_out_a_flush_for_each_durable_write() {
+    const WRITES: u64 = 50;
+    on_core(|dir| async move {
+        let facts = super::DeviceFacts::of(&dir).unwrap();
+        let flushes = || facts.disk.as_deref().and_then(flushes_of);
+        if facts.write_cache != Some(super::WriteCache::WriteBack) || flushes().is_none() {
+            eprintln!("SKIPPED: the disk of {} counts no flushes ({facts})", dir.display());
+            return;
+        }
+        for method in [SyncMethod::Linked, SyncMethod::Dsync] {
+            let disk = UringDisk::open(&dir, method).unwrap();
+            let file = disk.open(method.name(), OpenMode::CreateNew).await.unwrap();
+            file.allocate(WRITES * BLOCK as u64).await.unwrap();
+            let before = flushes().unwrap();
+            for i in 0..WRITES {
+                let write = file.write_durable(i * BLOCK as u64, filled(1, BLOCK), BLOCK).await;
+                assert_eq!(write.0.unwrap(), BLOCK);
+            }
+            let count = flushes().unwrap() - before;
+            assert!(count >= WRITES, "{method}: {count} flushes for {WRITES} durable writes");
+        }
+    });
+}
+
+/// More cores than may register memory for the runtime: the rest run with unregistered memory.
+#[test]
+fn many_cores_have_a_disk_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let cores: Vec<_> = (0..8)
+        .map(|i| {
+            let path = dir.path().to_owned();
+            spawn_core(CoreSpec::new(format!("core-{i}")), move |_| async move {
+                let disk = UringDisk::open(&path, SyncMethod::Auto).unwrap();
+                let file = disk.open(&format!("f{i}"), OpenMode::CreateNew).await.unwrap();
+                file.write_durable(0, filled(i, BLOCK), BLOCK).await.0.unwrap();
+                let bytes = read_all(&disk, &format!("f{i}"), BLOCK).await;
+                assert!(bytes.iter().all(|b| *b == i));
+            })
+            .unwrap()
+        })
+        .collect();
+    for core in cores {
+        core.join().unwrap();
+    }
+}

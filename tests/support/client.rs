@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::resp::{Connection, Reply};
 
 /// Error replies that promise that the command had no effect.
-const HAD_NO_EFFECT: [&str; 5] = ["MOVED ", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "OVERLOADED"];
+const HAD_NO_EFFECT: [&str; 4] = ["MOVED ", "TRYAGAIN ", "CLUSTERDOWN ", "NOSPACE "];
 
 /// Pause before another try, so that a cluster without a leader is not flooded.
 const PAUSE: Duration = Duration::from_millis(10);

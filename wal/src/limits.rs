@@ -26,6 +26,10 @@ pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 /// Most spare segments: more only hold disk space.
 pub const SPARES_MAX: usize = 16;
 
+/// Trimmed segments that are kept for reuse, for each spare segment wanted; the others are removed. Trims
+/// come in bursts, and a kept segment saves filling a new one.
+pub const RETIRED_PER_SPARE: usize = 2;
+
 /// End of every segment that batches with records leave free, so that a mark always finds room: a
 /// mark is what allows trimmed segments to be reused when the disk is full.
 pub const MARK_RESERVE_BYTES: u64 = BLOCK_BYTES as u64;

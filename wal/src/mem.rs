@@ -22,6 +22,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +138,28 @@ impl What {
     }
 }
 
+impl Change {
+    /// What is left of it outside of `covered`.
+    fn without(self, covered: &Range<u64>) -> Vec<Self> {
+        let Self { number, what, lost } = self;
+        let What::Write { position, bytes } = what else {
+            return vec![Self { number, what, lost }];
+        };
+        let end = position + bytes.len() as u64;
+        let before = position..end.min(covered.start);
+        let after = position.max(covered.end)..end;
+        [before, after]
+            .into_iter()
+            .filter(|part| part.start < part.end)
+            .map(|part| {
+                let from = (part.start - position) as usize..(part.end - position) as usize;
+                let what = What::Write { position: part.start, bytes: bytes[from].to_vec() };
+                Self { number, what, lost }
+            })
+            .collect()
+    }
+}
+
 #[derive(Default)]
 struct Node {
     cached: Image,
@@ -155,13 +178,20 @@ impl Node {
     /// Makes the changes durable that `chosen` names.
     fn settle(&mut self, chosen: impl Fn(u64) -> bool) {
         let Some(durable) = &mut self.durable else { return };
-        self.changes.retain(|change| {
-            let settle = !change.lost && chosen(change.number);
-            if settle {
-                change.what.apply(durable);
+        let mut waiting: Vec<Change> = Vec::new();
+        for change in self.changes.drain(..) {
+            if change.lost || !chosen(change.number) {
+                waiting.push(change);
+                continue;
             }
-            !settle
-        });
+            change.what.apply(durable);
+            if let What::Write { position, bytes } = &change.what {
+                // What an earlier write would have put there can't come any more.
+                let covered = *position..*position + bytes.len() as u64;
+                waiting = waiting.into_iter().flat_map(|older| older.without(&covered)).collect();
+            }
+        }
+        self.changes = waiting;
         if self.changes.is_empty() {
             self.durable = None;
         }
@@ -192,7 +222,7 @@ type NodeId = usize;
 enum NameChange {
     Create(String, NodeId),
     Remove(String),
-    Rename(String, String),
+    Rename(String, String, NodeId),
 }
 
 impl NameChange {
@@ -204,10 +234,11 @@ impl NameChange {
             Self::Remove(name) => {
                 names.remove(name);
             }
-            Self::Rename(from, to) => {
-                if let Some(node) = names.remove(from) {
-                    names.insert(to.clone(), node);
+            Self::Rename(from, to, node) => {
+                if names.get(from) == Some(node) {
+                    names.remove(from);
                 }
+                names.insert(to.clone(), *node);
             }
         }
     }
@@ -225,6 +256,7 @@ struct State {
     names: BTreeMap<String, NodeId>,
     durable_names: BTreeMap<String, NodeId>,
     name_changes: Vec<NameChange>,
+    settled_names: u64,
     changes: u64,
     capacity: Option<u64>,
     hold: bool,
@@ -436,20 +468,25 @@ impl Disk for MemDisk {
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
         state.check(Operation::Rename)?;
-        if !state.names.contains_key(from) {
+        let Some(node) = state.names.get(from).copied() else {
             return Err(io::ErrorKind::NotFound.into());
-        }
-        state.rename(NameChange::Rename(from.to_owned(), to.to_owned()));
+        };
+        state.rename(NameChange::Rename(from.to_owned(), to.to_owned(), node));
         Ok(())
     }
 
     async fn sync_dir(&self) -> io::Result<()> {
-        let covered = self.0.borrow().name_changes.len();
+        let covered = {
+            let state = self.0.borrow();
+            state.settled_names + state.name_changes.len() as u64
+        };
         self.turn().await;
         let mut state = self.0.borrow_mut();
         state.check(Operation::SyncDir)?;
-        let covered = covered.min(state.name_changes.len());
-        let settled: Vec<NameChange> = state.name_changes.drain(..covered).collect();
+        // Another sync may have settled some of them meanwhile.
+        let count = covered.saturating_sub(state.settled_names) as usize;
+        let settled: Vec<NameChange> = state.name_changes.drain(..count).collect();
+        state.settled_names += count as u64;
         for change in settled {
             change.apply(&mut state.durable_names);
         }

@@ -284,7 +284,11 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             if found != Label::Damage {
                 break found;
             }
-            self.damage.push(self.extent(halt.place, probe.next));
+            let mut lost = self.extent(halt.place, probe.next);
+            if let Some(segment) = self.unreadable(&halt, probe.next) {
+                (lost.segment, lost.offset) = (segment.name.clone(), 0);
+            }
+            self.damage.push(lost);
             match probe.next {
                 Some(next) => place = next,
                 None => break found,
@@ -397,9 +401,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// Whether a segment is missing or unreadable between a stop and the next valid batch.
     fn names(&self, halt: &Halt, next: Option<Place>) -> Names {
-        let to = next.map_or(self.segments.len() - 1, |next| next.0);
-        let between = &self.segments[halt.place.0..=to];
-        if between.iter().any(|segment| segment.id.is_none()) {
+        if self.unreadable(halt, next).is_some() {
             return Names::Unreadable;
         }
         if let Some((index, _)) = next
@@ -415,6 +417,13 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             return Names::Missing;
         }
         Names::Complete
+    }
+
+    /// The first segment without a valid header between a stop and the next valid batch.
+    fn unreadable(&self, halt: &Halt, next: Option<Place>) -> Option<&'s Segment<F>> {
+        let to = next.map_or(self.segments.len() - 1, |next| next.0);
+        let between = &self.segments[halt.place.0..=to];
+        between.iter().find(|segment| segment.id.is_none())
     }
 
     /// Whether batches of segment `index` may end at `end`.
@@ -452,9 +461,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             Some(to) => self.lsn(to),
             None => segment.id.map_or(start, |id| id.end()),
         };
-        // An unreadable segment is damaged from its header on.
-        let offset = if segment.id.is_some() { from.1 } else { 0 };
-        Extent { segment: segment.name.clone(), offset, from: start, to }
+        Extent { segment: segment.name.clone(), offset: from.1, from: start, to }
     }
 
     /// Reports the first segments as missing if what lay in them had not been given up.

@@ -1,7 +1,7 @@
 //! Files of the log: their names, and their way from a new or a spare file to a ready segment and back.
 //!
 //! ```text
-//!            create, allocate, zeros, sync      header, rename, sync dir
+//!      create, allocate, zeros, sync, sync dir     header, rename, sync dir
 //! (nothing) ----------------------> fill-N ------------------------------> seg-N   (ready, then in use)
 //!                                              header, rename, sync dir      |
 //!                                  spare-N -------------------------------->-+
@@ -86,7 +86,11 @@ pub(crate) async fn prepare_new<D: Disk>(
         Err(error) => return Err(Fault::new("creating", &name, error).into()),
     };
     match fill(&file, &name, id.bytes, stopped).await {
-        Ok(()) => put_in_place(disk, file, &name, log_id, id).await.map_err(Into::into),
+        Ok(()) => {
+            // The name must surely mean this file before it is renamed, not a leftover of that name.
+            sync_dir(disk).await?;
+            put_in_place(disk, file, &name, log_id, id).await.map_err(Into::into)
+        }
         Err(error) => {
             // The blocks that were taken must not be missing elsewhere.
             drop(file);

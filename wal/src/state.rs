@@ -22,7 +22,8 @@ use crate::format::{
     self, BATCH_HEADER_BYTES, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, SegmentId, record_bytes,
 };
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, MARK_RESERVE_BYTES, REFUSALS_BEFORE_RETRY, ROOM_RESERVE_BYTES,
+    BATCH_BYTES_MAX, BLOCK_BYTES, MARK_RESERVE_BYTES, REFUSALS_BEFORE_RETRY, RETIRED_PER_SPARE,
+    ROOM_RESERVE_BYTES,
 };
 use crate::scan::Live;
 use crate::transfer::Effort;
@@ -343,7 +344,7 @@ impl<F: Clone> State<F> {
             return None;
         }
         if let Some(sequence) = self.reclaimable() {
-            let keep = self.spares.len() < self.options.spares;
+            let keep = self.spares.len() < self.options.spares * RETIRED_PER_SPARE;
             return Some(if keep { Task::Retire { sequence } } else { Task::Remove { sequence } });
         }
         let last = self.files.back().map(|(id, _)| *id)?;

@@ -134,6 +134,10 @@ impl CoreHandle {
         Self(inbox)
     }
 
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.0
+    }
+
     /// A handle with a view but no core behind it: every request waits until the handle is gone.
     /// For tests of protocols that are built on handles.
     pub fn detached(view: ClusterView) -> Self {

@@ -35,6 +35,7 @@ mod shard;
 mod signal;
 mod status;
 mod storage;
+pub mod testing;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};

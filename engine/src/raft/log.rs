@@ -159,9 +159,9 @@ impl RaftLog {
         {
             return (index, own);
         }
-        // Terms never decrease along the log, so the place can be found by halving.
-        let up_to = (index.0 - self.base.0.0) as usize;
-        let place = self.entries.partition_point(|entry| entry.term <= term).min(up_to);
+        // Terms never decrease along the log, so the place can be found by halving; it lies below
+        // `index`, whose term is too high.
+        let place = self.entries.partition_point(|entry| entry.term <= term);
         match place.checked_sub(1).and_then(|last| self.entries.get(last)) {
             Some(entry) => (entry.index, entry.term),
             None => self.base,

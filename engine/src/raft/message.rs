@@ -127,7 +127,7 @@ pub enum AppendOutcome {
 /// Answers an [`Append`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendReply {
-    /// The receiver's term. Higher than the leader's when the leader is deposed.
+    /// The receiver's term, which is the leader's.
     pub term: Term,
     /// What became of the message.
     pub outcome: AppendOutcome,
@@ -144,12 +144,13 @@ pub struct Heartbeat {
     pub round: u64,
 }
 
-/// Answers a [`Heartbeat`]. Promises nothing about the log, so it never waits for the disk.
+/// Answers a [`Heartbeat`]. Promises nothing about the log, so it never waits for the disk. With
+/// round 0 it is also the answer to any message of an earlier term: it says which term it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatReply {
     /// The receiver's term. Higher than the leader's when the leader is deposed.
     pub term: Term,
-    /// The round of the heartbeat that is answered.
+    /// The round of the heartbeat that is answered; 0 confirms nothing.
     pub round: u64,
 }
 

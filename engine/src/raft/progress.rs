@@ -71,7 +71,9 @@ impl Progress {
     pub(super) fn budget(&self, config: &Config) -> Option<usize> {
         match self.state {
             State::Probe { waiting: true } => None,
-            State::Probe { waiting: false } => Some(self.batch_bytes),
+            State::Probe { waiting: false } => {
+                Some(self.batch_bytes.min(config.inflight_bytes_max))
+            }
             State::Replicate => {
                 let room = config.inflight_bytes_max.saturating_sub(self.inflight.bytes);
                 let full = self.inflight.messages.len() >= config.inflight_messages_max;
@@ -127,9 +129,12 @@ impl Progress {
     }
 
     /// The connection was lost, and with it whatever was under way. Nothing is sent before the
-    /// follower is heard of again.
+    /// follower is heard of again. A probe that was not answered asks for the same place again:
+    /// before the first answer `matched` is 0, and going back there would send the whole log.
     pub(super) fn unreachable(&mut self) {
-        self.next = self.matched.next();
+        if self.state == State::Replicate {
+            self.next = self.matched.next();
+        }
         self.probe_again();
         self.state = State::Probe { waiting: true };
     }
@@ -219,6 +224,18 @@ mod tests {
         }
         progress.resume();
         assert_eq!(progress.budget(&config), Some(APPEND_BYTES_MIN));
+    }
+
+    #[test]
+    fn a_lost_connection_does_not_send_the_whole_log_again() {
+        let config = config();
+        let mut progress = Progress::new(LogIndex(1000), Duration::ZERO);
+        progress.unreachable();
+        assert_eq!(progress.next, LogIndex(1001), "not from 1, although nothing is acknowledged");
+        progress.accepted(LogIndex(1001), &config);
+        progress.sent(LogIndex(1010), 10);
+        progress.unreachable();
+        assert_eq!(progress.next, LogIndex(1002));
     }
 
     #[test]

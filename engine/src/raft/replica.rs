@@ -5,9 +5,7 @@ use std::time::Duration;
 use super::config::{Config, StartError};
 use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
 use super::log::RaftLog;
-use super::message::{
-    AppendOutcome, AppendReply, Entry, HardState, HeartbeatReply, Message, PreVoteReply, VoteReply,
-};
+use super::message::{Entry, HardState, HeartbeatReply, Message};
 use super::progress::Progress;
 use super::reads::Reads;
 use crate::{LogIndex, NodeId, Term};
@@ -248,24 +246,16 @@ impl Raft {
     }
 
     /// A message of an earlier term has no effect here, but its sender must learn of our term: a
-    /// leader to step down, a candidate to catch up.
+    /// leader to step down, a candidate to catch up. The answer carries nothing but the term. If the
+    /// sender has got there by itself meanwhile, and perhaps leads, a vote, a rejection or a round
+    /// taken over from the old message would be mistaken for an answer to a new one.
     fn answer_outdated(&self, from: NodeId, message: &Message, effects: &mut Effects) {
-        let term = self.term;
-        let reply = match message {
-            Message::Append(m) => {
-                let (hint_index, hint_term) = (LogIndex(0), Term(0));
-                let prev_index = m.prev_index;
-                let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
-                Message::AppendReply(AppendReply { term, outcome })
-            }
-            Message::Heartbeat(m) => {
-                Message::HeartbeatReply(HeartbeatReply { term, round: m.round })
-            }
-            Message::PreVote(_) => Message::PreVoteReply(PreVoteReply { term, granted: false }),
-            Message::Vote(_) => Message::VoteReply(VoteReply { term, granted: false }),
-            _ => return,
-        };
-        effects.send(from, reply);
+        if let Message::PreVote(_) | Message::Vote(_) | Message::Append(_) | Message::Heartbeat(_) =
+            message
+        {
+            let reply = HeartbeatReply { term: self.term, round: 0 };
+            effects.send(from, Message::HeartbeatReply(reply));
+        }
     }
 
     /// A message of a later term: enters that term if the message proves that it has begun. Returns

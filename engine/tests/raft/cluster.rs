@@ -149,6 +149,10 @@ impl Cluster {
                     "ack before the entry is durable"
                 );
             }
+            if let Message::VoteReply(reply) = message {
+                assert!(!reply.granted, "a vote never leaves before it is stored");
+            }
+            assert!(!matches!(message, Message::Vote(_)), "nor does a request for votes");
             self.network.push(Envelope { from: id, to: *to, message: message.clone() });
         }
         &self.effects

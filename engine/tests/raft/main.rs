@@ -4,6 +4,7 @@
 
 mod cluster;
 mod conformance;
+mod direct;
 mod render;
 mod scenarios;
 mod simulation;

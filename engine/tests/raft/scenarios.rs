@@ -10,7 +10,7 @@
 //!   window=N batch=N uncommitted=N    limits
 //! tick N MS                node N's clock moves by MS
 //! timeout N                node N's clock moves until its election timer has run out
-//! propose N a b c          three proposals;  a*300 is 300 of them
+//! propose N a b c          three proposals;  a*300 is 300 of them, a@900 has 900 bytes
 //! read N ID                a batch of reads
 //! deliver A>B              what is under way from A to B now;  `*` stands for every node
 //! drop A>B                 loses it
@@ -143,7 +143,10 @@ impl Script {
         let mut payloads = Vec::new();
         for word in words {
             let (text, count) = word.split_once('*').unwrap_or((word, "1"));
-            let payload = Bytes::copy_from_slice(text.as_bytes());
+            let (text, length) = text.split_once('@').unwrap_or((text, "0"));
+            let mut payload = text.as_bytes().to_vec();
+            payload.resize(payload.len().max(number(length) as usize), b'.');
+            let payload = Bytes::from(payload);
             payloads.extend(std::iter::repeat_n(payload, number(count) as usize));
         }
         self.step(id, Event::Propose { payloads });

@@ -50,6 +50,8 @@ struct Faults {
     slow_disk: usize,
     late_report: usize,
     partition: usize,
+    /// That a new leader crashes soon, often in the middle of spreading its first entries.
+    short_reign: usize,
     /// Not a chance: how far a clock moves at most between two ticks.
     tick_ms: usize,
 }
@@ -62,6 +64,10 @@ struct Run {
     reports: Vec<(NodeId, Write)>,
     /// Nodes of one side; messages to and from the other side are lost.
     side: Vec<NodeId>,
+    /// While this holds, the clocks on that side stand still: it does not notice that it is alone.
+    frozen: bool,
+    /// Crashes after so many steps.
+    doomed: Option<(NodeId, usize)>,
     /// Everything that any replica has ever taken for committed.
     committed: BTreeMap<LogIndex, Entry>,
     /// The highest index any leader has reported committed: what clients may know of.
@@ -86,7 +92,8 @@ impl Run {
             slow_disk: [0, 50, 90][random.below(3)],
             late_report: [0, 30, 80][random.below(3)],
             partition: [0, 1, 3][random.below(3)],
-            tick_ms: [4, 12, 40][random.below(3)],
+            short_reign: [0, 30, 80][random.below(3)],
+            tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
         let window_bytes = [100, 1000, 1 << 20][random.below(3)];
@@ -103,6 +110,8 @@ impl Run {
             faults,
             reports: Vec::new(),
             side: Vec::new(),
+            frozen: false,
+            doomed: None,
             committed: BTreeMap::new(),
             acknowledged: LogIndex(0),
             leaders: BTreeMap::new(),
@@ -146,6 +155,9 @@ impl Run {
             let other = *self.leaders.entry(soft.term).or_insert(id);
             assert_eq!(other, id, "election safety: two leaders in term {}", soft.term);
             self.check_leader_completeness(id);
+            if self.random.percent(self.faults.short_reign) {
+                self.doomed = Some((id, self.random.below(150)));
+            }
         }
         if effects.committed.is_some() {
             self.check_committed(id);
@@ -218,6 +230,10 @@ impl Run {
     fn deliver(&mut self, place: usize) {
         let envelope = self.cluster.network.swap_remove(place);
         let cut = self.is_cut(envelope.from, envelope.to);
+        if cut && self.random.percent(60) {
+            self.cluster.network.push(envelope); // held up, may come much later
+            return;
+        }
         if cut || self.random.percent(self.faults.loss) {
             self.tell(|| format!("LOST {}", describe_envelope(&envelope)));
             return;
@@ -316,25 +332,27 @@ impl Run {
         match self.random.below(100) {
             0..45 if !self.cluster.network.is_empty() => {
                 // Mostly in order, sometimes overtaken.
-                let most = self.cluster.network.len().min(4);
+                let most = if self.random.percent(10) { usize::MAX } else { 4 };
+                let most = self.cluster.network.len().min(most);
                 let place = self.random.below(most);
                 self.deliver(place);
             }
             45..60 if !self.random.percent(self.faults.slow_disk) => self.write(id),
-            60..70 if !self.reports.is_empty() => {
-                if !self.random.percent(self.faults.late_report) {
-                    let place = self.random.below(self.reports.len());
-                    self.report(place);
-                }
+            60..70 if !self.reports.is_empty() && !self.random.percent(self.faults.late_report) => {
+                let place = self.random.below(self.reports.len());
+                self.report(place);
             }
-            70..82 => self.tick(id, self.faults.tick_ms),
+            70..82 if (!self.frozen || !self.side.contains(&id)) => {
+                self.tick(id, self.faults.tick_ms);
+            }
             82..90 => self.propose(id),
             90..95 => self.read(id),
             95 if self.random.percent(self.faults.partition * 20) => {
                 let random = &mut self.random;
                 self.side = ids.into_iter().filter(|_| random.percent(40)).collect();
+                self.frozen = random.percent(50);
             }
-            96 => self.side.clear(),
+            96 if self.random.percent(15) => self.side.clear(),
             97 => {
                 let node = ids[self.random.below(ids.len())];
                 let lost = self.random.percent(50);
@@ -345,7 +363,7 @@ impl Run {
                 };
                 self.step(id, event);
             }
-            98 if self.cluster.raft(id).is_none() => self.restart(id),
+            98 | 95 if self.cluster.raft(id).is_none() => self.restart(id),
             99 if self.random.percent(self.faults.crash * 10) => self.crash(id),
             _ => {}
         }
@@ -354,6 +372,14 @@ impl Run {
     fn chaos(&mut self) {
         for step in 0..STEPS_OF_CHAOS {
             self.something();
+            match self.doomed {
+                Some((id, 0)) => {
+                    self.crash(id);
+                    self.doomed = None;
+                }
+                Some((id, left)) => self.doomed = Some((id, left - 1)),
+                None => {}
+            }
             if step % 50 == 0 {
                 self.check_log_matching();
             }
@@ -366,6 +392,7 @@ impl Run {
         self.side.clear();
         self.faults.loss = 0;
         self.faults.repeat = 0;
+        self.faults.short_reign = 0;
         for id in self.cluster.ids() {
             if self.cluster.raft(id).is_none() {
                 self.restart(id);
@@ -376,14 +403,17 @@ impl Run {
             self.settle();
             let leader = self.cluster.nodes.values().find_map(|node| {
                 let raft = node.raft.as_ref()?;
-                (raft.role() == Role::Leader).then_some(node.id)
+                (raft.role() == Role::Leader).then_some((raft.term(), node.id))
             });
-            if let (Some(leader), None) = (leader, goal) {
+            // A leader that is deposed after all may take its proposal along.
+            if let Some((term, leader)) = leader
+                && goal.is_none_or(|(of, _)| of != term)
+            {
                 self.propose(leader);
-                goal = Some(self.cluster.raft(leader).unwrap().last_index());
+                goal = Some((term, self.cluster.raft(leader).unwrap().last_index()));
                 self.read(leader);
             }
-            if goal.is_some_and(|goal| self.agree(goal)) {
+            if goal.is_some_and(|(_, goal)| self.agree(goal)) {
                 return;
             }
             for id in self.cluster.ids() {

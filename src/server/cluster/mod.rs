@@ -8,6 +8,9 @@ mod commands;
 mod slots;
 mod topology;
 
+#[cfg(test)]
+mod tests;
+
 pub use commands::{ClusterCommand, reply as cluster_reply};
 pub use slots::{key_hash_slot as slot_of, shard_of_slot, slots_of_shard};
 pub(super) use topology::moved;

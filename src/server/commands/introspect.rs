@@ -31,7 +31,7 @@ pub fn info(asked: Args<'_>, out: &mut Writer<'_>) {
     for name in asked.iter() {
         match find(name) {
             Some(spec) => one_info(spec, out),
-            None => out.null_array(),
+            None => out.null(),
         }
     }
 }

@@ -13,6 +13,9 @@ pub mod config;
 pub mod info;
 pub mod introspect;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::CommandError;
 pub use keys::{ScanRequest, scan};
 pub use spec::{Fan, Handler, Local, ParseFn, Spec, Sub, Subcommand, all, find};
@@ -63,7 +66,10 @@ pub fn find_sub(
     subcommands: &[Subcommand],
     args: Args<'_>,
 ) -> Result<Sub, CommandError> {
-    let name = &args[1];
+    let Some(name) = args.get(1) else {
+        // Only COMMAND may stand alone: its arity says so.
+        return Ok(Sub::CommandInfo);
+    };
     let found = subcommands
         .iter()
         .find(|subcommand| subcommand.name.as_bytes().eq_ignore_ascii_case(name))

@@ -29,7 +29,8 @@ impl Extended {
     pub(super) const ZERO: Self =
         Self { negative: false, mantissa: 0, exponent: 0, infinite: false };
 
-    /// A decimal number, or an infinity. `None` for other text, not-a-number, and numbers too large.
+    /// A decimal number, or an infinity. `None` for other text, not-a-number, and numbers too large or
+    /// too small for the type.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         if text.is_empty() || text.len() > TEXT_BYTES_MAX {
             return None;
@@ -97,10 +98,10 @@ impl Extended {
     }
 
     fn from_decimal(mut digits: Big, exponent: i64) -> Option<Self> {
-        if digits.is_zero() || exponent < -DECIMAL_EXPONENT_MAX {
+        if digits.is_zero() {
             return Some(Self::ZERO);
         }
-        if exponent > DECIMAL_EXPONENT_MAX {
+        if exponent.abs() > DECIMAL_EXPONENT_MAX {
             return None;
         }
         let mut binary_exponent = 0;
@@ -121,6 +122,7 @@ impl Extended {
         }
         let (top, dropped_bits, dropped) = digits.top_bits();
         Self::rounded(top, binary_exponent + dropped_bits as i64, sticky || dropped)
+            .filter(|number| number.mantissa != 0)
     }
 }
 

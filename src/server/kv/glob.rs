@@ -35,7 +35,7 @@ pub(in crate::server) fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// If the element of the pattern at `p` matches `byte`, where the next element starts.
-fn one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
+pub(super) fn one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
     match pattern[p] {
         b'?' => Some(p + 1),
         b'[' => class(pattern, p + 1, byte),

@@ -26,6 +26,9 @@ mod read;
 mod snapshot;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use bytes::{Bytes, BytesMut};
 use coracle_engine::{Apply, SnapshotError, StateMachine};
 

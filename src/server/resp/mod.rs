@@ -10,6 +10,9 @@ mod inline;
 mod number;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use decode::{Args, Decoder, ProtocolError};
 pub use number::{parse_f64, parse_i64, parse_u64};
 pub use write::{Protocol, Writer};

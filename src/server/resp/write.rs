@@ -132,14 +132,6 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// No array.
-    pub fn null_array(&mut self) {
-        self.out.put_slice(match self.protocol {
-            Protocol::Resp2 => b"*-1\r\n",
-            Protocol::Resp3 => b"_\r\n",
-        });
-    }
-
     /// The head of an array of `count` values, which follow.
     pub fn array(&mut self, count: usize) {
         self.length(b'*', count);

@@ -1,0 +1,121 @@
+//! The raw device: durable writes through a bare ring, with nothing of ours between.
+//!
+//! The thread blocks in the kernel until a write completes ("idle"), or computes and looks at the
+//! completion queue now and then ("core busy"). The file is filled with zeros before, as segments of
+//! the log are.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coracle::uring::SyncMethod;
+use coracle_wal::AlignedBuf;
+use io_uring::{IoUring, opcode, squeue::Flags, types};
+
+use super::{Mode, Sample, compute};
+
+/// Size of the file that is written round and round.
+pub(super) const FILE_BYTES: u64 = 64 << 20;
+
+/// A bare ring and its file.
+pub(super) struct RawDevice {
+    ring: IoUring,
+    file: File,
+    method: SyncMethod,
+    position: u64,
+}
+
+struct InFlight {
+    buf: AlignedBuf,
+    since: Instant,
+}
+
+impl RawDevice {
+    /// Makes the file `path` and fills it with zeros. Blocking.
+    pub(super) fn new(path: &Path, method: SyncMethod, direct: bool) -> io::Result<Self> {
+        let mut filler = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..FILE_BYTES / zeros.len() as u64 {
+            filler.write_all(&zeros)?;
+        }
+        filler.sync_all()?;
+        let flags = if direct { libc::O_DIRECT } else { 0 };
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+        Ok(Self { ring: IoUring::new(64)?, file, method, position: 0 })
+    }
+
+    /// Keeps `depth` writes of `bytes` in flight for `time`. Blocks the core.
+    pub(super) fn run(
+        &mut self,
+        bytes: usize,
+        depth: usize,
+        time: Duration,
+        mode: Mode,
+    ) -> io::Result<Sample> {
+        let start = Instant::now();
+        let mut sample = Sample::new();
+        let mut slots: Vec<InFlight> =
+            (0..depth).map(|_| InFlight { buf: AlignedBuf::zeroed(bytes), since: start }).collect();
+        for (index, slot) in slots.iter_mut().enumerate() {
+            slot.since = Instant::now();
+            self.submit(index, &slot.buf, bytes)?;
+        }
+        let mut running = depth;
+        while running > 0 {
+            match mode {
+                Mode::Idle => drop(self.ring.submit_and_wait(1)?),
+                Mode::Busy => compute(),
+            }
+            loop {
+                let next = self.ring.completion().next();
+                let Some(entry) = next else { break };
+                if entry.result() < 0 {
+                    return Err(io::Error::from_raw_os_error(-entry.result()));
+                }
+                let now = Instant::now();
+                let slot = &mut slots[entry.user_data() as usize];
+                sample.record(now - slot.since, bytes as u64);
+                if now - start < time {
+                    slot.since = now;
+                    self.submit(entry.user_data() as usize, &slot.buf, bytes)?;
+                } else {
+                    running -= 1;
+                }
+            }
+        }
+        sample.elapsed = start.elapsed();
+        Ok(sample)
+    }
+
+    fn submit(&mut self, index: usize, buf: &AlignedBuf, bytes: usize) -> io::Result<()> {
+        if self.position + bytes as u64 > FILE_BYTES {
+            self.position = 0;
+        }
+        let fd = types::Fd(self.file.as_raw_fd());
+        let write = opcode::Write::new(fd, buf.as_ptr(), bytes as u32).offset(self.position);
+        self.position += bytes as u64;
+        let id = index as u64;
+        let mut queue = self.ring.submission();
+        // SAFETY: the buffer lives until `run` has seen the completion of this write (on an error
+        // the program ends), the descriptor as long as the ring.
+        let pushed = unsafe {
+            match self.method {
+                SyncMethod::BufferedNone => queue.push(&write.build().user_data(id)),
+                SyncMethod::Dsync => {
+                    queue.push(&write.rw_flags(libc::RWF_DSYNC).build().user_data(id))
+                }
+                SyncMethod::Linked | SyncMethod::Auto => queue.push_multiple(&[
+                    write.build().flags(Flags::IO_LINK | Flags::SKIP_SUCCESS).user_data(id),
+                    opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(id),
+                ]),
+            }
+        };
+        pushed.map_err(io::Error::other)?;
+        drop(queue);
+        self.ring.submit()?;
+        Ok(())
+    }
+}

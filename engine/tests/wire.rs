@@ -1,0 +1,376 @@
+//! The peer frame codec from outside: round trips in any pieces, damage, rubbish, and golden bytes.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use coracle_engine::limits::{
+    CLUSTER_ID_BYTES_MAX, FRAME_BYTES_MAX, GATHER_BYTES_MIN, PAYLOAD_BYTES_MAX,
+    REFUSAL_TEXT_BYTES_MAX,
+};
+use coracle_engine::raft::{
+    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
+    PreVote, PreVoteReply, Vote, VoteReply,
+};
+use coracle_engine::wire::{
+    EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
+    WireError,
+};
+use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, Term};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn encode(frames: &[Frame]) -> Vec<Bytes> {
+    let mut out = OutBuf::new();
+    for frame in frames {
+        match frame {
+            Frame::Hello(hello) => out.push_hello(hello).unwrap(),
+            Frame::HelloReply(reply) => out.push_hello_reply(reply).unwrap(),
+            Frame::Raft { shard, message } => out.push_message(*shard, message).unwrap(),
+        }
+    }
+    let mut pieces = Vec::new();
+    let bytes = out.bytes();
+    out.take(&mut pieces);
+    assert_eq!(bytes, pieces.iter().map(Bytes::len).sum::<usize>(), "bytes are counted right");
+    assert!(out.is_empty() && pieces.iter().all(|piece| !piece.is_empty()));
+    pieces
+}
+
+fn bytes_of(frames: &[Frame]) -> Vec<u8> {
+    encode(frames).concat()
+}
+
+/// Decodes all frames in `bytes`, which arrive in steps of these sizes, over and over.
+fn decode(bytes: &[u8], steps: &[usize]) -> Result<Vec<Frame>, WireError> {
+    let mut decoder = FrameDecoder::new();
+    let mut received = BytesMut::new();
+    let mut frames = Vec::new();
+    let (mut rest, mut steps) = (bytes, steps.iter().cycle());
+    loop {
+        while let Some(frame) = decoder.decode(&mut received)? {
+            frames.push(frame);
+        }
+        assert!(decoder.missing(&received) > 0, "it asks for more");
+        if rest.is_empty() {
+            return Ok(frames);
+        }
+        let (now, later) = rest.split_at((*steps.next().unwrap()).min(rest.len()));
+        received.extend_from_slice(now);
+        rest = later;
+    }
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        4 => vec(any::<u8>(), 0..40),
+        1 => vec(any::<u8>(), GATHER_BYTES_MIN - 2..GATHER_BYTES_MIN + 200),
+    ]
+    .prop_map(Bytes::from)
+}
+
+fn append() -> impl Strategy<Value = Message> {
+    let entry = (any::<u64>(), payload(), any::<bool>());
+    (1..=u64::MAX, 0..1_u64 << 60, any::<u64>(), any::<u64>(), vec(entry, 0..12)).prop_map(
+        |(term, prev, prev_term, commit, entries)| {
+            let entries = entries.into_iter().zip(1..).map(|((term, payload, noop), n)| Entry {
+                term: Term(term),
+                index: LogIndex(prev + n),
+                kind: if noop { EntryKind::Noop } else { EntryKind::Normal },
+                payload: if noop { Bytes::new() } else { payload },
+            });
+            Message::Append(Append {
+                term: Term(term),
+                prev_index: LogIndex(prev),
+                prev_term: Term(prev_term),
+                commit: LogIndex(commit),
+                entries: entries.collect(),
+            })
+        },
+    )
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let numbers = (1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
+    let small = (0..8_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
+        let term = Term(t);
+        let (last_index, last_term) = (LogIndex(a), Term(b));
+        match kind {
+            0 => Message::PreVote(PreVote { term, last_index, last_term }),
+            1 => Message::PreVoteReply(PreVoteReply { term, granted: yes }),
+            2 => Message::Vote(Vote { term, last_index, last_term }),
+            3 => Message::VoteReply(VoteReply { term, granted: yes }),
+            4 => Message::Heartbeat(Heartbeat { term, commit: LogIndex(a), round: b }),
+            5 => Message::HeartbeatReply(HeartbeatReply { term, round: b }),
+            6 => {
+                let outcome = AppendOutcome::Accepted { matched: LogIndex(a) };
+                Message::AppendReply(AppendReply { term, outcome })
+            }
+            _ => {
+                let (prev_index, hint_index, hint_term) = (LogIndex(a), LogIndex(b), Term(c));
+                let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
+                Message::AppendReply(AppendReply { term, outcome })
+            }
+        }
+    });
+    prop_oneof![2 => small, 1 => append()]
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let numbers = (1..=u64::MAX, 1..=u16::MAX, any::<u16>(), 1..=u32::MAX, any::<u128>());
+    ("[a-zäöü0-9-]{0,60}", numbers).prop_map(
+        |(cluster_id, (node, cores, core, shards, instance))| {
+            let core = CoreId(core % cores);
+            Hello { cluster_id, node: NodeId(node), core, cores, shards, instance }
+        },
+    )
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
+    let refused = "[a-z ]{0,100}"
+        .prop_map(|text| HelloReply::Refused { reason: RefuseReason::Cluster, text });
+    prop_oneof![
+        8 => (any::<u32>(), message())
+            .prop_map(|(shard, message)| Frame::Raft { shard: ShardId(shard), message }),
+        1 => hello().prop_map(Frame::Hello),
+        1 => hello().prop_map(|hello| Frame::HelloReply(HelloReply::Accepted(hello))),
+        1 => refused.prop_map(Frame::HelloReply),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn frames_survive_the_way_in_any_pieces(
+        frames in vec(frame(), 0..8),
+        steps in vec(1..5000_usize, 1..10),
+    ) {
+        let bytes = bytes_of(&frames);
+        prop_assert_eq!(decode(&bytes, &steps).unwrap(), frames);
+    }
+
+    #[test]
+    fn rubbish_never_panics(bytes in vec(any::<u8>(), 0..300), step in 1..300_usize) {
+        let found = decode(&bytes, &[step]);
+        prop_assert!(bytes.len() < HEADER_BYTES || found.is_err());
+    }
+
+    /// The header is right and so are both checksums: only the body decides.
+    #[test]
+    fn rubbish_in_a_sealed_frame_never_panics(
+        kind in prop_oneof![1..=2_u8, 16..=23_u8],
+        body in vec(any::<u8>(), 0..64),
+    ) {
+        if let Ok(frames) = decode(&sealed(kind, 0, &body), &[1000]) {
+            prop_assert_eq!(bytes_of(&frames), sealed(kind, 0, &body), "valid in one way only");
+        }
+    }
+
+    #[test]
+    fn a_cut_body_in_a_sealed_frame_is_an_error(frame in frame(), cut in 1..60_usize) {
+        let bytes = bytes_of(&[frame]);
+        let body = &bytes[HEADER_BYTES..];
+        let body = &body[..body.len() - cut.min(body.len())];
+        let shard = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
+        let found = decode(&sealed(bytes[3], shard, body), &[100_000]);
+        prop_assert!(matches!(found, Err(WireError::Malformed { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn one_flipped_bit_anywhere_is_noticed(frame in frame(), place in any::<prop::sample::Index>()) {
+        let mut bytes = bytes_of(&[frame]);
+        let bit = place.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let found = decode(&bytes, &[100_000]);
+        prop_assert!(found.is_err(), "{found:?}");
+    }
+}
+
+/// A frame of any body with a right header.
+fn sealed(kind: u8, shard: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0xC0, 0xAC, 1, kind, 0, 0, 0, 0];
+    bytes.extend(shard.to_le_bytes());
+    bytes.extend((body.len() as u32).to_le_bytes());
+    bytes.extend(crc32fast::hash(body).to_le_bytes());
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+fn raft(message: Message) -> Frame {
+    Frame::Raft { shard: ShardId(0), message }
+}
+
+fn append_of(payloads: Vec<Bytes>) -> Message {
+    let entries = payloads.into_iter().zip(1..).map(|(payload, index)| Entry {
+        term: Term(1),
+        index: LogIndex(index),
+        kind: EntryKind::Normal,
+        payload,
+    });
+    Message::Append(Append {
+        term: Term(1),
+        prev_index: LogIndex(0),
+        prev_term: Term(0),
+        commit: LogIndex(0),
+        entries: entries.collect(),
+    })
+}
+
+#[test]
+fn large_payloads_are_referenced_and_small_ones_gathered() {
+    let small = Bytes::from(vec![1; 100]);
+    let large = Bytes::from(vec![2; GATHER_BYTES_MIN]);
+    let beat = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+    let frames = [
+        raft(beat.clone()),
+        raft(append_of(vec![small.clone(), large.clone(), small])),
+        raft(beat),
+    ];
+    let pieces = encode(&frames);
+    assert_eq!(pieces.len(), 3, "before, the large payload, after");
+    assert_eq!(pieces[1].as_ptr(), large.as_ptr(), "the payload itself, not a copy");
+    assert_eq!(decode(&pieces.concat(), &[77]).unwrap(), frames);
+}
+
+#[test]
+fn received_payloads_are_slices_of_the_receive_buffer() {
+    let bytes = bytes_of(&[raft(append_of(vec![Bytes::from(vec![5; 1000]); 3]))]);
+    let mut received = BytesMut::from(&bytes[..]);
+    let range = received.as_ptr() as usize..received.as_ptr() as usize + received.len();
+    let frame = FrameDecoder::new().decode(&mut received).unwrap().unwrap();
+    let Frame::Raft { message: Message::Append(append), .. } = frame else { panic!("{frame:?}") };
+    for entry in append.entries {
+        assert!(range.contains(&(entry.payload.as_ptr() as usize)));
+    }
+}
+
+#[test]
+fn an_append_larger_than_a_frame_is_refused_and_leaves_nothing_behind() {
+    let mut out = OutBuf::new();
+    let payload = Bytes::from(vec![0; PAYLOAD_BYTES_MAX]);
+    let found = out.push_message(ShardId(0), &append_of(vec![payload.clone(); 4]));
+    assert!(matches!(found, Err(EncodeError::TooLong { kind: 20, .. })), "{found:?}");
+    assert!(out.is_empty());
+    out.push_message(ShardId(0), &append_of(vec![payload; 3])).unwrap();
+    assert!(out.bytes() > 3 * PAYLOAD_BYTES_MAX && out.bytes() < FRAME_BYTES_MAX);
+}
+
+#[test]
+fn lengths_are_refused_before_their_bytes_arrive() {
+    for (kind, length) in [(20, FRAME_BYTES_MAX as u32), (1, 1025), (22, 1000), (20, u32::MAX)] {
+        let mut bytes = sealed(kind, 0, &[]);
+        bytes[12..16].copy_from_slice(&length.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[..20]);
+        bytes[20..24].copy_from_slice(&checksum.to_le_bytes());
+        let found = decode(&bytes, &[24]);
+        assert!(matches!(found, Err(WireError::TooLong { .. })), "{kind} {length}: {found:?}");
+    }
+}
+
+#[test]
+fn a_table_that_promises_more_than_the_frame_has_is_refused() {
+    let mut body = Vec::new();
+    for number in [1_u64, 0, 0, 0] {
+        body.extend(number.to_le_bytes());
+    }
+    body.extend(u32::MAX.to_le_bytes());
+    body.extend(0_u32.to_le_bytes());
+    let found = decode(&sealed(20, 0, &body), &[1000]);
+    assert!(matches!(found, Err(WireError::Malformed { .. })), "{found:?}");
+    // Indexes that overflow: the place before is the last there is.
+    body[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    body[32..36].copy_from_slice(&1_u32.to_le_bytes());
+    body.extend([0; 16]);
+    let found = decode(&sealed(20, 0, &body), &[1000]);
+    let problem = "log indexes overflow";
+    assert_eq!(found, Err(WireError::Malformed { kind: 20, shard: ShardId(0), problem }));
+}
+
+#[test]
+fn long_texts_in_greetings_are_cut_at_a_character() {
+    let text = "ä".repeat(REFUSAL_TEXT_BYTES_MAX);
+    let reply = HelloReply::Refused { reason: RefuseReason::Busy, text };
+    let found = decode(&bytes_of(&[Frame::HelloReply(reply)]), &[1000]).unwrap();
+    let [Frame::HelloReply(HelloReply::Refused { text, .. })] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!(text.len(), REFUSAL_TEXT_BYTES_MAX);
+    let hello = Hello { cluster_id: "x".repeat(CLUSTER_ID_BYTES_MAX + 1), ..golden_hello() };
+    let found = decode(&bytes_of(&[Frame::Hello(hello)]), &[1000]).unwrap();
+    let [Frame::Hello(hello)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(hello.cluster_id.len(), CLUSTER_ID_BYTES_MAX);
+}
+
+fn golden_hello() -> Hello {
+    Hello {
+        cluster_id: "coracle".to_owned(),
+        node: NodeId(3),
+        core: CoreId(1),
+        cores: 2,
+        shards: 16,
+        instance: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
+    }
+}
+
+fn golden_frames() -> Vec<(&'static str, Frame)> {
+    let term = Term(7);
+    let (last_index, last_term) = (LogIndex(0x0102_0304), Term(6));
+    let noop = Entry { term, index: LogIndex(11), kind: EntryKind::Noop, payload: Bytes::new() };
+    let payload = Bytes::from_static(b"hello");
+    let normal = Entry { term, index: LogIndex(12), kind: EntryKind::Normal, payload };
+    let append = Append {
+        term,
+        prev_index: LogIndex(10),
+        prev_term: Term(6),
+        commit: LogIndex(9),
+        entries: vec![noop, normal],
+    };
+    let accepted = AppendOutcome::Accepted { matched: LogIndex(12) };
+    let rejected = AppendOutcome::Rejected {
+        prev_index: LogIndex(10),
+        hint_index: LogIndex(8),
+        hint_term: Term(5),
+    };
+    let refused =
+        HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
+    let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
+    let reply = |outcome| raft(Message::AppendReply(AppendReply { term, outcome }));
+    vec![
+        ("Hello", Frame::Hello(golden_hello())),
+        ("HelloReply accepted", Frame::HelloReply(HelloReply::Accepted(golden_hello()))),
+        ("HelloReply refused", Frame::HelloReply(refused)),
+        ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
+        ("PreVoteReply", raft(Message::PreVoteReply(PreVoteReply { term, granted: true }))),
+        ("Vote", raft(Message::Vote(Vote { term, last_index, last_term }))),
+        ("VoteReply", raft(Message::VoteReply(VoteReply { term, granted: false }))),
+        ("Append", raft(Message::Append(append))),
+        ("AppendReply accepted", reply(accepted)),
+        ("AppendReply rejected", reply(rejected)),
+        ("Heartbeat", raft(Message::Heartbeat(Heartbeat { term, commit: LogIndex(12), round: 4 }))),
+        ("HeartbeatReply", raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4 }))),
+    ]
+}
+
+/// The format is what `testdata/wire/v1.txt` says. A change of the file without a new version number
+/// cuts off every node that runs the old program.
+#[test]
+fn the_format_is_the_documented_one() {
+    let mut text = String::new();
+    for (name, frame) in golden_frames() {
+        let bytes = bytes_of(std::slice::from_ref(&frame));
+        assert_eq!(decode(&bytes, &[1000]).unwrap(), [frame]);
+        writeln!(text, "{name}").unwrap();
+        for (number, line) in bytes.chunks(16).enumerate() {
+            let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(text, "  {:04x}  {}", number * 16, hex.join(" ")).unwrap();
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v1.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(path).unwrap());
+}
