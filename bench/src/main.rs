@@ -21,17 +21,17 @@ struct Cli {
 enum Command {
     /// Load a cluster, or with --single any RESP server, and measure throughput and latency
     Load(load::LoadArgs),
-    /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
-    Wal(wal::WalArgs),
     /// Load an in-process cluster through the embedding API
     Embedded(embedded::EmbeddedArgs),
+    /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
+    Wal(wal::WalArgs),
 }
 
 fn main() -> ExitCode {
     let result: Result<(), Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Load(args) => load::run(&args).map_err(Into::into),
-        Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
+        Command::Wal(args) => wal::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

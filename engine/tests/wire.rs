@@ -166,7 +166,7 @@ proptest! {
     /// The header is right and so are both checksums: only the body decides.
     #[test]
     fn rubbish_in_a_sealed_frame_never_panics(
-        kind in prop_oneof![1..=2_u8, 16..=23_u8],
+        kind in prop_oneof![1..=5_u8, 16..=23_u8],
         body in vec(any::<u8>(), 0..64),
     ) {
         if let Ok(frames) = decode(&sealed(kind, 0, &body), &[1000]) {
@@ -178,6 +178,7 @@ proptest! {
     fn a_cut_body_in_a_sealed_frame_is_an_error(frame in frame(), cut in 1..60_usize) {
         let bytes = bytes_of(&[frame]);
         let body = &bytes[HEADER_BYTES..];
+        prop_assume!(!body.is_empty());
         let body = &body[..body.len() - cut.min(body.len())];
         let shard = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
         let found = decode(&sealed(bytes[3], shard, body), &[100_000]);
