@@ -100,13 +100,14 @@ impl StateMachine for Store {
 }
 
 /// Why a call gave up.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum ClientError {
-    /// No leader answered in time.
+    #[error("no leader answered in time")]
     Timeout,
-    /// The write may or may not have happened: the application has to decide.
+    #[error("the write may or may not have happened: look before repeating it")]
     OutcomeUnknown,
     /// Anything that trying again would not mend.
+    #[error("{0}")]
     Failed(String),
 }
 
@@ -207,12 +208,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.shards = 4;
 
     let cluster = LocalCluster::start(&config, |_shard| Box::new(Store::default()))?;
-    demo(&Client::new(&cluster, config.shards)).map_err(|error| format!("{error:?}"))?;
+    demo(&Client::new(&cluster, config.shards))?;
     cluster.stop();
 
     let cluster = LocalCluster::start(&config, |_shard| Box::new(Store::default()))?;
-    let value = Client::new(&cluster, config.shards).get("boat");
-    println!("after a restart, boat = {:?}", value.map_err(|error| format!("{error:?}"))?);
+    let value = Client::new(&cluster, config.shards).get("boat")?;
+    println!("after a restart, boat = {value:?}");
     cluster.stop();
     Ok(())
 }
@@ -230,6 +231,8 @@ fn demo(client: &Client) -> Result<(), ClientError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

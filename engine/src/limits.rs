@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Largest payload of one proposal. Larger values belong outside the log.
-pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Largest payload of one proposal: a value of 1 MiB with room for its key and framing. Larger values
+/// belong outside the log.
+pub const PAYLOAD_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 
 /// Largest peer frame, header included: one maximal entry with room for its neighbours.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;

@@ -58,7 +58,7 @@ impl RawDevice {
         let start = Instant::now();
         let mut sample = Sample::new();
         let mut slots: Vec<InFlight> =
-            (0..depth).map(|_| InFlight { buf: AlignedBuf::zeroed(bytes), since: start }).collect();
+            (0..depth).map(|_| InFlight { buf: pattern(bytes), since: start }).collect();
         for (index, slot) in slots.iter_mut().enumerate() {
             slot.since = Instant::now();
             self.submit(index, &slot.buf, bytes)?;
@@ -118,4 +118,11 @@ impl RawDevice {
         self.ring.submit()?;
         Ok(())
     }
+}
+
+/// What the log writes is not zeros, which a host may treat as less than a write.
+fn pattern(bytes: usize) -> AlignedBuf {
+    let mut buf = AlignedBuf::zeroed(bytes);
+    buf.iter_mut().zip((0..=250).cycle()).for_each(|(byte, value)| *byte = value);
+    buf
 }

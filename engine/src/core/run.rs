@@ -409,9 +409,8 @@ impl<E: Env> Core<E> {
         while let Some(&at) = self.touched.get(next) {
             next += 1;
             self.shards[at].touched = false;
-            match &refusal {
-                Some(error) => self.shards[at].refuse_incoming(error, &mut self.counters),
-                None => {}
+            if let Some(error) = &refusal {
+                self.shards[at].refuse_incoming(error, &mut self.counters);
             }
             self.shards[at].submit(&mut self.counters);
             self.dispatch(at);
