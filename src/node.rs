@@ -19,7 +19,8 @@ use coracle_engine::core::{
     Position, RemoteCore,
 };
 use coracle_engine::env::Env;
-use futures_util::future::{Either, select};
+use futures_channel::oneshot;
+use futures_util::future::select;
 use thiserror::Error;
 
 use crate::data_dir::{DataDir, DataDirError, random_u128};
@@ -404,22 +405,17 @@ async fn run_core(
     drop(shared);
     let _ = ready.send(Ok(()));
     drop(ready);
-    let handle = opened.handle();
-    match service {
-        None => opened.run().await,
-        Some(service) => {
-            let service = async {
-                service.await;
-                handle.stopping().await;
-            };
-            let serving = std::pin::pin!(service);
-            let running = std::pin::pin!(opened.run());
-            if let Either::Left(((), serving)) = select(running, serving).await {
-                // The core has answered everything; let the answers leave.
-                select(serving, std::pin::pin!(env.sleep(DRAIN_TIMEOUT))).await;
-            }
-        }
+    // A task of its own: the core's loop turns far more often than the service has to look.
+    let (served, done) = oneshot::channel();
+    if let Some(service) = service {
+        env.spawn(async move {
+            service.await;
+            let _ = served.send(());
+        });
     }
+    opened.run().await;
+    // The core has answered everything; let the answers leave.
+    select(done, std::pin::pin!(env.sleep(DRAIN_TIMEOUT))).await;
 }
 
 async fn open_core(

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use coracle_engine::env::{Listener, StreamReader, StreamWriter};
+use futures_util::StreamExt;
 use futures_util::io::{AsyncRead, AsyncWrite};
+use futures_util::stream::FuturesUnordered;
 use glommio::GlommioError;
 use glommio::net::TcpStream;
 
@@ -224,7 +226,7 @@ impl Listener for TcpListener {
     async fn accept(&self) -> io::Result<(TcpReader, TcpWriter, String)> {
         let mut pause = ACCEPT_PAUSE_MIN;
         loop {
-            let error = match self.listener.accept().await.map_err(io_error) {
+            let error = match alone(self.listener.accept()).await.map_err(io_error) {
                 Ok(stream) => {
                     let peer = stream.peer_addr();
                     match (peer.map_err(io_error), Socket::halves(stream)) {
@@ -262,6 +264,13 @@ impl Listener for TcpListener {
             }
         }
     }
+}
+
+/// Awaits a future of the runtime that adds a waker to its list at every poll. Beside something busy
+/// in the same task these would pile up, and a task is counted by 16 bits: it panics at 32,768. Here
+/// the future is polled only when it was woken.
+async fn alone<F: Future>(future: F) -> F::Output {
+    FuturesUnordered::from_iter([future]).select_next_some().await
 }
 
 /// Connects to `ip:port`.

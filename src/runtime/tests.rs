@@ -230,3 +230,20 @@ fn a_pinned_core_runs_where_it_was_told() {
     });
     assert_eq!(core.unwrap().join().unwrap(), 0);
 }
+
+/// A listener waited for beside something busy in the same task piled up one waker for each turn, and
+/// the runtime panics at the 32,768th.
+#[test]
+fn waiting_for_a_connection_beside_something_busy_costs_nothing() {
+    on_core(|env| async move {
+        let listener = env.listen(ANY_PORT).await.unwrap();
+        let mut accept = std::pin::pin!(listener.accept());
+        for _ in 0..40_000 {
+            assert!(futures_util::poll!(accept.as_mut()).is_pending());
+        }
+        let address = listener.address().to_string();
+        let connect = std::pin::pin!(env.connect(&address, TIMEOUT));
+        let (accepted, connected) = futures_util::future::join(accept, connect).await;
+        assert!(accepted.is_ok() && connected.is_ok());
+    });
+}
