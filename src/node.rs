@@ -425,9 +425,8 @@ async fn open_core(
 ) -> Result<(Core<GlommioEnv>, Option<LocalFuture>), StartError> {
     let config = &shared.config;
     let dir: PathBuf = shared.data_dir.core_dir(core);
-    let disk = UringDisk::open(&dir, config.sync_method).map_err(|error| StartError::Core {
-        core,
-        reason: format!("its log directory {}: {error}", dir.display()),
+    let disk = UringDisk::open(&dir, config.sync_method).await.map_err(|error| {
+        StartError::Core { core, reason: format!("its log directory {}: {error}", dir.display()) }
     })?;
     let mut core_config = shared.core_config.clone();
     core_config.core = core;

@@ -17,7 +17,7 @@ pub use coracle_wal::{
 };
 use thiserror::Error;
 
-use crate::runtime::{CoreSpec, GlommioEnv, RuntimeError, spawn_core};
+use crate::runtime::{CoreSpec, GlommioEnv, RuntimeError, spawn_core, tasks};
 use crate::uring::{UringDisk, UringOptions};
 
 /// A log on a disk of this machine. Clones are handles of the same log.
@@ -63,7 +63,7 @@ pub async fn open(
 ) -> Result<(Log, Recovery), OpenLogError> {
     let at = |source| OpenLogError::Directory { dir: dir.to_owned(), source };
     make_dir(dir).map_err(at)?;
-    let disk = UringDisk::open_with(dir, disk).map_err(at)?;
+    let disk = UringDisk::open_with(dir, disk).await.map_err(at)?;
     let (log, driver, recovery) = Wal::open(disk, options, visit)
         .await
         .map_err(|source| OpenLogError::Log { dir: dir.to_owned(), source })?;
@@ -74,10 +74,7 @@ pub async fn open(
             tracing::error!(%failure, "the log failed");
         }
     };
-    match glommio::spawn_local_into(run, queue) {
-        Ok(task) => drop(task.detach()),
-        Err(error) => return Err(at(io::Error::other(error.to_string()))),
-    }
+    tasks::spawn(run, queue).map_err(|error| at(io::Error::other(error.to_string())))?;
     Ok((log, recovery))
 }
 

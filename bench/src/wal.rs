@@ -241,7 +241,7 @@ pub fn run(args: &WalArgs) -> Result<(), WalBenchError> {
 async fn measure(env: GlommioEnv, dir: &Path, args: &WalArgs) -> Result<Report, WalBenchError> {
     let options =
         UringOptions { sync_method: args.sync_method, spin: Duration::from_micros(args.spin_us) };
-    let disk = UringDisk::open_with(dir, options)?;
+    let disk = UringDisk::open_with(dir, options).await?;
     let method = disk.sync_choice().method;
     let mut raw = RawDevice::new(&dir.join("raw"), method, disk.is_direct())?;
     let file = disk.open("raw", OpenMode::Existing).await?;
@@ -296,7 +296,7 @@ async fn measure_methods(
 ) -> Result<Vec<MethodFigures>, WalBenchError> {
     let mut all = Vec::new();
     for method in [SyncMethod::Linked, SyncMethod::Dsync, SyncMethod::BufferedNone] {
-        let disk = UringDisk::open(dir, method)?;
+        let disk = UringDisk::open(dir, method).await?;
         let file = disk.open("raw", OpenMode::Existing).await?;
         let mut figures = Vec::new();
         for mode in [Mode::Idle, Mode::Busy] {

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::GlommioEnv;
 use super::preflight::{self, PreflightError};
+use super::tasks;
 use super::turn;
 
 /// Locked memory that the runtime registers per core for its own file I/O. We use that for reads of
@@ -134,7 +135,9 @@ where
             let _ = started.send(Ok(()));
             Some(executor.run(async move {
                 turn::start_heartbeat();
-                task(GlommioEnv::of_this_core()).await
+                let result = task(GlommioEnv::of_this_core()).await;
+                tasks::cancel_all().await;
+                result
             }))
         })
         .map_err(|source| RuntimeError::Thread { name: name.clone(), source })?;

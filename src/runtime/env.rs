@@ -11,7 +11,12 @@ use glommio::TaskQueueHandle;
 
 use super::Turns;
 use super::net::{self, TcpListener, TcpReader, TcpWriter};
+use super::tasks;
 use crate::uring::UringDisk;
+
+/// How long a port that is in use is waited for.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
+const LISTEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// The clock, tasks, randomness and network of one core. Clones belong to the same core.
 #[derive(Clone)]
@@ -54,9 +59,8 @@ impl Env for GlommioEnv {
 
     /// The task starts at the next turn, never inside this call: the caller may hold borrows.
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        match glommio::spawn_local_into(task, self.0.queue) {
-            Ok(task) => drop(task.detach()),
-            Err(error) => unreachable!("the queue of a core's tasks is never removed: {error}"),
+        if let Err(error) = tasks::spawn(task, self.0.queue) {
+            unreachable!("the queue of a core's tasks is never removed: {error}");
         }
     }
 
@@ -76,7 +80,20 @@ impl Env for GlommioEnv {
         net::connect(address, timeout).await
     }
 
+    /// A port that is in use is waited for, for a moment: the kernel gives back the ports of a
+    /// process that was killed only when it has taken down its rings.
     async fn listen(&self, address: &str) -> io::Result<TcpListener> {
-        TcpListener::bind(address)
+        let start = Instant::now();
+        loop {
+            match TcpListener::bind(address) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && start.elapsed() < LISTEN_PATIENCE =>
+                {
+                    glommio::timer::sleep(LISTEN_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 }

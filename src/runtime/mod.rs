@@ -9,6 +9,7 @@ mod env;
 mod net;
 pub mod preflight;
 mod resolve;
+pub(crate) mod tasks;
 mod turn;
 
 pub use self::core::{CoreHandle, CoreSpec, IO_MEMORY_BYTES, RuntimeError, spawn_core};

@@ -8,7 +8,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
 use io_uring::{opcode, types};
@@ -21,6 +21,10 @@ use crate::runtime::preflight;
 
 /// Permissions of new files: the owner's only, logs hold user data.
 const FILE_MODE: libc::mode_t = 0o600;
+
+/// How long the lock of a directory is waited for: longer than disks usually stall.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a [`UringDisk`] works.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,15 +64,19 @@ impl Drop for RingHandle {
 impl UringDisk {
     /// Opens the directory `dir`, which must exist, for the core whose task calls this.
     ///
+    /// The directory is locked as long as the ring exists, and the ring exists until the kernel is
+    /// done with its last operation, even if the process is killed before. So nobody opens a log
+    /// while writes of an earlier process can still land in it.
+    ///
     /// Blocking calls (opening the directory, reading sysfs, probing for O_DIRECT): for start-up only.
     ///
     /// # Errors
-    /// The directory cannot be opened, or io_uring is denied (the message says why and what to do).
+    /// The directory cannot be opened or stays locked, or io_uring is denied (the message says why and what to do).
     ///
     /// # Panics
     /// Outside of a core started by [`crate::runtime`].
-    pub fn open(dir: &Path, method: SyncMethod) -> io::Result<Self> {
-        Self::open_with(dir, UringOptions { sync_method: method, spin: Duration::ZERO })
+    pub async fn open(dir: &Path, method: SyncMethod) -> io::Result<Self> {
+        Self::open_with(dir, UringOptions { sync_method: method, spin: Duration::ZERO }).await
     }
 
     /// Like [`UringDisk::open`], with more choices.
@@ -78,9 +86,9 @@ impl UringDisk {
     ///
     /// # Panics
     /// Outside of a core started by [`crate::runtime`].
-    pub fn open_with(dir: &Path, options: UringOptions) -> io::Result<Self> {
+    pub async fn open_with(dir: &Path, options: UringOptions) -> io::Result<Self> {
         let at = |error| on(error, "open the directory", dir.display());
-        let fd = OwnedFd::from(fs::File::open(dir).map_err(at)?);
+        let fd = OwnedFd::from(lock(dir).await.map_err(at)?);
         let choice = choose_sync_method(options.sync_method, &DeviceFacts::of(dir).map_err(at)?);
         let direct = choice.method != SyncMethod::BufferedNone && accepts_direct(&fd, dir)?;
         let eventfd = reaper::eventfd()?;
@@ -88,6 +96,7 @@ impl UringDisk {
             let reason = preflight::explain(&preflight::probe());
             io::Error::new(error.kind(), format!("no io_uring for the disk: {error}; {reason}"))
         })?;
+        ring.hold(fd.as_raw_fd()).map_err(at)?;
         if let Some(cpus) = preflight::process_cpus()
             && let Err(error) = ring.spread_workers(&cpus)
         {
@@ -111,9 +120,40 @@ impl UringDisk {
     }
 }
 
+/// Opens the directory and waits for its lock. An earlier owner that was killed keeps it while the
+/// kernel finishes its operations.
+async fn lock(dir: &Path) -> io::Result<fs::File> {
+    let file = fs::File::open(dir)?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                glommio::timer::sleep(LOCK_PAUSE).await;
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                let message = "another process uses it, or its writes are still under way";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
 impl fmt::Debug for UringDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UringDisk").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Directory {
+    /// Gives the lock back at once if nothing is in flight, for the ring itself may live on for a
+    /// while. With something in flight, the lock goes with the ring.
+    fn drop(&mut self) {
+        if self.ring.0.is_idle() {
+            // SAFETY: a descriptor that `self` keeps open. An error would leave the lock in place.
+            unsafe { libc::flock(self.fd.as_raw_fd(), libc::LOCK_UN) };
+        }
     }
 }
 

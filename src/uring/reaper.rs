@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use glommio::io::BufferedFile;
 
 use super::ring::Ring;
-use crate::runtime::Turns;
+use crate::runtime::{Turns, tasks};
 
 /// How long the kernel's refusal of requests (no memory, queue overflow) is waited out.
 const RETRY_AFTER: Duration = Duration::from_micros(100);
@@ -39,10 +39,8 @@ pub(super) fn start(ring: Ring, eventfd: OwnedFd, spin: Duration) -> io::Result<
     // SAFETY: an eventfd that is handed over here; nobody else reads it.
     let events = unsafe { BufferedFile::from_raw_fd(eventfd.into_raw_fd()) };
     let queue = glommio::executor().current_task_queue();
-    let task = glommio::spawn_local_into(reap(ring, events, spin), queue)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    task.detach();
-    Ok(())
+    tasks::spawn(reap(ring, events, spin), queue)
+        .map_err(|error| io::Error::other(error.to_string()))
 }
 
 async fn reap(ring: Ring, events: BufferedFile, spin: Duration) {

@@ -137,6 +137,12 @@ impl Ring {
         self.0.borrow().uring.submitter().register_iowq_aff(cpus)
     }
 
+    /// Keeps the open file behind `fd`, and a lock on it, for as long as the kernel keeps this ring:
+    /// until its last operation is complete, even after the process is gone.
+    pub(super) fn hold(&self, fd: RawFd) -> io::Result<()> {
+        self.0.borrow().uring.submitter().register_files(&[fd])
+    }
+
     /// Runs one operation: waits for room, submits, and waits for its completion. `build` gets the
     /// payload at the address where it stays; its requests name `descriptor` and no other.
     pub(super) async fn run(

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 
 use super::{SyncMethod, UringDisk, UringOptions};
 use crate::runtime::{CoreSpec, spawn_core};
+use coracle_engine::env::Env;
 
 const BLOCK: usize = coracle_wal::limits::BLOCK_BYTES;
 const METHODS: [SyncMethod; 4] =
@@ -42,7 +43,7 @@ async fn read_all(disk: &UringDisk, name: &str, len: usize) -> Vec<u8> {
 fn files_are_created_written_read_renamed_and_removed_with_every_method() {
     on_core(|dir| async move {
         for method in METHODS {
-            let disk = UringDisk::open(&dir, method).unwrap();
+            let disk = UringDisk::open(&dir, method).await.unwrap();
             assert_ne!(disk.sync_choice().method, SyncMethod::Auto);
             let file = disk.open("a", OpenMode::CreateNew).await.unwrap();
             file.allocate(8 * BLOCK as u64).await.unwrap();
@@ -71,7 +72,7 @@ fn files_are_created_written_read_renamed_and_removed_with_every_method() {
 #[test]
 fn open_modes_and_bad_names_are_errors_that_name_the_file() {
     on_core(|dir| async move {
-        let disk = UringDisk::open(&dir, SyncMethod::Auto).unwrap();
+        let disk = UringDisk::open(&dir, SyncMethod::Auto).await.unwrap();
         let error = disk.open("absent", OpenMode::Existing).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("absent"), "{error}");
@@ -90,7 +91,7 @@ fn open_modes_and_bad_names_are_errors_that_name_the_file() {
 #[test]
 fn a_missing_directory_is_an_error_that_names_it() {
     on_core(|dir| async move {
-        let error = UringDisk::open(&dir.join("gone"), SyncMethod::Auto).unwrap_err();
+        let error = UringDisk::open(&dir.join("gone"), SyncMethod::Auto).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("gone"), "{error}");
     });
@@ -99,7 +100,7 @@ fn a_missing_directory_is_an_error_that_names_it() {
 #[test]
 fn a_read_past_the_end_is_short_and_a_transfer_past_the_buffer_is_refused() {
     on_core(|dir| async move {
-        let disk = UringDisk::open(&dir, SyncMethod::Auto).unwrap();
+        let disk = UringDisk::open(&dir, SyncMethod::Auto).await.unwrap();
         let file = disk.open("f", OpenMode::CreateNew).await.unwrap();
         file.write_at(0, filled(7, BLOCK), BLOCK).await.0.unwrap();
         let (count, _) = file.read_at(0, AlignedBuf::zeroed(4 * BLOCK), 4 * BLOCK).await;
@@ -114,7 +115,7 @@ fn a_read_past_the_end_is_short_and_a_transfer_past_the_buffer_is_refused() {
 #[test]
 fn a_failed_write_of_a_linked_pair_is_that_error_and_not_its_cancelled_sync() {
     on_core(|dir| async move {
-        let disk = UringDisk::open(&dir, SyncMethod::Linked).unwrap();
+        let disk = UringDisk::open(&dir, SyncMethod::Linked).await.unwrap();
         if !disk.is_direct() {
             return; // only O_DIRECT refuses an odd position
         }
@@ -130,7 +131,7 @@ fn a_failed_write_of_a_linked_pair_is_that_error_and_not_its_cancelled_sync() {
 #[test]
 fn dropped_futures_leave_the_kernel_its_buffers_and_the_ring_usable() {
     on_core(|dir| async move {
-        let disk = UringDisk::open(&dir, SyncMethod::Linked).unwrap();
+        let disk = UringDisk::open(&dir, SyncMethod::Linked).await.unwrap();
         let file = disk.open("f", OpenMode::CreateNew).await.unwrap();
         file.allocate(1024 * BLOCK as u64).await.unwrap();
         for round in 0..1000_u64 {
@@ -157,7 +158,7 @@ fn an_abandoned_creation_stays_in_its_own_directory() {
         std::fs::create_dir(&own).unwrap();
         std::fs::create_dir(&other).unwrap();
         for round in 0..200 {
-            let disk = UringDisk::open(&own, SyncMethod::Auto).unwrap();
+            let disk = UringDisk::open(&own, SyncMethod::Auto).await.unwrap();
             drop(disk.open(&format!("f{round}"), OpenMode::CreateNew).now_or_never());
             drop(disk);
             let reused = std::fs::File::open(&other).unwrap();
@@ -171,7 +172,7 @@ fn an_abandoned_creation_stays_in_its_own_directory() {
 #[test]
 fn more_operations_than_the_ring_holds_wait_for_room() {
     on_core(|dir| async move {
-        let disk = UringDisk::open(&dir, SyncMethod::Linked).unwrap();
+        let disk = UringDisk::open(&dir, SyncMethod::Linked).await.unwrap();
         let file = disk.open("f", OpenMode::CreateNew).await.unwrap();
         let count = super::ring::OPS_IN_FLIGHT_MAX * 5;
         file.allocate((count * BLOCK) as u64).await.unwrap();
@@ -193,7 +194,7 @@ fn spinning_for_completions_works_too() {
     on_core(|dir| async move {
         let options =
             UringOptions { sync_method: SyncMethod::Auto, spin: Duration::from_millis(5) };
-        let disk = UringDisk::open_with(&dir, options).unwrap();
+        let disk = UringDisk::open_with(&dir, options).await.unwrap();
         let file = disk.open("f", OpenMode::CreateNew).await.unwrap();
         for _ in 0..20 {
             file.write_durable(0, filled(1, BLOCK), BLOCK).await.0.unwrap();
@@ -211,7 +212,7 @@ fn a_directory_without_o_direct_still_works() {
     let dir = tempfile::tempdir_in(shm).unwrap();
     let path = dir.path().to_owned();
     let core = spawn_core(CoreSpec::new("test"), move |_| async move {
-        let disk = UringDisk::open(&path, SyncMethod::Auto).unwrap();
+        let disk = UringDisk::open(&path, SyncMethod::Auto).await.unwrap();
         let file = disk.open("f", OpenMode::CreateNew).await.unwrap();
         file.allocate(4 * BLOCK as u64).await.unwrap();
         file.write_durable(0, filled(3, BLOCK), BLOCK).await.0.unwrap();
@@ -251,7 +252,7 @@ fn a_full_disk_is_storage_full_and_works_again_when_space_returns() {
     };
     let path = small.0.path().to_owned();
     let core = spawn_core(CoreSpec::new("test"), move |_| async move {
-        let disk = UringDisk::open(&path, SyncMethod::Linked).unwrap();
+        let disk = UringDisk::open(&path, SyncMethod::Linked).await.unwrap();
         let file = disk.open("f", OpenMode::CreateNew).await.unwrap();
         let error = file.allocate(1 << 20).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
@@ -300,7 +301,7 @@ fn the_device_carries_out_a_flush_for_each_durable_write() {
             return;
         }
         for method in [SyncMethod::Linked, SyncMethod::Dsync] {
-            let disk = UringDisk::open(&dir, method).unwrap();
+            let disk = UringDisk::open(&dir, method).await.unwrap();
             let file = disk.open(method.name(), OpenMode::CreateNew).await.unwrap();
             file.allocate(WRITES * BLOCK as u64).await.unwrap();
             let before = flushes().unwrap();
@@ -320,9 +321,10 @@ fn many_cores_have_a_disk_each() {
     let dir = tempfile::tempdir().unwrap();
     let cores: Vec<_> = (0..8)
         .map(|i| {
-            let path = dir.path().to_owned();
+            let path = dir.path().join(format!("core-{i}"));
+            std::fs::create_dir(&path).unwrap();
             spawn_core(CoreSpec::new(format!("core-{i}")), move |_| async move {
-                let disk = UringDisk::open(&path, SyncMethod::Auto).unwrap();
+                let disk = UringDisk::open(&path, SyncMethod::Auto).await.unwrap();
                 let file = disk.open(&format!("f{i}"), OpenMode::CreateNew).await.unwrap();
                 file.write_durable(0, filled(i, BLOCK), BLOCK).await.0.unwrap();
                 let bytes = read_all(&disk, &format!("f{i}"), BLOCK).await;
@@ -334,4 +336,32 @@ fn many_cores_have_a_disk_each() {
     for core in cores {
         core.join().unwrap();
     }
+}
+
+/// Two owners of one log would destroy it.
+#[test]
+fn a_directory_has_one_owner_and_is_free_when_that_one_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    let own = move |held: Option<std::sync::mpsc::Receiver<()>>| {
+        let path = path.clone();
+        spawn_core(CoreSpec::new("owner"), move |env| async move {
+            let disk = UringDisk::open(&path, SyncMethod::Auto).await.unwrap();
+            let file = disk.open(&format!("f{}", env.random()), OpenMode::CreateNew).await.unwrap();
+            file.write_durable(0, filled(1, BLOCK), BLOCK).await.0.unwrap();
+            while held.as_ref().is_some_and(|held| held.try_recv().is_err()) {
+                env.sleep(Duration::from_millis(1)).await;
+            }
+            env.now()
+        })
+        .unwrap()
+    };
+    let (release, held) = std::sync::mpsc::channel();
+    let first = own(Some(held));
+    let second = own(None);
+    std::thread::sleep(Duration::from_millis(50)); // gives a wrong second owner the time to succeed
+    assert!(!second.is_finished(), "two owners at once");
+    release.send(()).unwrap();
+    first.join().unwrap();
+    second.join().unwrap();
 }

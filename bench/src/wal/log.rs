@@ -31,7 +31,7 @@ impl Log {
         disk: UringOptions,
     ) -> Result<Self, WalBenchError> {
         std::fs::create_dir(dir)?;
-        let disk = UringDisk::open_with(dir, disk)?;
+        let disk = UringDisk::open_with(dir, disk).await?;
         let options = Options::default();
         let spares = options.spares as u64;
         let (wal, driver, _) = Wal::open(disk, options, &mut |_| {}).await?;
