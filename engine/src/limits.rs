@@ -20,6 +20,12 @@ pub const MAILBOX_LETTERS_MAX: usize = 64 << 10;
 /// Messages of peers that may wait in a core before its readers stop reading.
 pub const FRAMES_QUEUED_MAX: usize = 4 << 10;
 
+/// Bytes of entries in those messages before readers stop reading: many maximal frames, and still little
+/// beside the logs that they go to.
+pub const FRAME_BYTES_QUEUED_MAX: usize = 64 << 20;
+
+const _: () = assert!(FRAME_BYTES_MAX <= FRAME_BYTES_QUEUED_MAX);
+
 /// Queries that may wait in one shard for their ReadIndex round.
 pub const QUERIES_PER_SHARD_MAX: usize = 64 << 10;
 

@@ -99,6 +99,23 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Answers that the node is stopping. Only for requests that no shard has taken.
+    pub(super) fn refuse_stopping(self) {
+        match self {
+            Self::Propose { accepted, answer, .. } => {
+                if let Some(accepted) = accepted {
+                    let _ = accepted.send(Err(ProposeError::ShuttingDown));
+                }
+                let _ = answer.send(Err(ProposeError::ShuttingDown));
+            }
+            Self::Query { answer, .. } => {
+                let _ = answer.send(Err(QueryError::ShuttingDown));
+            }
+        }
+    }
+}
+
 /// Makes a proposal and the future of its answer; refuses what is too large.
 pub(crate) fn propose(
     shard: ShardId,

@@ -12,8 +12,8 @@ use super::link::Link;
 use super::signal::Signal;
 use super::status::CoreCounters;
 use super::view::ClusterView;
-use crate::limits::{FRAMES_QUEUED_MAX, REQUESTS_PER_CORE_MAX};
-use crate::raft::Message;
+use crate::limits::{FRAME_BYTES_QUEUED_MAX, FRAMES_QUEUED_MAX, REQUESTS_PER_CORE_MAX};
+use crate::raft::{Entry, Message};
 use crate::{ProposeError, QueryError, ShardId};
 
 /// Everything that can happen to a core from its own tasks. The set is closed: what the loop does is
@@ -65,6 +65,8 @@ pub(crate) struct Inbox {
     events: RefCell<VecDeque<Event>>,
     requests_queued: Cell<usize>,
     frames_queued: Cell<usize>,
+    /// [`Entry::cost`] of all entries in the queued frames.
+    frame_bytes_queued: Cell<usize>,
     /// Set when there is an event.
     pub(crate) arrived: Signal,
     /// Set when frames were taken out.
@@ -81,6 +83,7 @@ impl Inbox {
             events: RefCell::default(),
             requests_queued: Cell::new(0),
             frames_queued: Cell::new(0),
+            frame_bytes_queued: Cell::new(0),
             arrived: Signal::default(),
             taken: Signal::default(),
             view: RefCell::new(view),
@@ -106,7 +109,7 @@ impl Inbox {
     /// Queues a peer's message; waits while too many are queued, so that TCP holds the peer back.
     pub(crate) async fn deliver(&self, link: &Rc<Link>, shard: ShardId, message: Message) {
         poll_fn(|cx| {
-            while self.frames_queued.get() >= FRAMES_QUEUED_MAX {
+            while self.is_full_of_frames() {
                 if self.taken.poll_take(cx).is_pending() {
                     return Poll::Pending;
                 }
@@ -115,7 +118,13 @@ impl Inbox {
         })
         .await;
         self.frames_queued.set(self.frames_queued.get() + 1);
+        self.frame_bytes_queued.set(self.frame_bytes_queued.get() + cost(&message));
         self.push(Event::Message { link: link.clone(), shard, message });
+    }
+
+    fn is_full_of_frames(&self) -> bool {
+        self.frames_queued.get() >= FRAMES_QUEUED_MAX
+            || self.frame_bytes_queued.get() >= FRAME_BYTES_QUEUED_MAX
     }
 
     /// Queues an event that no limit applies to: there are only as many as links and ticks.
@@ -129,9 +138,10 @@ impl Inbox {
         let event = self.events.borrow_mut().pop_front()?;
         match &event {
             Event::Request(_) => self.requests_queued.set(self.requests_queued.get() - 1),
-            Event::Message { .. } => {
+            Event::Message { message, .. } => {
                 self.frames_queued.set(self.frames_queued.get() - 1);
-                if self.frames_queued.get() < FRAMES_QUEUED_MAX {
+                self.frame_bytes_queued.set(self.frame_bytes_queued.get() - cost(message));
+                if !self.is_full_of_frames() {
                     self.taken.set();
                 }
             }
@@ -156,8 +166,25 @@ impl Inbox {
         Poll::Ready(())
     }
 
-    /// Whether an event waits.
+    /// The core has ended: refuses the requests that it did not come to.
+    pub(crate) fn refuse_all(&self) {
+        while let Some(event) = self.pop() {
+            if let Event::Request(request) = event {
+                request.refuse_stopping();
+            }
+        }
+    }
+
+    /// Whether no event waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.events.borrow().is_empty()
+    }
+}
+
+/// What a queued message counts for besides itself.
+fn cost(message: &Message) -> usize {
+    match message {
+        Message::Append(append) => append.entries.iter().map(Entry::cost).sum(),
+        _ => 0,
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Cores never read each other's memory. What one thread has to tell a core goes through its mailbox:
 //! requests of embedders on any thread, news of leadership from sibling cores, the order to stop. A
-//! full mailbox refuses at once; nobody waits for it.
+//! full mailbox refuses at once; nobody waits for it. When its core ends, the mailbox is closed: what
+//! lies in it is refused, and so is everything that comes later, so that nobody waits for ever.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 
 use bytes::Bytes;
@@ -38,6 +40,8 @@ pub struct Mailbox(Arc<Inner>);
 struct Inner {
     letters: ArrayQueue<Letter>,
     waker: AtomicWaker,
+    /// Set when the core has ended: nobody takes letters out any more.
+    closed: AtomicBool,
 }
 
 impl Default for Mailbox {
@@ -53,12 +57,17 @@ impl Mailbox {
         Self(Arc::new(Inner {
             letters: ArrayQueue::new(MAILBOX_LETTERS_MAX),
             waker: AtomicWaker::new(),
+            closed: AtomicBool::new(false),
         }))
     }
 
-    /// Puts a letter in, or gives it back when the box is full.
+    /// Puts a letter in, or gives it back when the box is full. In a closed box it is refused.
     pub(crate) fn post(&self, letter: Letter) -> Result<(), Letter> {
         self.0.letters.push(letter)?;
+        if self.0.closed.load(Ordering::SeqCst) {
+            // Either we see that the box is closed, or whoever closed it sees our letter.
+            self.refuse_all();
+        }
         self.0.waker.wake();
         Ok(())
     }
@@ -69,17 +78,48 @@ impl Mailbox {
         self.post(Letter::Stop).is_ok()
     }
 
+    /// The core has ended: refuses what is in the box and what will come.
+    fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.refuse_all();
+    }
+
+    fn refuse_all(&self) {
+        while let Some(letter) = self.take() {
+            match letter {
+                Letter::Request(request) => request.refuse_stopping(),
+                // A dropped question for the status is answered with "gone".
+                Letter::Leader { .. } | Letter::Status(_) | Letter::Stop => {}
+            }
+        }
+    }
+
+    /// Whether nothing waits to be taken out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.letters.is_empty()
+    }
+
     pub(crate) fn take(&self) -> Option<Letter> {
         self.0.letters.pop()
     }
 
     /// Whether letters wait; if not, `cx` is woken by the next.
     pub(crate) fn poll_ready(&self, cx: &Context<'_>) -> bool {
-        if !self.0.letters.is_empty() {
+        if !self.is_empty() {
             return true;
         }
         self.0.waker.register(cx.waker());
-        !self.0.letters.is_empty()
+        !self.is_empty()
+    }
+}
+
+/// The receiving end of a core's mailbox; closes the mailbox when it is dropped.
+#[derive(Debug)]
+pub(super) struct Letters(pub(super) Mailbox);
+
+impl Drop for Letters {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -154,6 +194,38 @@ impl RemoteCore {
                 Pending::ready(Err(ProposeError::Overloaded(FULL)))
             }
             Err(_) => Pending::ready(Err(ProposeError::Overloaded(FULL))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// The letters of a core that had ended stayed in its mailbox: who had sent them waited for ever.
+    #[test]
+    fn a_core_that_has_ended_refuses_what_is_sent_to_it() {
+        let letters = Letters(Mailbox::new());
+        let core = RemoteCore::new(letters.0.clone());
+        let mailbox = letters.0.clone();
+        let before = core.propose(ShardId(0), Bytes::from_static(b"before"));
+        drop(letters);
+        let after = core.propose(ShardId(0), Bytes::from_static(b"after"));
+        for pending in [before, after] {
+            assert_eq!(pending.now_or_never(), Some(Err(ProposeError::ShuttingDown)));
+        }
+        let (position, committed) = core.propose_in_steps(ShardId(0), Bytes::new());
+        assert_eq!(position.now_or_never(), Some(Err(ProposeError::ShuttingDown)));
+        assert_eq!(committed.now_or_never(), Some(Err(ProposeError::ShuttingDown)));
+        let query = core.query(ShardId(0), Bytes::new(), Consistency::Stale);
+        assert_eq!(query.now_or_never(), Some(Err(QueryError::ShuttingDown)));
+        assert!(core.status().now_or_never().unwrap().is_none());
+        for _ in 0..2 * MAILBOX_LETTERS_MAX {
+            assert!(mailbox.stop(), "a closed mailbox never fills up");
         }
     }
 }

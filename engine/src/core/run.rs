@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::handle::{Consistency, CoreHandle, Request};
 use super::inbox::{Event, Inbox};
 use super::link::{Link, PeerCore};
-use super::mailbox::{Letter, Mailbox};
+use super::mailbox::{Letter, Letters, Mailbox};
 use super::peers::Gate;
 use super::records::{Recovered, Replay, ReplayError};
 use super::shard::Shard;
@@ -105,7 +105,7 @@ pub struct Core<E: Env> {
     config: CoreConfig,
     inbox: Rc<Inbox>,
     gate: Rc<Gate>,
-    mailbox: Mailbox,
+    letters: Letters,
     storage: Storage<E::Disk>,
     /// The shards of this core, ordered by id.
     shards: Vec<Shard>,
@@ -132,6 +132,8 @@ impl<E: Env> Core<E> {
         machines: &dyn Fn(ShardId) -> Box<dyn StateMachine>,
     ) -> Result<Self, OpenError> {
         let core = config.core;
+        // Taken first, so that whoever wrote to a core that could not start gets an answer.
+        let letters = Letters(config.mailboxes[usize::from(core.0)].clone());
         let mut replay = Replay::default();
         let (wal, driver, recovery) =
             Wal::open(disk, config.wal.clone(), &mut |record| replay.visit(&record))
@@ -162,7 +164,7 @@ impl<E: Env> Core<E> {
         }
         gate.start(&env, listener);
         Ok(Self {
-            mailbox: config.mailboxes[usize::from(core.0)].clone(),
+            letters,
             storage: Storage::new(wal),
             env,
             config,
@@ -204,22 +206,31 @@ impl<E: Env> Core<E> {
             if self.inbox.stopping.get() {
                 let deadline = self.env.now() + self.config.election_timeout;
                 let deadline = *stop_by.get_or_insert(deadline);
-                let idle = !self.storage.is_busy() && !self.shards.iter().any(Shard::is_busy);
+                let idle = !self.has_news()
+                    && !self.storage.is_busy()
+                    && !self.shards.iter().any(Shard::is_busy);
                 if idle || self.failed || self.env.now() >= deadline {
                     break;
                 }
             }
-            if !self.inbox.is_empty() {
+            if self.has_news() {
+                // Also for letters: other threads may write them without end.
                 self.env.yield_now().await;
             }
         }
+        self.inbox.refuse_all();
         self.gate.close_all();
         self.storage.wal().close().await;
     }
 
+    /// Whether events or letters wait.
+    fn has_news(&self) -> bool {
+        !self.inbox.is_empty() || !self.letters.0.is_empty()
+    }
+
     /// Ready when there is anything for a turn to do.
     fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut ready = !self.inbox.is_empty() || self.mailbox.poll_ready(cx);
+        let mut ready = !self.inbox.is_empty() || self.letters.0.poll_ready(cx);
         // Registers our waker with the inbox even if something else is ready: cheap, and never lost.
         ready |= self.inbox.arrived.poll_take(cx).is_ready();
         if !self.failed && self.storage.is_busy() {
@@ -267,7 +278,7 @@ impl<E: Env> Core<E> {
 
     fn take_letters(&mut self) {
         for _ in 0..EVENTS_PER_TURN_MAX {
-            match self.mailbox.take() {
+            match self.letters.0.take() {
                 Some(Letter::Request(request)) => self.on_request(request),
                 Some(Letter::Leader { shard, term, leader }) => {
                     self.inbox.view.borrow_mut().note_leader(shard, term, leader);
