@@ -157,7 +157,7 @@ impl Node {
         NodeBuilder { config, machines: Arc::new(machines), service: None }
     }
 
-    /// The way in. Cheap to clone; outlives the node, and then answers `ShuttingDown` or the like.
+    /// The way in. Cheap to clone; outlives the node, and then answers `ShuttingDown`.
     #[must_use]
     pub fn handle(&self) -> NodeHandle {
         self.handle.clone()
@@ -170,8 +170,8 @@ impl Node {
     }
 
     fn stop_cores(&mut self) {
-        for mailbox in &self.mailboxes {
-            while !mailbox.stop() {
+        for (mailbox, thread) in self.mailboxes.iter().zip(&self.threads) {
+            while !thread.is_finished() && !mailbox.stop() {
                 std::thread::yield_now(); // full: the core is emptying it
             }
         }
@@ -406,16 +406,19 @@ async fn run_core(
     let _ = ready.send(Ok(()));
     drop(ready);
     // A task of its own: the core's loop turns far more often than the service has to look.
-    let (served, done) = oneshot::channel();
-    if let Some(service) = service {
+    let service_ended = service.map(|service| {
+        let (ended, service_ended) = oneshot::channel();
         env.spawn(async move {
             service.await;
-            let _ = served.send(());
+            let _ = ended.send(());
         });
-    }
+        service_ended
+    });
     opened.run().await;
-    // The core has answered everything; let the answers leave.
-    select(done, std::pin::pin!(env.sleep(DRAIN_TIMEOUT))).await;
+    if let Some(ended) = service_ended {
+        // The core has answered everything; let the answers leave.
+        select(ended, std::pin::pin!(env.sleep(DRAIN_TIMEOUT))).await;
+    }
 }
 
 async fn open_core(
