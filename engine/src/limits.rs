@@ -36,8 +36,14 @@ pub const EVENTS_PER_TURN_MAX: usize = 4 << 10;
 /// so that a slow peer costs bounded memory.
 pub const LINK_BUFFER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
 
-/// Room that a link's reader offers for one receive.
+/// What a link's reader receives into: one allocation for the entries of many frames.
 pub const RECEIVE_CHUNK_BYTES: usize = 64 << 10;
+
+/// Room that a link's reader offers at least for one receive. With less left, it begins a new chunk;
+/// were it larger, a trickle of small entries would hold one chunk each.
+pub const RECEIVE_ROOM_BYTES_MIN: usize = 8 << 10;
+
+const _: () = assert!(RECEIVE_ROOM_BYTES_MIN * 4 <= RECEIVE_CHUNK_BYTES);
 
 /// Size of the buffer that replies are cut from.
 pub const REPLY_SCRATCH_BYTES: usize = 16 << 10;

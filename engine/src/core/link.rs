@@ -20,7 +20,7 @@ use futures_util::future::{Either, select};
 use super::inbox::{Event, Inbox};
 use super::signal::Signal;
 use crate::env::{Env, StreamReader, StreamWriter};
-use crate::limits::{LINK_BUFFER_BYTES_MAX, RECEIVE_CHUNK_BYTES};
+use crate::limits::{LINK_BUFFER_BYTES_MAX, RECEIVE_CHUNK_BYTES, RECEIVE_ROOM_BYTES_MIN};
 use crate::raft::Message;
 use crate::wire::{Frame, FrameDecoder, OutBuf};
 use crate::{CoreId, NodeId, ShardId};
@@ -46,6 +46,8 @@ pub(crate) struct Link {
     out: RefCell<OutBuf>,
     work: Signal,
     closed: Cell<bool>,
+    /// Set along with `closed`, for a writer that waits for the peer to take something.
+    cut: Signal,
     pub(crate) heard_at: Cell<Duration>,
     sent_at: Cell<Duration>,
     pub(crate) frames_in: Cell<u64>,
@@ -65,6 +67,7 @@ impl Link {
             out: RefCell::default(),
             work: Signal::default(),
             closed: Cell::new(false),
+            cut: Signal::default(),
             heard_at: Cell::new(now),
             sent_at: Cell::new(now),
             frames_in: Cell::new(0),
@@ -73,10 +76,10 @@ impl Link {
 
     /// Queues a message of a shard. False if it was dropped for lack of room.
     pub(crate) fn send(&self, shard: ShardId, message: &Message) -> bool {
-        let mut out = self.out.borrow_mut();
-        if self.closed.get() || out.bytes() > LINK_BUFFER_BYTES_MAX {
+        if self.closed.get() || self.is_full() {
             return false;
         }
+        let mut out = self.out.borrow_mut();
         match out.push_message(shard, message) {
             Ok(()) => true,
             Err(error) => {
@@ -84,6 +87,10 @@ impl Link {
                 false
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.out.borrow().bytes() > LINK_BUFFER_BYTES_MAX
     }
 
     /// Lets the writer send what was queued in this turn. Called once a turn.
@@ -105,10 +112,11 @@ impl Link {
         }
     }
 
-    /// Ends the connection; its tasks end soon after.
+    /// Ends the connection; its tasks end soon after, also if the peer takes nothing any more.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.work.set();
+        self.cut.set();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -158,7 +166,11 @@ async fn receive<E: Env>(
                 Err(error) => return format!("bad frame: {error}"),
             }
         }
-        buf.reserve(decoder.missing(&buf).max(RECEIVE_CHUNK_BYTES));
+        let missing = decoder.missing(&buf).max(RECEIVE_ROOM_BYTES_MIN);
+        if buf.capacity() - buf.len() < missing {
+            // The old chunk lives on as long as an entry that lies in it: use it up first.
+            buf.reserve(missing.max(RECEIVE_CHUNK_BYTES));
+        }
         match reader.read(&mut buf).await {
             Ok(0) => return "closed by the peer".to_owned(),
             Ok(_) => link.heard_at.set(env.now()),
@@ -170,6 +182,8 @@ async fn receive<E: Env>(
 async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> {
     match frame {
         Frame::Raft { shard, message } => inbox.deliver(link, shard, message).await,
+        // A peer that asks and never reads must not fill our memory with answers.
+        Frame::Ping if link.is_full() => {}
         Frame::Ping => {
             link.out.borrow_mut().push_pong();
             link.work.set();
@@ -184,17 +198,83 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
 
 async fn send<W: StreamWriter>(link: &Link, mut writer: W) -> String {
     let mut bufs: Vec<Bytes> = Vec::new();
-    loop {
+    while !link.is_closed() {
         link.out.borrow_mut().take(&mut bufs);
         if bufs.is_empty() {
-            if link.is_closed() {
-                writer.shutdown();
-                return "closed here".to_owned();
-            }
             link.work.wait().await;
-        } else if let Err(error) = writer.write_all(&mut bufs).await {
+            continue;
+        }
+        // A peer that is gone takes nothing, and TCP needs minutes to say so.
+        let written = {
+            let writing = std::pin::pin!(writer.write_all(&mut bufs));
+            match select(writing, std::pin::pin!(link.cut.wait())).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => break,
+            }
+        };
+        if let Err(error) = written {
             return error.to_string();
         }
         bufs.clear();
+    }
+    writer.shutdown();
+    "closed here".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::Term;
+    use crate::raft::HeartbeatReply;
+
+    /// A peer whose host is gone: nothing is taken, nothing fails.
+    struct Deaf;
+
+    impl StreamWriter for Deaf {
+        async fn write_all(&mut self, _: &mut Vec<Bytes>) -> io::Result<()> {
+            std::future::pending().await
+        }
+
+        fn shutdown(&mut self) {}
+    }
+
+    fn link() -> Link {
+        let peer = PeerCore { node: NodeId(2), core: CoreId(0) };
+        Link::new(peer, 1, Duration::ZERO)
+    }
+
+    /// Closing did not reach a writer that waited for the peer: the link stayed until TCP gave up.
+    #[test]
+    fn a_link_whose_peer_takes_nothing_ends_when_it_is_closed() {
+        let link = link();
+        let message = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+        assert!(link.send(ShardId(0), &message));
+        let mut sending = std::pin::pin!(send(&link, Deaf));
+        assert_eq!(sending.as_mut().now_or_never(), None);
+        link.watch(Duration::from_secs(10), Duration::from_secs(1));
+        assert_eq!(sending.now_or_never().as_deref(), Some("closed here"));
+    }
+
+    #[test]
+    fn pings_of_a_peer_that_reads_nothing_are_answered_within_a_bound() {
+        let inbox = crate::core::inbox::Inbox::new(crate::core::ClusterView {
+            cluster_id: String::new(),
+            node: NodeId(1),
+            core: CoreId(0),
+            shards: 1,
+            members: Vec::new(),
+            leaders: Vec::new(),
+        });
+        let link = Rc::new(link());
+        for _ in 0..=LINK_BUFFER_BYTES_MAX / crate::wire::HEADER_BYTES + 1000 {
+            assert_eq!(accept(&inbox, &link, Frame::Ping).now_or_never(), Some(None));
+        }
+        assert!(link.out.borrow().bytes() <= LINK_BUFFER_BYTES_MAX + crate::wire::HEADER_BYTES);
     }
 }

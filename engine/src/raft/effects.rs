@@ -12,8 +12,8 @@ use crate::{LogIndex, NodeId, Term};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Time has passed. `now` is on the clock of [`Raft::new`](super::Raft::new) and never goes back.
-    /// Drives elections, heartbeats and check-quorum: send one at least every quarter of the
-    /// heartbeat interval.
+    /// Drives elections, heartbeats and check-quorum: send one at least every half of the heartbeat
+    /// interval.
     Tick {
         /// The time.
         now: Duration,

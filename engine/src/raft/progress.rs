@@ -115,11 +115,15 @@ impl Progress {
 
     /// The follower does not have the entry at `prev`, and nothing above `agree` that agrees.
     /// Returns whether the answer is about what is now under way, so that `next` went back.
+    ///
+    /// A follower that rejects even what it has acknowledged has lost it. Asking again at once would go
+    /// on for ever at the speed of the network: nothing more is sent before it is heard of otherwise.
     pub(super) fn rejected(&mut self, prev: LogIndex, agree: LogIndex) -> bool {
-        let current = match self.state {
-            State::Probe { .. } => prev == self.next.prev(),
-            State::Replicate => prev > self.matched,
-        };
+        let current = prev > self.matched
+            && match self.state {
+                State::Probe { .. } => prev == self.next.prev(),
+                State::Replicate => true,
+            };
         if !current {
             return false;
         }
@@ -247,5 +251,11 @@ mod tests {
         assert!(progress.rejected(LogIndex(20), LogIndex(3)));
         assert_eq!(progress.next, LogIndex(11));
         assert!(!progress.rejected(LogIndex(20), LogIndex(3)), "the probe asks for 10, not 20");
+        progress.sent(LogIndex(11), 10);
+        assert!(
+            !progress.rejected(LogIndex(10), LogIndex(3)),
+            "what was acknowledged is lost there"
+        );
+        assert_eq!(progress.budget(&config), None, "and is not asked for again at once");
     }
 }
