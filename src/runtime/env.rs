@@ -13,6 +13,13 @@ use super::Turns;
 use super::net::{self, TcpListener, TcpReader, TcpWriter};
 use crate::uring::UringDisk;
 
+/// How long a port in use is waited for. The kernel takes down the rings of a killed process in the
+/// background, and its listening sockets with them, after the process itself is gone: a node that is
+/// started again at once would find its own ports taken.
+const PORT_RELEASE_MAX: Duration = Duration::from_secs(2);
+/// Pause before a port in use is tried again.
+const PORT_RETRY: Duration = Duration::from_millis(10);
+
 /// The clock, tasks, randomness and network of one core. Clones belong to the same core.
 #[derive(Clone)]
 pub struct GlommioEnv(Rc<Inner>);
@@ -77,6 +84,17 @@ impl Env for GlommioEnv {
     }
 
     async fn listen(&self, address: &str) -> io::Result<TcpListener> {
-        TcpListener::bind(address)
+        let start = Instant::now();
+        loop {
+            match TcpListener::bind(address) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && start.elapsed() < PORT_RELEASE_MAX =>
+                {
+                    glommio::timer::sleep(PORT_RETRY).await;
+                }
+                result => return result,
+            }
+        }
     }
 }
