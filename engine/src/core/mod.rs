@@ -1,8 +1,8 @@
 //! One core of a node: its shards, its log, its connections to the cores of its peers.
 //!
 //! # The loop
-//! A core has one FIFO queue of events ([`inbox`]), a mailbox for letters of other threads
-//! ([`mailbox`]), a log and a set of links. Its loop ([`Core::run`]) does *turns*:
+//! A core has one FIFO queue of events (`inbox.rs`), a mailbox for letters of other threads
+//! (`mailbox.rs`), a log and a set of links. Its loop ([`Core::run`]) does *turns*:
 //!
 //! 1. what the log made durable since the last turn is told to Raft, and the messages that waited for
 //!    it are released;
