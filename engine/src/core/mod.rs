@@ -8,11 +8,11 @@
 //!    it are released;
 //! 2. letters and events are taken in order; each goes to its shard, whose Raft core notes in its
 //!    `Effects` what it wants done;
-//! 3. for every shard touched: proposals and reads of the turn enter Raft together; messages go to
-//!    the links; hard state and entries are appended to the log in one group, and what promises their
-//!    durability is queued behind the log position of that group;
-//! 4. what is committed is applied, and whoever waited for it is answered;
-//! 5. every link with something to say sends it, in one write.
+//! 3. for every shard touched: proposals and reads of the turn enter Raft together, and its messages
+//!    go to the links; every link with something to say sends it, in one write;
+//! 4. hard state and entries are appended to the log, one group for each shard, and what promises
+//!    their durability is queued behind the log position of that group;
+//! 5. what is committed is applied, and whoever waited for it is answered.
 //!
 //! Nothing calls backwards: the log, the links and the clients are other tasks, and what they have
 //! to say comes as an event of a later turn.
