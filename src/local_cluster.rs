@@ -1,5 +1,6 @@
 //! A whole cluster in one process: for trying things out, for tests, for profilers.
 
+use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
@@ -10,6 +11,9 @@ use crate::{Config, Member, Node, NodeHandle, NodeId, ShardId, StateMachine};
 const PEER_PORT_OFFSET: u16 = 1000;
 /// Distance of the first client ports of two nodes.
 const NODE_PORT_STEP: u16 = 10;
+
+/// Ports looked for: three nodes need no more.
+const PORTS_WANTED: u16 = 40;
 
 /// What a [`LocalCluster`] is made of.
 #[derive(Clone, Debug)]
@@ -32,7 +36,7 @@ impl LocalClusterConfig {
     ///
     /// # Errors
     /// No free range of ports was found.
-    pub fn on_free_ports(data_dir: impl Into<PathBuf>) -> std::io::Result<Self> {
+    pub fn on_free_ports(data_dir: impl Into<PathBuf>) -> io::Result<Self> {
         let port = free_port_range()?;
         Ok(Self { nodes: 3, cores: 1, shards: 16, port, data_dir: data_dir.into() })
     }
@@ -112,16 +116,16 @@ impl LocalCluster {
     }
 }
 
-/// A port such that the client and peer ports of a small cluster from there on are free now.
-fn free_port_range() -> std::io::Result<u16> {
+/// A port such that the client and peer ports of a small cluster from there on are free now. Below
+/// the range from which the kernel takes ports for outgoing connections, so that they stay free.
+fn free_port_range() -> io::Result<u16> {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     for _ in 0..100 {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let first = port.saturating_sub(2 * PEER_PORT_OFFSET).max(10_000);
-        let ports =
-            (first..first + 100).chain(first + PEER_PORT_OFFSET..first + PEER_PORT_OFFSET + 100);
-        if ports.into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        let first = fastrand::u16(10_000..30_000);
+        let peers = first + PEER_PORT_OFFSET;
+        if (first..first + PORTS_WANTED).chain(peers..peers + PORTS_WANTED).all(|p| is_free(&p)) {
             return Ok(first);
         }
     }
-    Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "found no 100 free ports in a row"))
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "found no range of free ports"))
 }

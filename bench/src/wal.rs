@@ -19,7 +19,7 @@ use clap::Args;
 use coracle::runtime::{CoreSpec, GlommioEnv, RuntimeError, preflight, spawn_core};
 use coracle::uring::{DeviceFacts, SyncMethod, UringDisk, UringFile, UringOptions};
 use coracle_engine::env::Env;
-use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
+use coracle_wal::{Disk, DiskFile, OpenMode};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use thiserror::Error;
@@ -268,11 +268,12 @@ async fn measure(env: GlommioEnv, dir: &Path, args: &WalArgs) -> Result<Report, 
         progress.step(rows.len() as u64, case.name);
     }
     log.close().await?;
+    let (sync, o_direct) = (disk.sync_choice().reason.clone(), disk.is_direct());
+    drop((file, disk)); // a directory has one owner at a time
     let methods = measure_methods(&env, dir, time * rounds, &progress).await?;
     let device = DeviceFacts::of(dir)?;
     let verdict = verdict(&device, &methods);
-    let sync = disk.sync_choice().reason.clone();
-    Ok(Report { device, sync, o_direct: disk.is_direct(), rows, methods, verdict })
+    Ok(Report { device, sync, o_direct, rows, methods, verdict })
 }
 
 fn row_of(case: &Case, samples: &[Sample; 3]) -> Row {
@@ -329,7 +330,7 @@ async fn run_disk(
         let position = position.clone();
         async move {
             let mut sample = Sample::new();
-            let mut buf = AlignedBuf::zeroed(bytes);
+            let mut buf = raw::pattern(bytes);
             while start.elapsed() < time {
                 let at = position.get();
                 let next = at + bytes as u64;

@@ -14,9 +14,12 @@ use super::net::{self, TcpListener, TcpReader, TcpWriter};
 use super::tasks;
 use crate::uring::UringDisk;
 
-/// How long a port that is in use is waited for.
-const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
-const LISTEN_PAUSE: Duration = Duration::from_millis(10);
+/// How long a port in use is waited for. The kernel takes down the rings of a killed process in the
+/// background, and its listening sockets with them, after the process itself is gone: a node that is
+/// started again at once would find its own ports taken.
+const PORT_RELEASE_MAX: Duration = Duration::from_secs(2);
+/// Pause before a port in use is tried again.
+const PORT_RETRY: Duration = Duration::from_millis(10);
 
 /// The clock, tasks, randomness and network of one core. Clones belong to the same core.
 #[derive(Clone)]
@@ -80,17 +83,15 @@ impl Env for GlommioEnv {
         net::connect(address, timeout).await
     }
 
-    /// A port that is in use is waited for, for a moment: the kernel gives back the ports of a
-    /// process that was killed only when it has taken down its rings.
     async fn listen(&self, address: &str) -> io::Result<TcpListener> {
         let start = Instant::now();
         loop {
             match TcpListener::bind(address) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse
-                        && start.elapsed() < LISTEN_PATIENCE =>
+                        && start.elapsed() < PORT_RELEASE_MAX =>
                 {
-                    glommio::timer::sleep(LISTEN_PAUSE).await;
+                    glommio::timer::sleep(PORT_RETRY).await;
                 }
                 result => return result,
             }

@@ -7,7 +7,7 @@
 //! * Completions are looked for in user space whenever an operation is polled, and by one task, the
 //!   *reaper*, after each turn of a busy core. On an idle core the ring signals an eventfd that the
 //!   reaper awaits through the executor, so that it sleeps. The signals are never
-//!   switched off: see `reaper.rs` for the wake-up that was lost.
+//!   switched off, see `reaper.rs`.
 //! * A durable write is one submission and one completion, see [`SyncMethod`].
 //!
 //! Plain ring set-up flags: `DEFER_TASKRUN` would hide completions until the next system call.

@@ -4,10 +4,10 @@
 //! user space after each turn of theirs. When the core has nothing to do it waits for the eventfd
 //! through the runtime. One read of the eventfd covers any number of completions.
 //!
-//! The ring signals the eventfd for every completion, also while somebody looks. Signals can be
-//! switched off in the ring for that time, but the kernel reads that switch without a barrier after it
-//! publishes a completion: it was seen to miss a switch that was turned on just then, and the core
-//! slept for good on a completed request. A signal that nobody needed costs one read of the eventfd.
+//! The ring signals the eventfd for every completion, also while somebody looks. That could be switched
+//! off for the time; but the kernel reads the switch without a barrier after it publishes a completion,
+//! so that a switch turned on just then can be missed. One read of the eventfd that nobody needed is
+//! cheaper than to reason about that.
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};

@@ -121,7 +121,7 @@ impl RawDevice {
 }
 
 /// What the log writes is not zeros, which a host may treat as less than a write.
-fn pattern(bytes: usize) -> AlignedBuf {
+pub(super) fn pattern(bytes: usize) -> AlignedBuf {
     let mut buf = AlignedBuf::zeroed(bytes);
     buf.iter_mut().zip((0..=250).cycle()).for_each(|(byte, value)| *byte = value);
     buf

@@ -1,18 +1,18 @@
 //! One core of a node: its shards, its log, its connections to the cores of its peers.
 //!
 //! # The loop
-//! A core has one FIFO queue of events ([`inbox`]), a mailbox for letters of other threads
-//! ([`mailbox`]), a log and a set of links. Its loop ([`Core::run`]) does *turns*:
+//! A core has one FIFO queue of events (`inbox.rs`), a mailbox for letters of other threads
+//! (`mailbox.rs`), a log and a set of links. Its loop ([`Core::run`]) does *turns*:
 //!
 //! 1. what the log made durable since the last turn is told to Raft, and the messages that waited for
 //!    it are released;
 //! 2. letters and events are taken in order; each goes to its shard, whose Raft core notes in its
 //!    `Effects` what it wants done;
-//! 3. for every shard touched: proposals and reads of the turn enter Raft together; messages go to
-//!    the links; hard state and entries are appended to the log in one group, and what promises their
-//!    durability is queued behind the log position of that group;
-//! 4. what is committed is applied, and whoever waited for it is answered;
-//! 5. every link with something to say sends it, in one write.
+//! 3. for every shard touched: proposals and reads of the turn enter Raft together, and its messages
+//!    go to the links; every link with something to say sends it, in one write;
+//! 4. hard state and entries are appended to the log, one group for each shard, and what promises
+//!    their durability is queued behind the log position of that group;
+//! 5. what is committed is applied, and whoever waited for it is answered.
 //!
 //! Nothing calls backwards: the log, the links and the clients are other tasks, and what they have
 //! to say comes as an event of a later turn.

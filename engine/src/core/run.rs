@@ -424,15 +424,19 @@ impl<E: Env> Core<E> {
                 self.shards[at].refuse_incoming(error, &mut self.counters);
             }
             self.shards[at].submit(&mut self.counters);
-            self.dispatch(at);
+            self.send_messages(at);
+        }
+        // The links before the log: the followers' writes are on the critical path, ours is beside it.
+        let now = self.env.now();
+        self.links.values().for_each(|link| link.flush(now));
+        for i in 0..next {
+            self.store(self.touched[i]);
         }
         for i in 0..next {
             let at = self.touched[i];
             self.shards[at].apply(&mut self.counters);
         }
         self.touched.clear();
-        let now = self.env.now();
-        self.links.values().for_each(|link| link.flush(now));
     }
 
     /// Why writes are refused right now, if they are.
@@ -449,14 +453,19 @@ impl<E: Env> Core<E> {
         self.inbox.stopping.get().then_some(ProposeError::ShuttingDown)
     }
 
-    /// Sends, appends and publishes the effects of one shard.
-    fn dispatch(&mut self, at: usize) {
+    /// Hands the links what one shard has to say now.
+    fn send_messages(&mut self, at: usize) {
         let mut messages = std::mem::take(&mut self.shards[at].effects.messages);
         for (to, message) in messages.drain(..) {
             self.send(at, to, message);
         }
+        self.shards[at].effects.messages = messages; // keeps its memory
+    }
+
+    /// Hands the log what one shard wants stored, with the promises that rest on it, and publishes
+    /// its leadership.
+    fn store(&mut self, at: usize) {
         let shard = &mut self.shards[at];
-        shard.effects.messages = messages; // keeps its memory
         if self.failed {
             shard.effects.clear();
             return;

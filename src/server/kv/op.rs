@@ -417,7 +417,7 @@ impl Encoder {
         self.end()
     }
 
-    /// Encodes a change without lists; [`Encoder::list`] does those with one.
+    /// Encodes a change without lists.
     ///
     /// # Panics
     /// For [`Write::MSet`] and [`Write::Del`].
