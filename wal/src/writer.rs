@@ -156,6 +156,8 @@ impl<D: Disk> Wal<D> {
         {
             let mut state = self.state.borrow_mut();
             state.closing = true;
+            // A full disk is tried once more: records may wait for a segment that it refused.
+            state.retry_space();
             state.wake_driver();
         }
         std::future::poll_fn(|cx| {

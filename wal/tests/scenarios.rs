@@ -438,6 +438,27 @@ fn refused_appends_have_a_full_disk_tried_again() {
     assert!(accepted);
 }
 
+/// Records waited for a segment that the full disk had refused: nobody tried again, and closing never
+/// ended.
+#[test]
+fn closing_on_a_full_disk_ends() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::open(&disk).unwrap();
+    disk.set_capacity(Some(disk.used()));
+    // More than the current segment takes, before the driver learns that there is no room for another.
+    while rig.append(&payload(0, 3000)).is_ok() {}
+    rig.driver.pump();
+    assert!(rig.wal.stats().backlog_bytes > 0);
+    let wal = rig.wal.clone();
+    let mut close = Task::new(async move { wal.close().await });
+    for _ in 0..4 {
+        close.pump();
+        rig.driver.pump();
+    }
+    assert!(close.pump(), "closing waits for something: {:?}", rig.wal.stats());
+    assert!(matches!(rig.driver.result, Some(Err(WalFailure::Io { .. }))));
+}
+
 #[test]
 fn a_new_log_on_a_full_disk_says_so() {
     let disk = MemDisk::new();
