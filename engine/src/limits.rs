@@ -32,6 +32,15 @@ pub const QUERIES_PER_SHARD_MAX: usize = 64 << 10;
 /// Events that one turn takes before other tasks of the core run: about 1 ms of work.
 pub const EVENTS_PER_TURN_MAX: usize = 4 << 10;
 
+/// Entries that one shard applies in one turn: about 1 ms of work. A replica that has much to catch up
+/// with goes on being heard from.
+pub const ENTRIES_PER_TURN_MAX: u64 = 4 << 10;
+
+/// Groups that a log with no room may owe before its core takes no messages of peers any more. Votes and
+/// acknowledgements have to wait like entries; without a bound they would do so for as long as a disk
+/// is full.
+pub const GROUPS_REFUSED_MAX: usize = 4 << 10;
+
 /// Bytes that may wait to be sent on one link before messages are dropped: a few maximal frames,
 /// so that a slow peer costs bounded memory.
 pub const LINK_BUFFER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;

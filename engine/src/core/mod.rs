@@ -21,8 +21,9 @@
 //! Raft may already have accepted what the log then refuses (its backlog is full, or the disk is).
 //! Such groups are kept in order and tried again each turn; until they are in, nothing newer is
 //! appended, no new proposal is accepted and no more entries are taken from peers, so that what is
-//! kept is bounded by what one turn can produce. A log that *failed* is another matter: the core
-//! latches the failure, answers everybody, closes its links and does nothing more.
+//! kept is bounded by what one turn can produce. Votes and acknowledgements go on to queue behind it, up
+//! to a limit at which peers are not listened to any more. A log that *failed* is another matter: the core
+//! latches the failure, answers everybody, closes its links, disowns its shards and does nothing more.
 
 mod handle;
 mod inbox;

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | another cluster id, or another shard count | it is another cluster |
 //! | a node id that is not a member, or is ours | the configurations differ |
+//! | any, while the core stops or after its log has failed | it takes no part any more |
 //! | another live process under the same node id | a node id must be given to one process only |
 //!
 //! Another *version* is refused by the frame codec's own version byte.
@@ -47,6 +48,8 @@ pub(super) struct Gate {
     pokes: BTreeMap<NodeId, Rc<Signal>>,
     handshakes: Cell<usize>,
     silence_max: Duration,
+    /// The core talks to nobody any more.
+    closed: Cell<bool>,
 }
 
 /// Why a connection to a peer did not come about.
@@ -62,6 +65,8 @@ enum DialError {
     BadFrame(String),
     #[error("refused by {peer}: {text}")]
     Refused { peer: String, text: String },
+    #[error("not welcome now: {0}")]
+    Busy(String),
 }
 
 impl Gate {
@@ -74,6 +79,7 @@ impl Gate {
             pokes,
             handshakes: Cell::new(0),
             silence_max,
+            closed: Cell::new(false),
         })
     }
 
@@ -86,8 +92,9 @@ impl Gate {
         }
     }
 
-    /// Shuts every link.
-    pub(super) fn close_all(&self) {
+    /// Shuts every link, and lets no new one come about.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
         self.links.borrow().values().for_each(|link| link.close());
     }
 
@@ -103,6 +110,10 @@ impl Gate {
     /// Why `hello` is not welcome, if it is not.
     fn refusal(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
         let ours = &self.hello;
+        if self.closed.get() {
+            let text = "this core takes no part any more: it is stopping, or its log has failed";
+            return Some((RefuseReason::Busy, text.to_owned()));
+        }
         if hello.cluster_id != ours.cluster_id {
             let text = format!(
                 "this is cluster '{}', not '{}'; check --cluster-id on both nodes",
@@ -189,7 +200,7 @@ impl Gate {
     }
 
     fn is_stopping(&self) -> bool {
-        self.inbox.stopping.get()
+        self.closed.get() || self.inbox.stopping.get()
     }
 }
 
@@ -302,6 +313,9 @@ async fn say_hello<E: Env>(
             }
             gate.note_member(&theirs);
             Ok((theirs, reader, writer, received))
+        }
+        Frame::HelloReply(HelloReply::Refused { reason: RefuseReason::Busy, text }) => {
+            Err(DialError::Busy(text))
         }
         Frame::HelloReply(HelloReply::Refused { text, .. }) => {
             Err(DialError::Refused { peer: format!("node {member} ({address})"), text })

@@ -219,18 +219,18 @@ impl<E: Env> Core<E> {
             }
         }
         self.inbox.refuse_all();
-        self.gate.close_all();
+        self.gate.close();
         self.storage.wal().close().await;
     }
 
-    /// Whether events or letters wait.
+    /// Whether events, letters or committed entries wait.
     fn has_news(&self) -> bool {
-        !self.inbox.is_empty() || !self.letters.0.is_empty()
+        !(self.inbox.is_empty() && self.letters.0.is_empty() && self.touched.is_empty())
     }
 
     /// Ready when there is anything for a turn to do.
     fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut ready = !self.inbox.is_empty() || self.letters.0.poll_ready(cx);
+        let mut ready = self.has_news() || self.letters.0.poll_ready(cx);
         // Registers our waker with the inbox even if something else is ready: cheap, and never lost.
         ready |= self.inbox.arrived.poll_take(cx).is_ready();
         if !self.failed && self.storage.is_busy() {
@@ -257,9 +257,20 @@ impl<E: Env> Core<E> {
         if !self.failed {
             tracing::error!(core = %self.config.core, "the log failed, this core stops serving: {reason}");
             self.failed = true;
-            self.gate.close_all();
+            self.gate.close();
+            self.disown_shards();
         }
         self.shards.iter_mut().for_each(|shard| shard.fail(&reason));
+    }
+
+    /// A core whose log has failed leads nothing; who leads instead it will not learn.
+    fn disown_shards(&mut self) {
+        for at in 0..self.shards.len() {
+            let (shard, (term, _)) = (self.shards[at].id, self.shards[at].leadership());
+            if self.inbox.view.borrow_mut().note_leader(shard, term, None) {
+                self.tell_siblings(shard, term, None);
+            }
+        }
     }
 
     /// What became durable is told to Raft; the messages that waited for it go.
@@ -343,13 +354,22 @@ impl<E: Env> Core<E> {
         let Some(at) = self.position_of(shard) else {
             return tracing::debug!(peer = %link.peer, %shard, "message for a shard that is not here");
         };
-        // Entries that the log could not take would pile up; the leader sends them again.
-        if self.failed || (has_entries(&message) && !self.storage.is_accepting()) {
+        if self.failed || !self.can_take(&message) {
             self.counters.messages_dropped += 1;
             return;
         }
         self.shards[at].message(link.peer.node, message);
         self.touch(at);
+    }
+
+    /// Whether the log can take what a message may want stored. Entries that it could not take would
+    /// pile up, and the leader sends them again; what room is left on a full disk is for votes.
+    fn can_take(&self, message: &Message) -> bool {
+        if has_entries(message) {
+            self.storage.is_accepting() && self.storage.wal().has_room()
+        } else {
+            !self.storage.is_overdue()
+        }
     }
 
     fn on_link_up(&mut self, link: Rc<Link>) {
@@ -432,11 +452,14 @@ impl<E: Env> Core<E> {
         for i in 0..next {
             self.store(self.touched[i]);
         }
-        for i in 0..next {
+        let done = self.touched.len();
+        for i in 0..done {
             let at = self.touched[i];
-            self.shards[at].apply(&mut self.counters);
+            if self.shards[at].apply(&mut self.counters) {
+                self.touch(at); // for the next turn
+            }
         }
-        self.touched.clear();
+        self.touched.drain(..done);
     }
 
     /// Why writes are refused right now, if they are.

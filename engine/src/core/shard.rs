@@ -5,7 +5,8 @@
 //! answered. When leadership is lost, what is in `waiting` may still be committed by the next leader.
 //! So it goes on waiting for a bounded time: if its entry is applied, it is answered with its result;
 //! if another entry is applied in its place, it is known to be lost and may be sent again; if neither
-//! happens, the outcome is unknown, and the client is told exactly that.
+//! happens, or this replica leads again without the entry, the outcome is unknown, and the client is
+//! told exactly that.
 //!
 //! Reads gather in `reads_new` until the end of the turn, share one ReadIndex round, and are answered
 //! when what was committed at its start has been applied.
@@ -18,7 +19,7 @@ use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
 use super::status::{CoreCounters, ShardStatus};
-use crate::limits::{QUERIES_PER_SHARD_MAX, REPLY_SCRATCH_BYTES};
+use crate::limits::{ENTRIES_PER_TURN_MAX, QUERIES_PER_SHARD_MAX, REPLY_SCRATCH_BYTES};
 use crate::raft::{Effects, EntryKind, Event, Message, Raft, Refusal, Role};
 use crate::{Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
 
@@ -197,11 +198,13 @@ impl Shard {
         }
     }
 
-    /// End of the turn, second half: applies what is committed and answers who waited for it.
-    pub(super) fn apply(&mut self, counters: &mut CoreCounters) {
+    /// End of the turn, second half: applies what is committed and answers who waited for it. Returns
+    /// whether something is left for the next turn, because there was too much for one.
+    pub(super) fn apply(&mut self, counters: &mut CoreCounters) -> bool {
         let commit = self.raft.commit();
         assert!(self.applied <= commit, "applied {} > commit {commit}", self.applied);
-        while self.applied < commit {
+        let last = commit.min(LogIndex(self.applied.0 + ENTRIES_PER_TURN_MAX));
+        while self.applied < last {
             let index = self.applied.next();
             self.apply_one(index);
             self.applied = index;
@@ -209,6 +212,7 @@ impl Shard {
         }
         self.confirm_reads();
         self.answer_reads(counters);
+        self.applied < commit
     }
 
     fn apply_one(&mut self, index: LogIndex) {
@@ -266,10 +270,16 @@ impl Shard {
         take(&mut self.scratch)
     }
 
-    /// Bounds how long proposals of a lost leadership wait for their outcome.
+    /// Bounds how long proposals of a lost leadership wait for their outcome. Whoever leads again
+    /// commits what is in its log; what another leader has cut from it meanwhile would wait for ever.
     pub(super) fn give_up_on_lost(&mut self, now: Duration, patience: Duration) {
         if self.waiting.is_empty() || self.raft.role() == Role::Leader {
             self.give_up_at = None;
+            while let Some(Waiting { position, .. }) = self.waiting.back()
+                && self.raft.log().term_at(position.index) != Some(position.term)
+            {
+                self.drop_replaced(position.index);
+            }
             return;
         }
         let give_up_at = *self.give_up_at.get_or_insert(now + patience);
@@ -340,4 +350,98 @@ fn take(scratch: &mut BytesMut) -> Bytes {
         scratch.reserve(REPLY_SCRATCH_BYTES);
     }
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::raft::{Append, Config, Entry, HardState, PreVoteReply, RaftLog, VoteReply};
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        fn apply(&mut self, _: Apply<'_>, _: &mut BytesMut) {}
+        fn query(&self, _: &Bytes, _: &mut BytesMut) {}
+    }
+
+    const OWN: NodeId = NodeId(1);
+    const FRIEND: NodeId = NodeId(2);
+    const RIVAL: NodeId = NodeId(3);
+
+    fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
+        let term = entries.last().map_or(Term(0), |entry| entry.term);
+        let commit = LogIndex(entries.len() as u64);
+        let log = RaftLog::restore(LogIndex(0), Term(0), entries).unwrap();
+        let config = Config::new(OWN, voters.to_vec(), 1);
+        let state = HardState { term, vote: None, commit };
+        let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
+        Shard::new(ShardId(0), raft, Box::new(Nothing))
+    }
+
+    fn elect(shard: &mut Shard, now: Duration) -> Term {
+        shard.step(Event::Tick { now });
+        let term = Term(shard.raft.term().0 + 1);
+        shard.message(FRIEND, Message::PreVoteReply(PreVoteReply { term, granted: true }));
+        for from in [OWN, FRIEND] {
+            shard.message(from, Message::VoteReply(VoteReply { term, granted: true }));
+        }
+        assert_eq!((shard.raft.role(), shard.raft.term()), (Role::Leader, term));
+        term
+    }
+
+    fn propose(shard: &mut Shard) -> oneshot::Receiver<Result<Committed, ProposeError>> {
+        let (answer, pending) = oneshot::channel();
+        shard.propose(Bytes::from_static(b"x"), None, answer);
+        shard.submit(&mut CoreCounters::default());
+        pending
+    }
+
+    /// Entries that another leader had cut away, and in whose place nothing came: once this replica
+    /// led again, their proposals waited for ever.
+    #[test]
+    fn proposals_that_were_cut_away_are_answered_when_this_replica_leads_again() {
+        let mut shard = shard(&[OWN, FRIEND, RIVAL], Vec::new());
+        let first = elect(&mut shard, Duration::from_secs(2));
+        let mut lost: Vec<_> = (0..3).map(|_| propose(&mut shard)).collect();
+
+        let (term, index, kind) = (Term(first.0 + 1), LogIndex(1), EntryKind::Noop);
+        let entries = vec![Entry { term, index, kind, payload: Bytes::new() }];
+        let (prev_index, prev_term, commit) = (LogIndex(0), Term(0), LogIndex(0));
+        let append = Append { term, prev_index, prev_term, commit, entries };
+        shard.message(RIVAL, Message::Append(append));
+        let (now, patience) = (Duration::from_secs(10), Duration::from_secs(60));
+        shard.give_up_on_lost(Duration::from_secs(2), patience);
+        assert!(lost.iter_mut().all(|pending| pending.now_or_never().is_none()));
+
+        elect(&mut shard, now);
+        shard.give_up_on_lost(now, patience);
+        let unknown = Err(ProposeError::OutcomeUnknown { shard: ShardId(0) });
+        for pending in lost {
+            assert_eq!(pending.now_or_never(), Some(Ok(unknown.clone())));
+        }
+        let kept = propose(&mut shard);
+        shard.give_up_on_lost(now, patience);
+        assert!(kept.now_or_never().is_none(), "this one is in the log");
+    }
+
+    #[test]
+    fn a_long_log_is_applied_in_turns() {
+        let entry = |index| Entry {
+            term: Term(1),
+            index: LogIndex(index),
+            kind: EntryKind::Normal,
+            payload: Bytes::new(),
+        };
+        let many = ENTRIES_PER_TURN_MAX + 1;
+        let mut shard = shard(&[OWN], (1..=many).map(entry).collect());
+        let mut counters = CoreCounters::default();
+        assert!(shard.apply(&mut counters));
+        assert_eq!(counters.applied, ENTRIES_PER_TURN_MAX);
+        assert!(!shard.apply(&mut counters));
+        assert_eq!(shard.status().applied, LogIndex(many));
+    }
 }

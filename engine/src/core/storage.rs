@@ -6,7 +6,7 @@ use std::task::Context;
 use coracle_wal::{AppendError, Disk, Lsn, Wal};
 
 use super::records::{self, ENTRY_HEAD_BYTES};
-use crate::limits::APPEND_GROUP_BYTES_MAX;
+use crate::limits::{APPEND_GROUP_BYTES_MAX, GROUPS_REFUSED_MAX};
 use crate::raft::{Effects, Entry, HardState, Message, WriteMark};
 use crate::{NodeId, ShardId};
 
@@ -60,6 +60,11 @@ impl<D: Disk> Storage<D> {
     /// Whether the log takes what is new. If not, nothing more should be accepted.
     pub(super) fn is_accepting(&self) -> bool {
         self.refused.is_empty()
+    }
+
+    /// Whether the log owes so much that nothing more may come that could add to it.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.refused.len() >= GROUPS_REFUSED_MAX
     }
 
     /// Whether something that was appended, or waits to be, is not durable yet.
