@@ -275,7 +275,7 @@ impl Config {
                 range("a port", u64::from(first) + u64::from(self.cores) - 1, 1, 65_535)?;
                 // Other members may have other core counts: only our own are certain to be taken.
                 let cores = if member.id == self.id { self.cores } else { 1 };
-                for port in first..first + cores {
+                for port in first..=first + (cores - 1) {
                     if !addresses.insert((host.clone(), port)) {
                         let address = format!("{host}:{port}");
                         return Err(ConfigError::DuplicateAddress(address, self.cores));
@@ -362,10 +362,19 @@ mod tests {
         assert_eq!(refused(|c| c.members[0].id = NodeId(0)), ConfigError::IdZero);
         let same = refused(|c| c.members[1].peer_port = 7002);
         assert_eq!(same, ConfigError::DuplicateAddress("10.0.0.2:7002".into(), 2));
+        assert!(matches!(refused(|c| c.members[1].peer_port = 65_535), ConfigError::Range { .. }));
         assert!(matches!(refused(|c| c.cores = 0), ConfigError::Range { what: "cores", .. }));
         assert!(matches!(refused(|c| c.shards = 1), ConfigError::FewShards { .. }));
         assert_eq!(refused(|c| c.cluster_id = "a b".into()), ConfigError::ClusterId);
         assert!(matches!(refused(|c| c.heartbeat_interval_ms = 400), ConfigError::Range { .. }));
+    }
+
+    #[test]
+    fn the_last_port_can_be_used() {
+        let mut config = Config::from_toml(FILE).unwrap();
+        config.cores = 1;
+        config.members[1].peer_port = 65_535;
+        config.validate().unwrap();
     }
 
     #[test]
