@@ -22,6 +22,7 @@ pub const FORMAT: u32 = 1;
 
 const IDENTITY_FILE: &str = "coracle.toml";
 const LOCK_FILE: &str = "LOCK";
+const CORE_PREFIX: &str = "core-";
 
 /// Why a data directory cannot be used. Nothing in it was changed.
 #[derive(Debug, Error)]
@@ -73,6 +74,13 @@ pub enum DataDirError {
         /// What is wrong.
         reason: String,
     },
+    /// The log of a core is gone. Starting without it would forget entries that were acknowledged
+    /// and votes that were given.
+    #[error(
+        "{} is missing, although this node has run before: mount or restore it; without it, the node \
+         would forget what it has promised", .0.display()
+    )]
+    CoreMissing(PathBuf),
     /// There is data, but no identity file.
     #[error(
         "data directory {} is not empty and has no {IDENTITY_FILE}: name an empty directory, or \
@@ -106,7 +114,8 @@ impl DataDir {
     /// Creates or checks the directory of `config`, and locks it.
     ///
     /// # Errors
-    /// [`DataDirError`]; nothing is changed then, except that missing directories may be there.
+    /// [`DataDirError`]; nothing is changed then, except that missing directories and the lock file may
+    /// be there.
     pub fn open(config: &Config) -> Result<Self, DataDirError> {
         let path = config.data_dir.clone();
         let fail = |what| {
@@ -115,20 +124,23 @@ impl DataDir {
         };
         fs::create_dir_all(&path).map_err(fail("create it"))?;
         let lock = lock(&path)?;
+        let cores = (0..config.cores).map(|core| core_dir(&path, CoreId(core)));
         let identity = match read_identity(&path)? {
             Some(identity) => identity,
             None => {
                 let identity = new_identity(config).map_err(fail("draw random numbers"))?;
+                for dir in cores.clone() {
+                    fs::create_dir_all(&dir).map_err(fail("create the directory of a core"))?;
+                }
+                // Last: from then on, the cores' directories are known to have been there.
                 write_identity(&path, &identity).map_err(fail("write its identity file"))?;
                 identity
             }
         };
         let incarnation = check(&path, &identity, config)?;
-        for core in 0..config.cores {
-            let dir = core_dir(&path, CoreId(core));
-            fs::create_dir_all(&dir).map_err(fail("create the directory of a core"))?;
+        if let Some(missing) = cores.into_iter().find(|dir| !dir.is_dir()) {
+            return Err(DataDirError::CoreMissing(missing));
         }
-        File::open(&path).and_then(|dir| dir.sync_all()).map_err(fail("sync it"))?;
         Ok(Self { path, incarnation, _lock: lock })
     }
 
@@ -144,7 +156,12 @@ impl DataDir {
 }
 
 fn core_dir(path: &Path, core: CoreId) -> PathBuf {
-    path.join(format!("core-{:03}", core.0))
+    path.join(format!("{CORE_PREFIX}{:03}", core.0))
+}
+
+/// Whether this is a directory with nothing in it, such as a first start leaves that was cut short.
+fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn lock(path: &Path) -> Result<File, DataDirError> {
@@ -164,13 +181,15 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut names = fs::read_dir(path).map_err(fail)?.filter_map(Result::ok);
-            let ours = |name: &std::ffi::OsStr| {
+            let mut entries = fs::read_dir(path).map_err(fail)?.filter_map(Result::ok);
+            let ours = |entry: &fs::DirEntry| {
+                let name = entry.file_name();
                 name == LOCK_FILE
                     || name == "lost+found" // the root of a file system of its own
                     || name.to_string_lossy().starts_with(".tmp")
+                    || name.to_string_lossy().starts_with(CORE_PREFIX) && is_empty(&entry.path())
             };
-            let stray = names.any(|entry| !ours(&entry.file_name()));
+            let stray = entries.any(|entry| !ours(&entry));
             return if stray { Err(DataDirError::NotOurs(path.to_owned())) } else { Ok(None) };
         }
         Err(error) => return Err(fail(error)),
@@ -295,7 +314,30 @@ mod tests {
         fs::write(&identity, "format = ").unwrap();
         assert!(matches!(refused(&ours), DataDirError::Damaged { .. }));
         fs::remove_file(&identity).unwrap();
+        fs::write(temp.path().join("letter.txt"), "mine").unwrap();
         assert!(matches!(refused(&ours), DataDirError::NotOurs(_)));
+    }
+
+    #[test]
+    fn a_core_directory_that_is_gone_is_not_made_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let core = DataDir::open(&config(temp.path())).unwrap().core_dir(CoreId(0));
+        fs::remove_dir(&core).unwrap();
+        assert!(
+            matches!(refused(&config(temp.path())), DataDirError::CoreMissing(dir) if dir == core)
+        );
+        assert!(!core.exists());
+    }
+
+    #[test]
+    fn a_first_start_that_was_cut_short_is_begun_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let core = DataDir::open(&config(temp.path())).unwrap().core_dir(CoreId(0));
+        fs::remove_file(temp.path().join(IDENTITY_FILE)).unwrap();
+        DataDir::open(&config(temp.path())).unwrap();
+        fs::remove_file(temp.path().join(IDENTITY_FILE)).unwrap();
+        fs::write(core.join("segment"), "data").unwrap();
+        assert!(matches!(refused(&config(temp.path())), DataDirError::NotOurs(_)));
     }
 
     #[test]
