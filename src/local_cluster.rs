@@ -129,3 +129,47 @@ fn free_port_range() -> io::Result<u16> {
     }
     Err(io::Error::new(io::ErrorKind::AddrInUse, "found no range of free ports"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::{Bytes, BytesMut};
+
+    use super::*;
+    use crate::{Apply, Consistency, ProposeError, QueryError};
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        fn apply(&mut self, _: Apply<'_>, _: &mut BytesMut) {}
+        fn query(&self, _: &Bytes, _: &mut BytesMut) {}
+    }
+
+    fn wait<T>(answer: impl Future<Output = T> + Send + 'static) -> T
+    where
+        T: Send + 'static,
+    {
+        crate::wal::run(|_| answer).unwrap()
+    }
+
+    /// A request to a node that had stopped was never answered.
+    #[test]
+    fn a_handle_outlives_its_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LocalClusterConfig {
+            nodes: 1,
+            shards: 2,
+            ..LocalClusterConfig::on_free_ports(dir.path()).unwrap()
+        };
+        let cluster = LocalCluster::start(&config, |_| Box::new(Nothing)).unwrap();
+        let handle = cluster.handles().remove(0);
+        cluster.stop();
+        let shard = ShardId(1);
+        let refused = wait(handle.propose(shard, &b"late"[..]));
+        assert_eq!(refused, Err(ProposeError::ShuttingDown));
+        let refused = wait(handle.query(shard, Bytes::new(), Consistency::Linearizable));
+        assert_eq!(refused, Err(QueryError::ShuttingDown));
+        assert!(wait(async move { handle.status().await }).is_empty());
+    }
+}
