@@ -29,7 +29,7 @@ pub struct Args {
 
 /// Runs the cluster until the process is told to stop.
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let signals = StopSignals::block()?;
+    let signals = StopSignals::watch()?;
     let temporary = match &args.data_dir {
         Some(_) => None,
         None => Some(temporary_dir()?),

@@ -105,7 +105,7 @@ impl Args {
 
 /// Runs a node until the process is told to stop.
 pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let signals = StopSignals::block()?;
+    let signals = StopSignals::watch()?;
     let config = args.into_config()?;
     let (id, cores) = (config.id, config.cores);
     let node: Node = server::start(config)?;
