@@ -44,8 +44,13 @@ load() { # name, then arguments of the tool
     END { printf "%-28s %12s  p50 %-9s p99 %s\n", name, rate, p50, p99 }' "$dir/row.txt"
 }
 
-# A first load also waits until every shard has a leader.
-target/release/coracle-bench load --addr "127.0.0.1:$port" --clients 8 --requests 1000 >/dev/null 2>&1
+# Until the nodes listen and every shard has a leader.
+for attempt in $(seq 100); do
+  if target/release/coracle-bench load --addr "127.0.0.1:$port" --clients 8 --requests 1000 \
+    >"$dir/first.txt" 2>&1; then break; fi
+  [ "$attempt" -lt 100 ] || { cat "$dir/first.txt" "$dir"/node-*.log; exit 1; }
+  sleep 0.1
+done
 target/release/coracle-bench embedded --in-flight 1 --seconds 1 2>/dev/null | grep '  raw' || true
 for clients in 1 64 512; do
   for pipeline in 1 16; do
