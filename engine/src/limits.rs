@@ -14,6 +14,9 @@ pub const REQUESTS_PER_CORE_MAX: usize = 64 << 10;
 
 const _: () = assert!(PAYLOAD_BYTES_MAX + 4096 < FRAME_BYTES_MAX);
 
+/// Payload bytes of the requests that may wait in one core, and in its mailbox.
+pub const REQUEST_BYTES_PER_CORE_MAX: usize = 256 << 20;
+
 /// Letters that may wait in a core's mailbox from other threads.
 pub const MAILBOX_LETTERS_MAX: usize = 64 << 10;
 
@@ -131,3 +134,7 @@ pub const REFUSAL_TEXT_BYTES_MAX: usize = 512;
 pub const GATHER_BYTES_MIN: usize = 4096;
 
 const _: () = assert!(CLUSTER_ID_BYTES_MAX + REFUSAL_TEXT_BYTES_MAX + 128 < HELLO_BYTES_MAX);
+
+/// Largest term that is believed: a million elections a second for 146,000 years. Beyond it the next
+/// election could not be counted.
+pub const TERM_MAX: u64 = 1 << 62;

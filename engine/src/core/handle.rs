@@ -100,6 +100,13 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Bytes that it keeps in memory.
+    pub(super) fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Propose { payload, .. } | Self::Query { payload, .. } => payload.len(),
+        }
+    }
+
     /// Answers that the node is stopping. Only for requests that no shard has taken.
     pub(super) fn refuse_stopping(self) {
         match self {

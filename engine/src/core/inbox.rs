@@ -12,7 +12,9 @@ use super::link::Link;
 use super::signal::Signal;
 use super::status::CoreCounters;
 use super::view::ClusterView;
-use crate::limits::{FRAME_BYTES_QUEUED_MAX, FRAMES_QUEUED_MAX, REQUESTS_PER_CORE_MAX};
+use crate::limits::{
+    FRAME_BYTES_QUEUED_MAX, FRAMES_QUEUED_MAX, REQUEST_BYTES_PER_CORE_MAX, REQUESTS_PER_CORE_MAX,
+};
 use crate::raft::{Entry, Message};
 use crate::{ProposeError, QueryError, ShardId};
 
@@ -64,6 +66,7 @@ impl From<Refused> for QueryError {
 pub(crate) struct Inbox {
     events: RefCell<VecDeque<Event>>,
     requests_queued: Cell<usize>,
+    request_bytes_queued: Cell<usize>,
     frames_queued: Cell<usize>,
     /// [`Entry::cost`] of all entries in the queued frames.
     frame_bytes_queued: Cell<usize>,
@@ -82,6 +85,7 @@ impl Inbox {
         Self {
             events: RefCell::default(),
             requests_queued: Cell::new(0),
+            request_bytes_queued: Cell::new(0),
             frames_queued: Cell::new(0),
             frame_bytes_queued: Cell::new(0),
             arrived: Signal::default(),
@@ -98,10 +102,13 @@ impl Inbox {
         if self.stopping.get() {
             return Err(Refused::Stopping);
         }
-        if self.requests_queued.get() >= REQUESTS_PER_CORE_MAX {
+        let bytes = self.request_bytes_queued.get() + request.payload_bytes();
+        if self.requests_queued.get() >= REQUESTS_PER_CORE_MAX || bytes > REQUEST_BYTES_PER_CORE_MAX
+        {
             return Err(Refused::Overloaded);
         }
         self.requests_queued.set(self.requests_queued.get() + 1);
+        self.request_bytes_queued.set(bytes);
         self.push(Event::Request(request));
         Ok(())
     }
@@ -137,7 +144,11 @@ impl Inbox {
     pub(crate) fn pop(&self) -> Option<Event> {
         let event = self.events.borrow_mut().pop_front()?;
         match &event {
-            Event::Request(_) => self.requests_queued.set(self.requests_queued.get() - 1),
+            Event::Request(request) => {
+                let bytes = self.request_bytes_queued.get() - request.payload_bytes();
+                self.request_bytes_queued.set(bytes);
+                self.requests_queued.set(self.requests_queued.get() - 1);
+            }
             Event::Message { message, .. } => {
                 self.frames_queued.set(self.frames_queued.get() - 1);
                 self.frame_bytes_queued.set(self.frame_bytes_queued.get() - cost(message));

@@ -6,7 +6,7 @@
 //! lies in it is refused, and so is everything that comes later, so that nobody waits for ever.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Context;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::status::CoreStatus;
-use crate::limits::MAILBOX_LETTERS_MAX;
+use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
 use crate::{NodeId, ProposeError, QueryError, ShardId, Term};
 
 /// What another thread may tell a core.
@@ -32,6 +32,15 @@ pub(crate) enum Letter {
     Stop,
 }
 
+impl Letter {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Request(request) => request.payload_bytes(),
+            Self::Leader { .. } | Self::Status(_) | Self::Stop => 0,
+        }
+    }
+}
+
 /// The sending side; `Send`, `Sync`, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Mailbox(Arc<Inner>);
@@ -39,6 +48,8 @@ pub struct Mailbox(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     letters: ArrayQueue<Letter>,
+    /// Payload bytes of the requests among them.
+    bytes: AtomicUsize,
     waker: AtomicWaker,
     /// Set when the core has ended: nobody takes letters out any more.
     closed: AtomicBool,
@@ -56,6 +67,7 @@ impl Mailbox {
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             letters: ArrayQueue::new(MAILBOX_LETTERS_MAX),
+            bytes: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
             closed: AtomicBool::new(false),
         }))
@@ -63,7 +75,14 @@ impl Mailbox {
 
     /// Puts a letter in, or gives it back when the box is full. In a closed box it is refused.
     pub(crate) fn post(&self, letter: Letter) -> Result<(), Letter> {
-        self.0.letters.push(letter)?;
+        let bytes = letter.payload_bytes();
+        if self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > REQUEST_BYTES_PER_CORE_MAX {
+            self.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(letter);
+        }
+        self.0.letters.push(letter).inspect_err(|_| {
+            self.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        })?;
         if self.0.closed.load(Ordering::SeqCst) {
             // Either we see that the box is closed, or whoever closed it sees our letter.
             self.refuse_all();
@@ -100,7 +119,9 @@ impl Mailbox {
     }
 
     pub(crate) fn take(&self) -> Option<Letter> {
-        self.0.letters.pop()
+        let letter = self.0.letters.pop()?;
+        self.0.bytes.fetch_sub(letter.payload_bytes(), Ordering::Relaxed);
+        Some(letter)
     }
 
     /// Whether letters wait; if not, `cx` is woken by the next.
@@ -205,6 +226,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::limits::PAYLOAD_BYTES_MAX;
 
     /// The letters of a core that had ended stayed in its mailbox: who had sent them waited for ever.
     #[test]
@@ -227,5 +249,20 @@ mod tests {
         for _ in 0..2 * MAILBOX_LETTERS_MAX {
             assert!(mailbox.stop(), "a closed mailbox never fills up");
         }
+    }
+
+    #[test]
+    fn large_requests_are_bounded_by_their_bytes_and_the_room_comes_back() {
+        let mailbox = Mailbox::new();
+        let payload = Bytes::from(vec![0; PAYLOAD_BYTES_MAX]);
+        let post = || {
+            let (request, _) = handle::propose(ShardId(0), payload.clone(), None).unwrap();
+            mailbox.post(Letter::Request(request)).is_ok()
+        };
+        let room = REQUEST_BYTES_PER_CORE_MAX / PAYLOAD_BYTES_MAX;
+        assert_eq!((0..room + 3).filter(|_| post()).count(), room);
+        assert!(mailbox.stop(), "an order without payload always fits");
+        mailbox.take().unwrap();
+        assert!(post() && !post());
     }
 }

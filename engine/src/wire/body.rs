@@ -7,7 +7,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::header::Kind;
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{PAYLOAD_BYTES_MAX, TERM_MAX};
 use crate::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
     PreVote, PreVoteReply, Vote, VoteReply,
@@ -149,6 +149,9 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         }
     };
     finish(&body)?;
+    if message.term().0 > TERM_MAX {
+        return Err(Problem("a term beyond all that can be"));
+    }
     Ok(Some(message))
 }
 
