@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::{
     CLUSTER_ID_BYTES_MAX, FRAME_BYTES_MAX, GATHER_BYTES_MIN, PAYLOAD_BYTES_MAX,
-    REFUSAL_TEXT_BYTES_MAX,
+    REFUSAL_TEXT_BYTES_MAX, TERM_MAX,
 };
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
@@ -75,7 +75,7 @@ fn payload() -> impl Strategy<Value = Bytes> {
 
 fn append() -> impl Strategy<Value = Message> {
     let entry = (any::<u64>(), payload(), any::<bool>());
-    (1..=u64::MAX, 0..1_u64 << 60, any::<u64>(), any::<u64>(), vec(entry, 0..12)).prop_map(
+    (1..=TERM_MAX, 0..1_u64 << 60, any::<u64>(), any::<u64>(), vec(entry, 0..12)).prop_map(
         |(term, prev, prev_term, commit, entries)| {
             let entries = entries.into_iter().zip(1..).map(|((term, payload, noop), n)| Entry {
                 term: Term(term),
@@ -95,7 +95,7 @@ fn append() -> impl Strategy<Value = Message> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let numbers = (1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
+    let numbers = (1..=TERM_MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
     let small = (0..8_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
         let term = Term(t);
         let (last_index, last_term) = (LogIndex(a), Term(b));
@@ -383,4 +383,15 @@ fn the_format_is_the_documented_one() {
         std::fs::write(&path, &text).unwrap();
     }
     assert_eq!(text, std::fs::read_to_string(path).unwrap());
+}
+
+/// A term at the end of its range would overflow at the next election: one such message from a broken
+/// peer would stop the shard for good.
+#[test]
+fn a_term_beyond_all_that_can_be_is_refused() {
+    for (term, accepted) in [(TERM_MAX, true), (TERM_MAX + 1, false), (u64::MAX, false)] {
+        let reply = VoteReply { term: Term(term), granted: false };
+        let found = decode(&bytes_of(&[raft(Message::VoteReply(reply))]), &[1000]);
+        assert_eq!(found.is_ok(), accepted, "{term}: {found:?}");
+    }
 }
