@@ -1,4 +1,43 @@
 //! A replicated, sharded storage engine: many Raft groups, one pinned thread per core.
+//!
+//! An embedder brings a [`StateMachine`] and a [`Config`]; a [`Node`] keeps one replica of each shard and
+//! replicates what is proposed. Futures may be awaited on any thread, with any runtime.
+//!
+//! ```no_run
+//! use bytes::{Bytes, BytesMut};
+//! use coracle::{Apply, Config, Consistency, Node, NodeId, ShardId, StateMachine};
+//!
+//! /// Counts how many bytes were proposed to its shard.
+//! #[derive(Default)]
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
+//!         self.0 += entry.payload.len() as u64;
+//!         reply.extend_from_slice(&self.0.to_be_bytes());
+//!     }
+//!
+//!     fn query(&self, _request: &Bytes, reply: &mut BytesMut) {
+//!         reply.extend_from_slice(&self.0.to_be_bytes());
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let member = "1=127.0.0.1:7001,127.0.0.1:8001".parse()?;
+//! let config = Config::new(NodeId(1), "data", vec![member]);
+//! let node = Node::builder(config, |_shard| Box::new(Counter::default())).start()?;
+//! let handle = node.handle();
+//! let committed = handle.propose(ShardId(0), "five!").await?;
+//! println!("{:?} at index {}", committed.reply, committed.index);
+//! let count = handle.query(ShardId(0), "", Consistency::Linearizable).await?;
+//! println!("{count:?}");
+//! node.stop();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`LocalCluster`] runs a whole cluster in one process. [`server`] is the ready-made key-value server,
+//! itself built on this interface. [`wal`] is the write-ahead log alone.
 
 pub mod config;
 pub mod data_dir;

@@ -204,6 +204,16 @@ fn a_redis_client_on_the_peer_port_is_turned_away() {
 }
 
 #[test]
+fn a_peer_of_another_version_is_told_both_versions() {
+    survives(|dev| {
+        let mut header = [0; 24];
+        header[..4].copy_from_slice(&[0xC0, 0xAC, 9, 1]);
+        let answer = answer_to(dev.peer_address(3), &header);
+        assert!(answer.contains("version 9") && answer.contains("speaks 1"), "{answer}");
+    });
+}
+
+#[test]
 fn connections_that_say_nothing_to_a_peer_port_are_closed() {
     survives(|dev| {
         let mut silent: Vec<Connection> =

@@ -16,7 +16,7 @@
 //! | any, while the core stops or after its log has failed | it takes no part any more |
 //! | another live process under the same node id | a node id must be given to one process only |
 //!
-//! Another *version* is refused by the frame codec's own version byte.
+//! Another *version* shows in the frame codec's own version byte, and is refused like the others.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -36,7 +36,9 @@ use crate::limits::{
     CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
     HANDSHAKES_MAX,
 };
-use crate::wire::{EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason};
+use crate::wire::{
+    EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason, WireError,
+};
 use crate::{CoreId, NodeId, ShardId};
 
 /// What all connection tasks of a core share.
@@ -63,6 +65,8 @@ enum DialError {
     Closed,
     #[error("bad answer to HELLO: {0}")]
     BadFrame(String),
+    #[error(transparent)]
+    Wire(#[from] WireError),
     #[error("refused by {peer}: {text}")]
     Refused { peer: String, text: String },
     #[error("not welcome now: {0}")]
@@ -350,7 +354,7 @@ async fn read_frame<E: Env>(
                     return Err(DialError::BadFrame("too long".to_owned()));
                 }
                 Ok(None) => {}
-                Err(error) => return Err(DialError::BadFrame(error.to_string())),
+                Err(error) => return Err(error.into()),
             }
             buf.reserve(HANDSHAKE_BYTES_MAX - buf.len());
             if reader.read(&mut buf).await? == 0 {
@@ -381,6 +385,15 @@ async fn accept_all<E: Env>(env: E, gate: Rc<Gate>, listener: E::Listener) {
     }
 }
 
+/// Says no, with the reason, and ends the connection.
+async fn refuse<W: StreamWriter>(writer: &mut W, from: &str, reason: RefuseReason, text: String) {
+    tracing::warn!(from, "refused a peer: {text}");
+    let refused = HelloReply::Refused { reason, text };
+    // If it does not want to hear the reason, our log has it.
+    let _ = write(writer, |out| out.push_hello_reply(&refused)).await;
+    writer.shutdown();
+}
+
 /// Answers one connection's HELLO, and runs the link if it is welcome.
 async fn greet<E: Env>(
     env: E,
@@ -394,13 +407,14 @@ async fn greet<E: Env>(
         Ok((Frame::Hello(hello), received)) => (hello, false, received),
         Ok((Frame::Introduction(hello), received)) => (hello, true, received),
         Ok((other, _)) => return tracing::warn!(from, "expected HELLO, got {other:?}; closed"),
+        Err(DialError::Wire(error @ WireError::Version { .. })) => {
+            // Of our frame it can read the version, and may know this one.
+            return refuse(&mut writer, &from, RefuseReason::Version, error.to_string()).await;
+        }
         Err(error) => return tracing::warn!(from, "peer port: {error}; closed"),
     };
     if let Some((reason, text)) = gate.refusal(&hello, env.now()) {
-        tracing::warn!(from, "refused a peer: {text}");
-        let refused = HelloReply::Refused { reason, text };
-        let _ = write(&mut writer, |out| out.push_hello_reply(&refused)).await;
-        return writer.shutdown();
+        return refuse(&mut writer, &from, reason, text).await;
     }
     gate.note_member(&hello);
     let accepted = HelloReply::Accepted(gate.hello.clone());
