@@ -64,20 +64,6 @@ pub struct Server<E: Env> {
     listener: E::Listener,
 }
 
-/// Listens at the core's client port and serves until `stopping` resolves.
-///
-/// # Errors
-/// [`ServeError`] if it can't listen.
-pub async fn serve<E: Env>(
-    env: E,
-    core: CoreHandle,
-    options: ServerOptions,
-    stopping: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    Server::bind(env, core, options).await?.run(stopping).await;
-    Ok(())
-}
-
 impl<E: Env> Server<E> {
     /// Listens at the core's client port: that of core 0 plus the number of the core.
     ///

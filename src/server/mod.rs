@@ -8,7 +8,7 @@
 //!       -> query or proposal of the shard -> kv::Kv -> reply, in the order of the requests
 //! ```
 //! [`Kv`] is the state machine of each shard and can be used without the rest. [`Server`] listens;
-//! [`serve`] is all of it in one call.
+//! [`start`] runs a node with both.
 //!
 //! # What clients are told
 //! | reply | meaning | do |
@@ -48,5 +48,5 @@ mod tests;
 
 pub use cluster::{node_id, shard_of_slot, slot_of, slots_of_shard};
 pub use kv::Kv;
-pub use listen::{ServeError, Server, ServerOptions, serve};
+pub use listen::{ServeError, Server, ServerOptions};
 pub use node::{builder, start};
