@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -214,14 +214,18 @@ fn a_server_that_speaks_something_else_is_not_believed() {
 
 #[test]
 fn when_a_server_dies_its_clients_move_to_the_one_that_takes_over() {
-    let a = Fake::store();
-    let heir = Arc::new(OnceLock::new());
-    let counted = Arc::new(AtomicU64::new(0));
+    let a = Arc::new(Fake::store());
+    let dying = Arc::new(AtomicBool::new(false));
     let b = {
-        let (heir, counted) = (Arc::clone(&heir), Arc::clone(&counted));
-        Fake::start(move |_, _| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            if heir.get().is_some() { Act::Drop } else { Act::Serve }
+        let (a, dying) = (Arc::clone(&a), Arc::clone(&dying));
+        // Its 100th command is the first that is never answered, however the threads are scheduled.
+        Fake::start(move |number, _| {
+            if number < 100 {
+                return Act::Serve;
+            }
+            a.set_slots(&[(0, 16383, a.address)]);
+            dying.store(true, Ordering::SeqCst);
+            Act::Drop
         })
     };
     a.set_slots(&[(0, 8191, a.address), (8192, 16383, b.address)]);
@@ -230,11 +234,9 @@ fn when_a_server_dies_its_clients_move_to_the_one_that_takes_over() {
     let run = std::thread::spawn(move || {
         measure(&addresses, "--clients 4 --requests 20000 --keys 1000 --check --read-percent 10")
     });
-    while counted.load(Ordering::SeqCst) < 100 {
+    while !dying.load(Ordering::SeqCst) {
         std::thread::yield_now();
     }
-    heir.set(()).unwrap();
-    a.set_slots(&[(0, 16383, a.address)]);
     drop(b);
     let outcome = run.join().unwrap();
     let failed: u64 = outcome.errors.values().sum();
