@@ -1,5 +1,6 @@
 //! Probes: counters of rare states of this crate. What they are and how they work: `probe.rs` of
-//! `coracle-wal`.
+//! `coracle-wal`. The macros are repeated here because the compiler reports unused probes only of a
+//! crate's own macros.
 
 /// Counts a visit of a rare state, always or if a condition holds.
 macro_rules! sometimes {
@@ -13,7 +14,35 @@ macro_rules! sometimes {
     };
 }
 
-coracle_wal::declare_probes! {
+/// Declares the probes of a crate: for each a module with its counter, and `probes()` over all of them.
+macro_rules! declare_probes {
+    ($($(#[doc = $what:literal])* $name:ident,)*) => {
+        $(
+            $(#[doc = $what])*
+            pub(crate) mod $name {
+                pub(super) static COUNT: std::sync::atomic::AtomicU64 =
+                    std::sync::atomic::AtomicU64::new(0);
+
+                /// Counts one visit.
+                #[cold]
+                pub(crate) fn hit() {
+                    COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        )*
+
+        /// Every probe of this crate by name, with how often it was met since the process began.
+        pub fn probes() -> impl Iterator<Item = (&'static str, u64)> {
+            let counts = [$((stringify!($name), &$name::COUNT),)*];
+            let load = |count: &std::sync::atomic::AtomicU64| {
+                count.load(std::sync::atomic::Ordering::Relaxed)
+            };
+            counts.into_iter().map(move |(name, count)| (name, load(count)))
+        }
+    };
+}
+
+declare_probes! {
     /// A replica started with a vote in its hard state.
     restart_with_vote,
     /// A replica started with entries that are not known to be committed.

@@ -6,8 +6,6 @@
 //! used nowhere is dead code, which the compiler reports.
 
 /// Declares the probes of a crate: for each a module with its counter, and `probes()` over all of them.
-#[doc(hidden)]
-#[macro_export]
 macro_rules! declare_probes {
     ($($(#[doc = $what:literal])* $name:ident,)*) => {
         $(
