@@ -1,4 +1,5 @@
-//! Checks of Coracle's layout and licences, and later its simulator and inspection tools.
+//! The simulator, and checks of Coracle's layout and licences.
 
 pub mod layout;
 pub mod licences;
+pub mod sim;

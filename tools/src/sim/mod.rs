@@ -1,0 +1,3 @@
+//! The simulator: whole clusters in one thread, from one seed.
+
+pub mod world;
