@@ -203,7 +203,7 @@ impl RaftLog {
     /// report of the overwriting itself.
     pub(super) fn mark_durable(&mut self, index: LogIndex, rewrites: u64) {
         let mut index = index.min(self.last_index());
-        if rewrites < self.rewrites {
+        if rewrites < self.rewrites && cfg!(not(mutant = "flush-races-truncate")) {
             index = index.min(self.rewritten_from.prev());
         }
         self.durable = self.durable.max(index);
