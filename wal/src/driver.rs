@@ -97,6 +97,9 @@ impl<D: Disk> Driver<D> {
             let Written { number, sequence, result, buf, used } = written;
             let woken = match result {
                 Ok(effort) => state.complete(number, effort, buf, used),
+                #[cfg(mutant = "write-error-ignored")]
+                Err(_) => state.complete(number, Effort::default(), buf, used),
+                #[cfg(not(mutant = "write-error-ignored"))]
                 Err(error) => {
                     let name = FileName::Segment(sequence).text();
                     state.fail(Fault::new("writing to", &name, error).into())

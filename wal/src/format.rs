@@ -114,7 +114,9 @@ impl SegmentId {
     ) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(log_id);
+        #[cfg(not(mutant = "recycled-batch-accepted"))]
         hasher.update(&generation.to_le_bytes());
+        #[cfg(not(mutant = "recycled-batch-accepted"))]
         hasher.update(&sequence.to_le_bytes());
         Self { sequence, generation, base, bytes, seed: hasher.finalize() }
     }
@@ -279,10 +281,13 @@ pub(crate) fn decode_batch_header(
 ) -> Result<BatchHeader, Flaw> {
     let (raw, _) = RawBatchHeader::read_from_prefix(block).map_err(|_| Flaw::Blank)?;
     let position = id.lsn(offset);
-    if raw.magic.get() != BATCH_MAGIC
-        || raw.generation.get() != id.generation
-        || raw.position.get() != position.0
-    {
+    let this_use = raw.generation.get() == id.generation;
+    let this_place = raw.position.get() == position.0;
+    #[cfg(mutant = "recycled-batch-accepted")]
+    let (this_use, this_place) = (true, true);
+    #[cfg(mutant = "misdirected-write-accepted")]
+    let this_place = true;
+    if raw.magic.get() != BATCH_MAGIC || !this_use || !this_place {
         sometimes!(recovery_stale_batch, raw.magic.get() == BATCH_MAGIC);
         return Err(Flaw::Blank);
     }

@@ -95,6 +95,7 @@ async fn look<D: Disk>(
         .open(name, OpenMode::Existing)
         .await
         .map_err(|error| Fault::new("opening", name, error))?;
+    #[cfg(not(mutant = "unsynced-batch-recovered"))]
     file.sync().await.map_err(|error| Fault::new("syncing", name, error))?;
     let size = file.size().await.map_err(|error| Fault::new("looking at", name, error))?;
     let (result, head) =
@@ -174,7 +175,9 @@ async fn next_batch<'r, F: DiskFile>(
         Err(flaw) => return Ok(Err(flaw)),
     };
     let bytes = reader.peek(header.padded_bytes()).await?;
-    if bytes.len() < header.padded_bytes() || !format::records_are_valid(bytes, id, &header) {
+    let valid =
+        cfg!(mutant = "records-unverified") || format::records_are_valid(bytes, id, &header);
+    if bytes.len() < header.padded_bytes() || !valid {
         return Ok(Err(Flaw::Broken));
     }
     Ok(Ok((header, bytes)))
@@ -287,6 +290,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             };
             let later = match probe.next {
                 None => Later::Nothing,
+                #[cfg(mutant = "rot-cut-as-tail")]
+                Some(_) if halt.stop == Stop::Broken => Later::Pending,
+                #[cfg(mutant = "hole-cut-as-tail")]
+                Some(_) if halt.stop == Stop::Blank => Later::Pending,
                 Some(_) if probe.durable > self.lsn(halt.place) => Later::Durable,
                 Some(_) => Later::Pending,
             };
@@ -346,7 +353,9 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 Ok(batch) => batch,
                 Err(flaw) => return Ok(self.halt(here, flaw)),
             };
-            if linked && header.prev != self.chain() {
+            let follows =
+                header.prev == self.chain() || cfg!(mutant = "misdirected-write-accepted");
+            if linked && !follows {
                 let unlinked = Some(header);
                 return Ok(Halt { unlinked, ..self.halt(here, Flaw::Broken) });
             }
@@ -462,6 +471,9 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// Where the records of segment `index` end, if the first batch of the next one says it.
     fn limit(&self, index: usize) -> Option<u64> {
+        if cfg!(mutant = "cut-comes-back") {
+            return None;
+        }
         let end = self.segments.get(index + 1)?.first.as_ref()?.prev.end;
         self.holds(index, end).then(|| end.0 - self.segments[index].id.map_or(0, |id| id.base.0))
     }

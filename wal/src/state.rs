@@ -303,7 +303,10 @@ impl<F: Clone> State<F> {
             self.files.pop_front();
         }
         let record_bytes = batch.record_bytes();
-        let batch = batch.seal(self.chain, self.durable, self.trimmed, flags);
+        let durable = self.durable;
+        #[cfg(mutant = "submitted-claimed-durable")]
+        let durable = self.chain.end;
+        let batch = batch.seal(self.chain, durable, self.trimmed, flags);
         self.trim_submitted = self.trimmed;
         self.chain = batch.header.chain();
         if self.full.is_empty() && self.open.is_none() {
@@ -380,7 +383,10 @@ impl<F: Clone> State<F> {
     /// absence is no damage.
     fn reclaimable(&self) -> Option<u64> {
         let front = self.live.front()?;
-        let given_up = self.live.len() > 1 && front.end < self.trim_durable;
+        let trimmed = self.trim_durable;
+        #[cfg(mutant = "segment-recycled-early")]
+        let trimmed = self.trimmed;
+        let given_up = self.live.len() > 1 && front.end < trimmed;
         given_up.then_some(front.sequence)
     }
 

@@ -24,7 +24,10 @@ pub(crate) async fn write_durable<F: DiskFile>(
     let (result, buf) = write(file, position, buf, len, true).await;
     match result {
         // A short write broke the link to its flush: what it wrote needs a flush of its own.
+        #[cfg(not(mutant = "short-write-unsynced"))]
         Ok(effort) if effort.short > 0 => (file.sync().await.map(|()| effort), buf),
+        #[cfg(mutant = "flush-retried")]
+        Err(_) => (file.sync().await.map(|()| Effort::default()), buf),
         other => (other, buf),
     }
 }
@@ -58,6 +61,8 @@ async fn write<F: DiskFile>(
         buf = returned;
         match result {
             Ok(written) if written == len => return (Ok(effort), buf),
+            #[cfg(mutant = "short-write-complete")]
+            Ok(written) if written > 0 => return (Ok(effort), buf),
             Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
             Ok(written) => {
                 // O_DIRECT writes whole blocks; a block that is only partly written goes again.

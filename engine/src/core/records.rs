@@ -143,6 +143,11 @@ impl Recovered {
         }
         if entry.index <= last {
             let kept = self.entries.partition_point(|old| old.index < entry.index);
+            #[cfg(mutant = "replay-keeps-suffix")]
+            if let Some(old) = self.entries.get_mut(kept) {
+                *old = entry;
+                return Ok(());
+            }
             self.entries.truncate(kept);
         }
         self.entries.push(entry);

@@ -211,6 +211,8 @@ impl Shard {
     /// whether something is left for the next turn, because there was too much for one.
     pub(super) fn apply(&mut self, counters: &mut CoreCounters) -> bool {
         let commit = self.raft.commit();
+        #[cfg(mutant = "apply-beyond-commit")]
+        let commit = self.raft.last_index();
         assert!(self.applied <= commit, "applied {} > commit {commit}", self.applied);
         let last = commit.min(LogIndex(self.applied.0 + self.limits.entries_per_turn_max));
         while self.applied < last {
@@ -286,6 +288,12 @@ impl Shard {
     /// commits what is in its log; what another leader has cut from it meanwhile would wait for ever.
     pub(super) fn give_up_on_lost(&mut self, now: Duration, patience: Duration) {
         if self.waiting.is_empty() || self.raft.role() == Role::Leader {
+            #[cfg(mutant = "pending-proposed-again")]
+            if self.give_up_at.is_some() {
+                let pending = self.waiting.iter().filter_map(|w| self.raft.entry(w.position.index));
+                let payloads = pending.map(|entry| entry.payload.clone()).collect();
+                self.step(Event::Propose { payloads });
+            }
             self.give_up_at = None;
             while let Some(Waiting { position, .. }) = self.waiting.back()
                 && self.raft.log().term_at(position.index) != Some(position.term)
@@ -298,8 +306,11 @@ impl Shard {
         if now >= give_up_at {
             sometimes!(proposals_given_up);
             self.give_up_at = None;
+            let error = ProposeError::OutcomeUnknown { shard: self.id };
+            #[cfg(mutant = "unknown-told-as-refused")]
+            let error = self.not_leader();
             for Waiting { answer, .. } in self.waiting.drain(..) {
-                let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
+                let _ = answer.send(Err(error.clone()));
             }
         }
     }

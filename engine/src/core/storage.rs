@@ -89,6 +89,14 @@ impl<D: Disk> Storage<D> {
         let entries = std::mem::take(&mut effects.entries);
         let messages = std::mem::take(&mut effects.after_durable);
         let hard_state = effects.hard_state.take();
+        // It goes with the next group then.
+        #[cfg(mutant = "entry-before-term")]
+        let hard_state = if entries.is_empty() {
+            hard_state
+        } else {
+            effects.hard_state = hard_state;
+            None
+        };
         if hard_state.is_none() && entries.is_empty() && messages.is_empty() {
             return;
         }
@@ -104,6 +112,8 @@ impl<D: Disk> Storage<D> {
     /// Appends what the log has not taken yet, as far as it does now.
     pub(super) fn retry(&mut self) {
         while let Some(group) = self.refused.front_mut() {
+            #[cfg(mutant = "promise-rests-on-previous")]
+            let previous = self.appended;
             match append(&self.wal, group, &mut self.heads, self.limits.append_group_bytes_max) {
                 Ok(Some(lsn)) => self.appended = lsn,
                 // Nothing to write: the promise rests on what was appended before.
@@ -118,7 +128,10 @@ impl<D: Disk> Storage<D> {
                 }
             }
             if let Some(Group { promise, .. }) = self.refused.pop_front() {
-                self.promises.push_back((self.appended, promise));
+                let rests_on = self.appended;
+                #[cfg(mutant = "promise-rests-on-previous")]
+                let rests_on = previous;
+                self.promises.push_back((rests_on, promise));
             }
         }
     }
@@ -174,6 +187,8 @@ fn append<D: Disk>(
 /// not in the log yet, for a crash may come before they are.
 fn hint(state: HardState, entries: &[Entry]) -> HardState {
     let before = entries.first().map_or(state.commit, |first| first.index.prev());
+    #[cfg(mutant = "hint-unclamped")]
+    let before = before.max(state.commit);
     HardState { commit: state.commit.min(before), ..state }
 }
 

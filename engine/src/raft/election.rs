@@ -42,7 +42,10 @@ impl Raft {
     fn hears_majority(&self) -> bool {
         let since = self.now.saturating_sub(self.config.election_timeout);
         let heard = self.peers.iter().filter(|peer| peer.progress.contact >= since).count();
-        heard + 1 >= majority(self.peers.len() + 1)
+        let voters = self.peers.len() + 1;
+        #[cfg(mutant = "check-quorum-off-by-one")]
+        let voters = self.peers.len();
+        heard + 1 >= majority(voters)
     }
 
     /// Enters `term` (which may be the present one) as a follower of `leader`.
@@ -59,6 +62,10 @@ impl Raft {
             sometimes!(term_change_in_flight, self.log.durable() < self.log.last_index());
             self.term = term;
             self.vote = None;
+        }
+        #[cfg(mutant = "suffix-lost-on-step-down")]
+        if self.role == Role::Leader {
+            self.log.truncate_from(self.log.committed().next());
         }
         self.reads.fail(&mut effects.reads_failed);
         self.uncommitted = 0;
@@ -78,6 +85,8 @@ impl Raft {
         }
         sometimes!(vote_split, self.role == Role::Candidate);
         sometimes!(pre_vote_unanswered, self.role == Role::PreCandidate);
+        #[cfg(mutant = "pre-vote-raises-term")]
+        self.become_follower(Term(self.term.0 + 1), None, effects);
         self.role = Role::PreCandidate;
         self.leader = None;
         self.restart_election_timer();
@@ -102,7 +111,10 @@ impl Raft {
         self.role = Role::Candidate;
         self.leader = None;
         self.restart_election_timer();
+        #[cfg(not(mutant = "pre-votes-elect"))]
         self.clear_votes();
+        #[cfg(mutant = "candidate-vote-unsynced")]
+        self.record_vote(self.config.id, true);
         let own = VoteReply { term: self.term, granted: true };
         self.send_after_durable(self.config.id, Message::VoteReply(own), effects);
         let request = Vote {
@@ -111,7 +123,10 @@ impl Raft {
             last_term: self.log.last_term(),
         };
         for peer in &self.peers {
+            #[cfg(not(mutant = "candidate-vote-unsynced"))]
             self.send_after_durable(peer.id, Message::Vote(request), effects);
+            #[cfg(mutant = "candidate-vote-unsynced")]
+            effects.send(peer.id, Message::Vote(request));
         }
     }
 
@@ -168,7 +183,10 @@ impl Raft {
             self.vote = Some(from);
             self.restart_election_timer();
             let reply = VoteReply { term, granted: true };
+            #[cfg(not(mutant = "vote-before-flush"))]
             self.send_after_durable(from, Message::VoteReply(reply), effects);
+            #[cfg(mutant = "vote-before-flush")]
+            effects.send(from, Message::VoteReply(reply));
         } else {
             sometimes!(vote_taken, !free);
             sometimes!(vote_log_behind, free);
@@ -194,6 +212,8 @@ impl Raft {
     /// Whether a log that ends so is at least as good as this replica's: a later last term wins, then
     /// the longer log (Raft paper, 5.4.1).
     fn is_up_to_date(&self, last_term: Term, last_index: LogIndex) -> bool {
+        #[cfg(mutant = "vote-for-shorter-log")]
+        let last_index = last_index.max(self.log.last_index());
         (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
     }
 

@@ -40,6 +40,8 @@ impl Raft {
             self.reject(from, &m, effects);
             return;
         }
+        #[cfg(mutant = "empty-append-ack-unsynced")]
+        let empty = m.entries.is_empty();
         // What this message proves equal to the leader's log; only so much is acknowledged.
         let proven = LogIndex(m.prev_index.0 + m.entries.len() as u64);
         if !self.take_entries(from, m.entries, effects) {
@@ -47,11 +49,20 @@ impl Raft {
         }
         sometimes!(append_kept_suffix, proven < self.log.last_index());
         sometimes!(append_commit_capped, m.commit > proven);
+        #[cfg(not(mutant = "commit-beyond-proof"))]
         self.commit_to(m.commit.min(proven), effects);
+        #[cfg(mutant = "commit-beyond-proof")]
+        self.commit_to(m.commit.min(self.log.last_index()), effects);
+        #[cfg(mutant = "ack-beyond-proof")]
+        let proven = self.log.last_index();
         let outcome = AppendOutcome::Accepted { matched: proven };
         let reply = Message::AppendReply(AppendReply { term: self.term, outcome });
-        let durable = proven <= self.log.durable() && self.durable_term == self.term;
-        if durable && effects.entries.is_empty() {
+        let term_durable = self.durable_term == self.term || cfg!(mutant = "ack-before-term");
+        let durable = proven <= self.log.durable() && term_durable;
+        #[cfg(mutant = "empty-append-ack-unsynced")]
+        let durable = durable || empty;
+        let at_once = durable && effects.entries.is_empty();
+        if at_once || cfg!(mutant = "follower-ack-unsynced") {
             effects.send(from, reply);
         } else {
             let stored = proven <= self.log.durable() && effects.entries.is_empty();
@@ -81,6 +92,10 @@ impl Raft {
             let (index, theirs) = (entry.index, entry.term);
             match self.log.term_at(index) {
                 _ if index <= self.log.base_index() => continue,
+                #[cfg(mutant = "truncate-without-conflict")]
+                Some(own) if own == theirs && index > self.log.committed() => {
+                    self.log.truncate_from(index);
+                }
                 Some(own) if own == theirs => {
                     sometimes!(append_repeated);
                     continue;

@@ -37,6 +37,10 @@ impl Raft {
             proposed.accepted += 1;
         }
         effects.proposed = Some(proposed);
+        #[cfg(mutant = "lone-voter-unsynced")]
+        if self.peers.is_empty() {
+            self.commit_to(self.log.last_index(), effects);
+        }
         self.replicate_to_all(effects);
     }
 
@@ -122,12 +126,16 @@ impl Raft {
             return;
         }
         let mut matched = [LogIndex(0); VOTERS_MAX];
-        matched[0] = self.log.durable();
+        let own = self.log.durable();
+        #[cfg(mutant = "leader-counts-unflushed")]
+        let own = self.log.last_index();
+        matched[0] = own;
         for (slot, peer) in matched[1..].iter_mut().zip(&self.peers) {
             *slot = peer.progress.matched;
         }
         let index = majority_committed(&mut matched[..=self.peers.len()]);
-        if index > self.log.committed() && index >= self.term_start {
+        let own_term = index >= self.term_start || cfg!(mutant = "prior-term-commit");
+        if index > self.log.committed() && own_term {
             let oldest = self.log.term_at(self.log.committed().next());
             sometimes!(commit_across_terms, oldest != Some(self.term));
             sometimes!(leader_durable_last, index > self.log.durable());
@@ -152,6 +160,8 @@ impl Raft {
         for peer in &self.peers {
             // Not beyond what the follower has acknowledged: above it, its log may still differ.
             let commit = self.log.committed().min(peer.progress.matched);
+            #[cfg(mutant = "heartbeat-commit-unclamped")]
+            let commit = self.log.committed();
             effects.send(peer.id, Message::Heartbeat(Heartbeat { term, commit, round }));
         }
     }
@@ -172,7 +182,10 @@ impl Raft {
         }
         let progress = &mut self.peers[place].progress;
         progress.contact = self.now;
-        progress.round = progress.round.max(m.round);
+        let round = m.round;
+        #[cfg(mutant = "delayed-ack-confirms-read")]
+        let round = self.reads.round();
+        progress.round = progress.round.max(round);
         self.confirm_reads(effects);
         self.mend(place, effects);
     }
@@ -232,7 +245,8 @@ impl Raft {
     /// of the own term is committed, the commit index may be older than that of an earlier leader.
     fn begin_read_round(&mut self, effects: &mut Effects) {
         let commit = self.log.committed();
-        if commit < self.term_start || !self.reads.begin(commit) {
+        let too_early = commit < self.term_start && cfg!(not(mutant = "read-before-own-commit"));
+        if too_early || !self.reads.begin(commit) {
             return;
         }
         if self.peers.is_empty() {

@@ -100,6 +100,8 @@ impl Raft {
     ) -> Result<Self, StartError> {
         config.validate()?;
         let HardState { term, vote, commit } = hard_state;
+        #[cfg(mutant = "vote-forgotten-on-restart")]
+        let vote = vote.and(None);
         if log.last_term() > term {
             return Err(StartError::TermBehindLog { term, last: log.last_term() });
         }
@@ -269,6 +271,8 @@ impl Raft {
             return; // not a voter of this shard: its votes and acks must not count
         }
         let term = message.term();
+        #[cfg(mutant = "stale-ack")]
+        let term = if matches!(message, Message::AppendReply(_)) { self.term } else { term };
         if term < self.term {
             self.answer_outdated(from, &message, effects);
             return;
@@ -329,6 +333,11 @@ impl Raft {
             return; // not a mark of this replica
         }
         self.durable_term = self.durable_term.max(mark.term);
+        #[cfg(mutant = "append-aba")]
+        let mark = match self.log.term_at(mark.index) {
+            Some(term) if term == mark.term => WriteMark { rewrites: self.log.rewrites(), ..mark },
+            _ => mark,
+        };
         self.log.mark_durable(mark.index, mark.rewrites);
         self.advance_commit(effects);
     }
