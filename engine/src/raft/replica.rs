@@ -6,7 +6,7 @@ use super::config::{Config, StartError};
 use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
 use super::log::RaftLog;
 use super::message::{Entry, HardState, HeartbeatReply, Message};
-use super::progress::Progress;
+use super::progress::{Progress, State};
 use super::reads::Reads;
 use crate::{LogIndex, NodeId, Term};
 
@@ -67,6 +67,19 @@ pub struct Status {
     pub commit: LogIndex,
     /// Bytes beyond the commit index; 0 unless leading.
     pub uncommitted_bytes: usize,
+}
+
+/// What a leader knows about one follower, for metrics and inspection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub id: NodeId,
+    /// Up to here it has acknowledged, durably.
+    pub matched: LogIndex,
+    /// What is sent to it next.
+    pub next: LogIndex,
+    /// Whether it takes entries ahead of its answers; otherwise it is probed for where the logs agree.
+    pub replicating: bool,
 }
 
 impl Raft {
@@ -218,6 +231,17 @@ impl Raft {
             commit: self.log.committed(),
             uncommitted_bytes: self.uncommitted,
         }
+    }
+
+    /// What is known about each other voter, in the order of their ids; nothing unless leading.
+    pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
+        let leads = self.role == Role::Leader;
+        self.peers.iter().filter(move |_| leads).map(|peer| FollowerStatus {
+            id: peer.id,
+            matched: peer.progress.matched,
+            next: peer.progress.next,
+            replicating: peer.progress.state == State::Replicate,
+        })
     }
 
     fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) {

@@ -7,7 +7,14 @@
 
 mod confchange;
 mod datadriven;
+mod expected;
+mod facts;
+mod node;
 mod quorum;
+mod replay;
+mod scenarios;
+mod text;
+mod waivers;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
