@@ -125,7 +125,10 @@ impl Reader<'_> {
             return true;
         }
         match line {
-            "" | "ok" | "]" | "<empty Ready>" => return true,
+            "" | "ok" | "ok (quiet)" | "]" | "<empty Ready>" => return true,
+            "raft proposal dropped" => {
+                self.out.facts.event(format!("{} refuses a proposal", self.node));
+            }
             "Entries:" => self.section = Section::Entries,
             "CommittedEntries:" => self.section = Section::Committed,
             "Processing:" => self.section = Section::Processing,
@@ -230,9 +233,10 @@ impl Reader<'_> {
                 self.state("term", term.strip_prefix("Term:"));
                 self.state("leader", leader.strip_prefix("Lead:"));
             }
-            ("status", [kind, matched, next, ..]) => {
-                for (what, value) in [("progress", *kind), ("match", matched), ("next", next)] {
-                    let value = value.rsplit('=').next();
+            ("status", [kind, ..]) => {
+                self.state(&format!("sees {id} progress"), Some(kind));
+                for what in ["match", "next"] {
+                    let value = after(rest, &format!(" {what}="));
                     self.state(&format!("sees {id} {what}"), value);
                 }
             }
@@ -287,7 +291,8 @@ impl Reader<'_> {
 }
 
 /// Parts of log lines that only repeat what messages and states say.
-const REPEATING: [&str; 20] = [
+const REPEATING: [&str; 21] = [
+    "because it is unreachable",
     "initiating automatic transition",
     "is starting a new election",
     "sent MsgVote request",

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_engine::raft::membership::{Configuration, Parts};
+use coracle_engine::raft::membership::{ChangeError, Configuration, Parts};
 use coracle_engine::raft::{Config, Entry, Event, Message, PreVoteReply, Role};
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -82,13 +82,12 @@ impl Options {
         }
     }
 
-    fn configuration(&self) -> Configuration {
+    fn configuration(&self) -> Result<Configuration, ChangeError> {
         Configuration::from_parts(Parts {
             incoming: self.voters.iter().copied().collect(),
             learners: self.learners.iter().copied().collect(),
             ..Parts::default()
         })
-        .unwrap()
     }
 }
 
@@ -178,16 +177,22 @@ impl Replay {
             }
         }
         let told = !case.numbers("voters").is_empty();
+        let mut configuration = Configuration::default();
         if told {
             self.options = Options::new(case);
+            match self.options.configuration() {
+                Ok(first) => configuration = first,
+                Err(error) => {
+                    self.options = Options::default();
+                    self.cannot(&format!("start these nodes: {error}"));
+                }
+            }
         }
         let base = LogIndex(case.value("index").map_or(0, |index| index.parse().unwrap()));
         for _ in 0..count {
             let id = NodeId(self.nodes.len() as u64 + 1);
             let mut node = Node::new(id, base, &self.options);
-            if told {
-                node.configuration = self.options.configuration();
-            }
+            node.configuration = configuration.clone();
             if let Some(raft) = &node.raft {
                 let (state, last) = (raft.hard_state(), raft.last_index());
                 let last_term = term_shown(raft.log().last_term(), last, base);
@@ -607,7 +612,8 @@ impl Replay {
             self.facts.state(format!("{} sees {id} match", node.id), matched);
             self.facts.state(format!("{} sees {id} next", node.id), next);
         };
-        show(node.id, true, raft.log().durable(), raft.last_index().next());
+        let durable = raft.log().durable();
+        show(node.id, true, durable, durable.next());
         for follower in raft.followers() {
             show(follower.id, follower.replicating, follower.matched, follower.next);
         }
