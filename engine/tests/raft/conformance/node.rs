@@ -30,6 +30,9 @@ pub struct Node {
     pub now: Duration,
     /// A leader was heard since the clock last moved on for a request for votes.
     pub heard: bool,
+    /// After how many ticks it was told to campaign, and how many have passed.
+    pub patience: Option<u64>,
+    pub waited: u64,
     /// What [`Node::to_tell`] was when heartbeats were last due.
     pub told: Vec<LogIndex>,
     /// Gathered since the last Ready.
@@ -62,6 +65,8 @@ impl Node {
             raft,
             now: Duration::ZERO,
             heard: false,
+            patience: None,
+            waited: 0,
             told: Vec::new(),
             effects: Effects::default(),
             notices: BTreeSet::new(),

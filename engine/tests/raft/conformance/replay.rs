@@ -46,6 +46,9 @@ pub struct Replay {
     unsupported: Vec<String>,
 }
 
+/// How many of etcd's ticks an election timeout has in these scenarios.
+const ELECTION_TICKS: u64 = 3;
+
 /// What a scenario may say about the nodes it starts.
 const OPTIONS: [&str; 8] = [
     "voters",
@@ -123,10 +126,10 @@ impl Replay {
             }
             "stabilize" => self.stabilize(&nodes),
             "tick-heartbeat" => self.tick(first, |config| config.heartbeat_interval),
-            "tick-election" => {
-                for _ in 0..5 {
-                    self.tick(first, |config| config.election_timeout / 5);
-                }
+            "tick-election" => self.tick_election(first),
+            "set-randomized-election-timeout" => {
+                let ticks = case.value("timeout").and_then(|ticks| ticks.parse().ok());
+                (self.nodes[first].patience, self.nodes[first].waited) = (ticks, 0);
             }
             "report-unreachable" => {
                 let node = NodeId(numbers.get(1).map_or(0, |id| *id as u64));
@@ -242,6 +245,22 @@ impl Replay {
         self.step(place, Event::Tick { now });
         if led && self.nodes[place].role() == Some(Role::Follower) {
             self.facts.event(format!("{} hears no quorum", self.nodes[place].id));
+        }
+    }
+
+    /// Lets an election timeout pass, the shortest that may be drawn. Ours draws none so short; a node that
+    /// was told when to campaign does so.
+    fn tick_election(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        node.waited += ELECTION_TICKS;
+        let led = node.role() == Some(Role::Leader);
+        if !led && node.patience.is_some_and(|ticks| node.waited >= ticks) {
+            node.waited = 0;
+            self.campaign(place);
+            return;
+        }
+        for _ in 0..5 {
+            self.tick(place, |config| config.election_timeout / 5);
         }
     }
 
