@@ -37,6 +37,7 @@
 mod connection;
 mod frames;
 mod path;
+mod pipe;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -248,8 +249,9 @@ impl Net {
     fn admit(&self, connection: &Rc<Connection>) {
         let backlog = self.0.listeners.borrow().get(&connection.address).cloned();
         match backlog {
-            Some(backlog) if self.has_room(&backlog) => {
-                let from = connection.accept(backlog.owner);
+            // A listener of a later process knows nothing of it.
+            Some(backlog) if backlog.owner == connection.expects() && self.has_room(&backlog) => {
+                let from = connection.accept();
                 backlog.queue.borrow_mut().push_back((connection.clone(), from));
                 let waker = backlog.waker.borrow_mut().take();
                 if let Some(waker) = waker {
@@ -349,7 +351,9 @@ impl Net {
         if power_cut {
             let names = self.0.names.borrow();
             let hosts = theirs.iter().filter_map(|backlog| names.get(name_of(&backlog.address)));
-            self.0.down.borrow_mut().extend(hosts);
+            let mut down = self.0.down.borrow_mut();
+            down.extend(hosts);
+            down.extend(self.connections().iter().filter_map(|c| c.host_of(process)));
         }
         for connection in self.connections() {
             connection.process_died(self, process, power_cut);
