@@ -286,11 +286,6 @@ impl Connection {
         both.ends.iter().find(|end| end.process == process).map(|end| end.host)
     }
 
-    /// The process that end 1 was promised to.
-    pub(super) fn expects(&self) -> ProcessId {
-        self.both.borrow().ends[1].process
-    }
-
     /// The listener's queue takes the stream.
     pub(super) fn accept(&self) -> String {
         let both = &mut *self.both.borrow_mut();

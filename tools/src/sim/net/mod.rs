@@ -249,8 +249,7 @@ impl Net {
     fn admit(&self, connection: &Rc<Connection>) {
         let backlog = self.0.listeners.borrow().get(&connection.address).cloned();
         match backlog {
-            // A listener of a later process knows nothing of it.
-            Some(backlog) if backlog.owner == connection.expects() && self.has_room(&backlog) => {
+            Some(backlog) if self.has_room(&backlog) => {
                 let from = connection.accept();
                 backlog.queue.borrow_mut().push_back((connection.clone(), from));
                 let waker = backlog.waker.borrow_mut().take();

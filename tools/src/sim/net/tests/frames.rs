@@ -64,6 +64,15 @@ fn a_ghost_of_an_earlier_connection_appears_on_a_later_one() {
     drop((reader, send_frames(&net, writer, 0..3), far));
     let ((_reader, writer), (far_reader, _far_writer)) = dial(&net, &listener);
     let there = collect(&net, SERVER, far_reader);
+    // Another core of the host, so to speak: its frames are not for this one.
+    let other = Rc::new(net.listen(SERVER, B, "n2:7101").unwrap());
+    let dialling = net.clone();
+    let dialled = async move { dialling.connect(DIALLER, A, "n2:7101", TIMEOUT).await };
+    let (other_reader, other_writer) = finish(&net, DIALLER, dialled).unwrap().unwrap();
+    net.next_frame(A, B, Fate::Ghost);
+    let other_writer = send_frames(&net, other_writer, 20..21);
+    assert!(net.world().counts().is_empty(), "nothing was ever sent to this address");
+    drop((other, other_reader, other_writer));
     net.next_frame(A, B, Fate::Ghost);
     let _writer = send_frames(&net, writer, 10..12);
     run_for(&net, ms(10));
@@ -75,7 +84,7 @@ fn a_ghost_of_an_earlier_connection_appears_on_a_later_one() {
 
 #[test]
 fn greetings_and_pings_are_only_ever_damaged() {
-    let all = FrameRates { drop: 0.5, duplicate: 0.5, ..FrameRates::NONE };
+    let all = FrameRates { drop: 1.0, ..FrameRates::NONE };
     let net = net(1, NetWeather::calm());
     let ((_reader, mut writer), (far_reader, _far_writer)) = pair(&net);
     net.set_frame_rates(A, B, all);
@@ -161,34 +170,43 @@ fn healing_ends_all_faults_and_lets_flow_what_was_held() {
     }
 }
 
+/// Three connections, one after the other, in whatever weather the seed brings.
+fn troubled(seed: u64) -> (u64, BTreeMap<&'static str, u64>) {
+    let net = net(seed, NetWeather::draw(&mut Rng::with_seed(seed)));
+    let listener = Rc::new(net.listen(SERVER, B, ADDRESS).unwrap());
+    for _ in 0..3 {
+        let (accepting, dialling) = (listener.clone(), connect(&net, TIMEOUT));
+        let world = net.world().clone();
+        net.world().spawn(SERVER, async move {
+            let (reader, _writer, _) = accepting.accept().await.unwrap();
+            drop(read_all(reader, Rng::with_seed(seed)).await);
+        });
+        let _ = finish(&net, DIALLER, async move {
+            let Ok((_reader, mut writer)) = dialling.await else { return };
+            for round in 0..300 {
+                if writer.write_all(&mut frame(round)).await.is_err() {
+                    return;
+                }
+                world.sleep(ms(1)).await;
+            }
+        });
+    }
+    let outcome = (net.world().trace_hash(), net.world().counts());
+    net.world().end();
+    outcome
+}
+
 #[test]
-fn each_kind_of_trouble_comes_with_the_weather_of_some_seed() {
+fn each_kind_of_trouble_comes_with_the_weather_of_some_seed_and_repeats_itself() {
     let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in 0..300 {
-        let mut rng = Rng::with_seed(seed);
-        let net = net(seed, NetWeather::draw(&mut rng));
-        let listener = Rc::new(net.listen(SERVER, B, ADDRESS).unwrap());
-        for _ in 0..3 {
-            let (accepting, dialling) = (listener.clone(), connect(&net, TIMEOUT));
-            let world = net.world().clone();
-            net.world().spawn(SERVER, async move {
-                let (reader, _writer, _) = accepting.accept().await.unwrap();
-                drop(read_all(reader, Rng::with_seed(seed)).await);
-            });
-            let _ = finish(&net, DIALLER, async move {
-                let Ok((_reader, mut writer)) = dialling.await else { return };
-                for round in 0..300 {
-                    if writer.write_all(&mut frame(round)).await.is_err() {
-                        return;
-                    }
-                    world.sleep(ms(1)).await;
-                }
-            });
+        let outcome = troubled(seed);
+        if seed % 5 == 0 {
+            assert_eq!(outcome, troubled(seed), "seed {seed}");
         }
-        for (kind, count) in net.world().counts() {
+        for (kind, count) in outcome.1 {
             *seen.entry(kind).or_insert(0) += count;
         }
-        net.world().end();
     }
     let expected = [
         "net.blackout",

@@ -181,9 +181,11 @@ fn acknowledgements_are_blocked_too() {
     let ((_reader, mut writer), (far_reader, _far_writer)) = pair(&net);
     let there = collect(&net, SERVER, far_reader);
     net.block(B, A);
+    let world = net.world().clone();
     net.world().spawn(DIALLER, async move {
         for _ in 0..50 {
             write(&mut writer, &[1; 100]).await.unwrap();
+            world.sleep(ms(1)).await;
         }
         std::future::pending::<()>().await;
         drop(writer);
@@ -254,6 +256,25 @@ fn a_dead_process_closes_its_streams_and_listeners() {
         let refused = finish(&net, DIALLER, connect(&net, TIMEOUT)).unwrap();
         assert_eq!(refused.err().map(|e| e.kind()), Some(io::ErrorKind::ConnectionRefused));
     }
+}
+
+#[test]
+fn a_reset_is_lost_in_a_block_and_comes_again_when_there_is_data() {
+    let net = net(1, NetWeather { reset_at_death: 1.0, ..NetWeather::calm() });
+    let ((reader, mut writer), _far) = pair(&net);
+    let here = collect(&net, DIALLER, reader);
+    net.block(B, A);
+    net.kill_process(SERVER, false);
+    run_for(&net, Duration::from_secs(60));
+    net.unblock(B, A);
+    run_for(&net, Duration::from_secs(60));
+    assert_eq!(here.end(), None);
+    let _writer = finish(&net, DIALLER, async move {
+        write(&mut writer, b"anybody?").await.unwrap();
+        writer
+    });
+    run_for(&net, ms(1));
+    assert_eq!(here.end(), Some(Some(io::ErrorKind::ConnectionReset)));
 }
 
 #[test]
