@@ -444,13 +444,14 @@ impl Net {
     }
 
     /// Ends all faults, for good: blocks, clogs and stalls are lifted, what was held flows, and nothing
-    /// more happens by chance.
+    /// more happens by chance. What is blocked later on is blocked all the same.
     pub fn heal(&self) {
         self.world().story(|| "net: healed".to_owned());
         {
             let mut weather = self.0.weather.borrow_mut();
             weather.frames = FrameRates::NONE;
             (weather.spike, weather.reset, weather.blackout, weather.stall) = (0.0, 0.0, 0.0, 0.0);
+            weather.reset_after_block = 0.0;
         }
         let paths: Vec<Rc<Path>> = self.0.paths.borrow().values().cloned().collect();
         paths.iter().for_each(|path| self.heal_path(path));
