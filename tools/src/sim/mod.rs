@@ -1,3 +1,4 @@
 //! The simulator: whole clusters in one thread, from one seed.
 
+pub mod checks;
 pub mod world;
