@@ -1,6 +1,7 @@
 //! The simulator: whole clusters in one thread, from one seed.
 
 pub mod campaign;
+pub mod checks;
 mod client;
 mod clock;
 mod cluster;
