@@ -13,9 +13,9 @@ use fastrand::Rng;
 use super::clock::HostClock;
 use super::disk::{SimDevice, SimDisk};
 use super::env::SimEnv;
-use super::net::{HostId, Net};
+use super::net::Net;
 use super::settings::Settings;
-use super::watch::Checks;
+use super::watch::{Checks, host_of, log_id};
 use super::world::{ProcessId, World};
 
 /// Processes that are not nodes.
@@ -134,14 +134,9 @@ pub enum News {
 impl Cluster {
     /// How many nodes there are.
     #[must_use]
+    #[allow(clippy::len_without_is_empty)] // there always are some
     pub fn len(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// Whether there are no nodes; there always are.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
     }
 
     /// What a node is up to.
@@ -192,12 +187,6 @@ impl Cluster {
         &self.nodes[at].clock
     }
 
-    /// The process of a node, dead or alive.
-    #[must_use]
-    pub fn process(&self, at: usize) -> ProcessId {
-        self.nodes[at].process
-    }
-
     /// The place of a node with this id.
     #[must_use]
     pub fn place(&self, id: NodeId) -> usize {
@@ -244,7 +233,7 @@ impl Cluster {
         for core in 0..node.disks.len() {
             node.disks[core] = node.device.disk(core as u32);
         }
-        self.net.power_on(HostId(at as u16));
+        self.net.power_on(host_of(node.id));
         node.incarnation += 1;
         node.process = process;
         node.mailboxes.clone_from(&config.mailboxes);
@@ -252,14 +241,13 @@ impl Cluster {
         node.report.handles.borrow_mut().resize_with(node.disks.len(), || None);
         node.health = Health::Up;
         self.world.story(|| format!("node {} starts (process {})", node.id, node.incarnation));
-        self.checks.started(node.id, node.incarnation);
+        self.checks.started(node.id, node.disks.len() as u16);
         for core in 0..node.disks.len() {
             let mut config = config.clone();
             config.core = CoreId(core as u16);
             config.peer_listen = format!("n{}:{}", node.id, PEER_PORT + core as u16);
-            config.wal.log_id[..8].copy_from_slice(&node.id.0.to_le_bytes());
-            config.wal.log_id[8] = core as u8;
-            let host = HostId(at as u16);
+            config.wal.log_id = log_id(node.id, config.core);
+            let host = host_of(node.id);
             let random = Rng::with_seed(self.random.u64(..));
             let (world, net) = (self.world.clone(), self.net.clone());
             let env = SimEnv::new(world, net, (host, process), node.clock.clone(), random);
@@ -269,7 +257,7 @@ impl Cluster {
             self.world.spawn(process, async move {
                 match Core::open(env, disk, config, &|shard| machines(id, shard)).await {
                     Ok(mut opened) => {
-                        opened.observe(checks.observer(id, CoreId(core as u16)));
+                        opened.observe(checks.observer());
                         report.handles.borrow_mut()[core] = Some(opened.handle());
                         opened.run().await;
                         report.ended.set(report.ended.get() + 1);
@@ -333,7 +321,7 @@ impl Cluster {
         node.health = Health::Down;
         node.mailboxes.clear();
         node.report = Rc::default();
-        self.checks.crashed(node.id, power_cut);
+        self.checks.ended(node.id);
     }
 
     /// Asks the process of a node to stop in order.
@@ -371,7 +359,7 @@ impl Cluster {
         self.crash(at, true);
         self.world.story(|| format!("node {} is lost: {why}", self.nodes[at].id));
         self.nodes[at].health = Health::Lost(why.to_owned());
-        self.checks.lost(self.nodes[at].id);
+        self.checks.damaged(self.nodes[at].id);
     }
 
     /// Notes that a node's disk may hold less than the node promised.
@@ -414,7 +402,7 @@ impl Cluster {
                 node.device.crash_process();
                 node.health = Health::Down;
                 self.world.story(|| format!("node {} has stopped", node.id));
-                self.checks.crashed(node.id, false);
+                self.checks.ended(node.id);
                 news.push(News::Stopped(at));
             } else if self.checks.take_storage_failure(node.id) {
                 node.disk_failed = true;

@@ -29,7 +29,7 @@ use super::disk::{DiskError, DiskWeather, OpKind, SimDevice, SimDisk};
 use super::net::{FrameRates, HostId, Net, NetWeather};
 use super::plan::{Damage, DiskOp, Fault, Plan, Who};
 use super::settings::Settings;
-use super::watch::Checks;
+use super::watch::{Checks, host_of};
 use super::workload::Workload;
 use super::world::{Step, World};
 
@@ -140,7 +140,9 @@ impl<W: Workload> Driver<W> {
         let checks = Checks::new(world, &settings, &devices);
         let machines: Rc<dyn Fn(NodeId, ShardId) -> _> = {
             let (workload, checks) = (workload.clone(), checks.clone());
-            Rc::new(move |node, shard| checks.watch(node, shard, workload.borrow().machine(shard)))
+            Rc::new(move |node, shard| {
+                checks.machine(node, shard, workload.borrow().machine(shard))
+            })
         };
         checks.tap(&net);
         let cluster = Cluster::new(world, &net, &settings, &checks, devices, machines);
@@ -218,8 +220,8 @@ impl<W: Workload> Driver<W> {
                 cluster.crash(at, power_cut);
             } else {
                 for other in 0..self.nodes() {
-                    self.net.block(HostId(at as u16), HostId(other as u16));
-                    self.net.block(HostId(other as u16), HostId(at as u16));
+                    self.net.block(host(at as usize), host(other as usize));
+                    self.net.block(host(other as usize), host(at as usize));
                 }
             }
         }
@@ -331,8 +333,9 @@ impl<W: Workload> Driver<W> {
                 }
                 _ => self.world.step(next.unwrap_or(until).min(until), &mut polls_now),
             };
-            if let Some((invariant, message)) = self.checks.take_violation() {
-                return Err(self.failure(&invariant, message));
+            if let Some(violation) = self.checks.violation() {
+                let invariant = violation.invariant.to_string();
+                return Err(self.failure(&invariant, violation.to_string()));
             }
             steps += 1;
             if step == Step::Ran && steps % STEPS_PER_LOOK != 0 {
@@ -381,7 +384,7 @@ impl<W: Workload> Driver<W> {
             Due::Restart(at) => self.cluster.borrow_mut().start(at),
             Due::Resume(at) => self.cluster.borrow_mut().resume(at),
             Due::Unblock(from, to) => self.unblock(from, to),
-            Due::Unclog(from, to) => self.net.clog(HostId(from as u16), HostId(to as u16), 1.0),
+            Due::Unclog(from, to) => self.net.clog(host(from as usize), host(to as usize), 1.0),
             Due::MakeRoom(at) => self.cluster.borrow().device(at).set_capacity(None),
             Due::StopByForce(at, incarnation) => {
                 let mut cluster = self.cluster.borrow_mut();
@@ -508,13 +511,13 @@ impl<W: Workload> Driver<W> {
             }
             Fault::Clog { from, to, ms } => {
                 self.net.clog(
-                    HostId(from as u16),
-                    HostId(to as u16),
+                    host(from as usize),
+                    host(to as usize),
                     self.rng.u32(10..1000).into(),
                 );
                 self.schedule(millis(ms), Due::Unclog(from as usize, to as usize));
             }
-            Fault::Reset { a, b } => self.net.reset(HostId(a as u16), HostId(b as u16)),
+            Fault::Reset { a, b } => self.net.reset(host(a as usize), host(b as usize)),
             _ => return false,
         }
         true
@@ -531,7 +534,7 @@ impl<W: Workload> Driver<W> {
         let holds = self.blocks.entry((from, to)).or_insert(0);
         *holds += 1;
         if *holds == 1 {
-            self.net.block(HostId(from as u16), HostId(to as u16));
+            self.net.block(host(from as usize), host(to as usize));
         }
         self.schedule(duration, Due::Unblock(from, to));
     }
@@ -541,7 +544,7 @@ impl<W: Workload> Driver<W> {
         *holds -= 1;
         if *holds == 0 {
             self.blocks.remove(&(from, to));
-            self.net.unblock(HostId(from as u16), HostId(to as u16));
+            self.net.unblock(host(from as usize), host(to as usize));
         }
     }
 
@@ -589,6 +592,7 @@ impl<W: Workload> Driver<W> {
         };
         if done {
             cluster.note_damage(at);
+            self.checks.damaged(NodeId(at as u64 + 1));
         }
         done
     }
@@ -603,6 +607,11 @@ impl<W: Workload> Driver<W> {
             .collect();
         (!blocks.is_empty()).then(|| blocks[rng.usize(..blocks.len())])
     }
+}
+
+/// The host of a node that is counted from 0.
+fn host(at: usize) -> HostId {
+    host_of(NodeId(at as u64 + 1))
 }
 
 fn list(nodes: &[usize]) -> String {
