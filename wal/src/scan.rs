@@ -277,8 +277,8 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 None => self.probe(&halt).await?,
             };
             let later = match probe.next {
+                _ if probe.durable > self.lsn(halt.place) => Later::Durable,
                 None => Later::Nothing,
-                Some(_) if probe.durable > self.lsn(halt.place) => Later::Durable,
                 Some(_) => Later::Pending,
             };
             let names = self.names(&halt, probe.next);
@@ -384,10 +384,15 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             return Ok(Probe::default());
         }
         let mut probe = Probe::default();
-        let start = (index, offset + BLOCK_BYTES as u64);
-        let mut reader = Reader::new(self.ranges(start));
+        let mut reader = Reader::new(self.ranges((index, offset)));
         while let Some(place) = reader.place().await? {
             let Some(id) = &self.segments[place.0].id else { break };
+            let stray = self.stray(reader.peek(BLOCK_BYTES).await?, place);
+            probe.durable = probe.durable.max(stray.unwrap_or_default());
+            if place == halt.place {
+                reader.consume(BLOCK_BYTES);
+                continue;
+            }
             match next_batch(&mut reader, id, place.1).await? {
                 Ok((header, _)) => {
                     probe.next.get_or_insert(place);
@@ -404,6 +409,20 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         }
         self.claim = Some(probe.durable);
         Ok(probe)
+    }
+
+    /// What the header of a batch says was durable that lies at `place` and belongs further on. No crash
+    /// puts it there, as no position is used twice: its write went to the wrong place, and what it says is
+    /// all that is known of it.
+    fn stray(&self, block: &[u8], place: Place) -> Option<Lsn> {
+        let position = format::claimed_position(block)?;
+        let from = self.segments.iter().filter_map(|segment| segment.id);
+        let id = from.filter(|id| id.base < position && position < id.end()).next_back()?;
+        if position <= self.lsn(place) {
+            return None; // of the right place, or of the file's earlier use
+        }
+        let offset = position.0 - id.base.0;
+        format::decode_batch_header(block, &id, offset).ok().map(|header| header.durable)
     }
 
     /// Whether all segments behind `index` are prepared ones of its own generation. Behind the mark of an
