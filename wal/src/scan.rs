@@ -416,8 +416,8 @@ impl<'s, F: DiskFile> Scan<'s, F> {
     /// all that is known of it.
     fn stray(&self, block: &[u8], place: Place) -> Option<Lsn> {
         let position = format::claimed_position(block)?;
-        let from = self.segments.iter().filter_map(|segment| segment.id);
-        let id = from.filter(|id| id.base < position && position < id.end()).next_back()?;
+        let mut known = self.segments.iter().filter_map(|segment| segment.id);
+        let id = known.rfind(|id| id.base < position && position < id.end())?;
         if position <= self.lsn(place) {
             return None; // of the right place, or of the file's earlier use
         }

@@ -694,7 +694,7 @@ fn a_misdirected_last_write_does_not_hide_what_it_destroyed() {
     let places = batches(&disk, name);
     let block = |index: usize| places[index].offset as usize..places[index].offset as usize + 4096;
     let last = places.len() - 1;
-    for hit in 0..last {
+    for (hit, place) in places[..last].iter().enumerate() {
         let mut bytes = disk.contents(name).unwrap();
         bytes.copy_within(block(last), block(hit).start);
         bytes[block(last)].fill(0);
@@ -702,7 +702,7 @@ fn a_misdirected_last_write_does_not_hide_what_it_destroyed() {
         disk.put(name, &bytes);
         let error = Rig::open(&disk).err().unwrap();
         let OpenError::Damaged(lost) = &error else { panic!("{error}") };
-        assert_eq!(lost[0].offset, places[hit].offset, "{error}");
+        assert_eq!(lost[0].offset, place.offset, "{error}");
     }
 }
 

@@ -220,7 +220,9 @@ impl Rig<'_> {
                         model.borrow_mut().append(&wal, records, len);
                     }
                 }
-                world.sleep(Duration::from_micros(rng.u64(..pause))).await;
+                // Bursts end some day: the checks read all there is at every start.
+                let calm = if model.borrow().records.len() > 1000 { 20 } else { 1 };
+                world.sleep(Duration::from_micros(rng.u64(..pause) * calm)).await;
             }
         });
     }
@@ -322,7 +324,7 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 fn a_log_keeps_its_promises_in_any_weather() {
     let mut labels = BTreeMap::new();
     let mut counts = BTreeMap::new();
-    for seed in seeds(500) {
+    for seed in seeds(150) {
         let (_, counted, found) = any_weather(seed, false);
         counted.into_iter().for_each(|(kind, count)| *counts.entry(kind).or_insert(0) += count);
         found.iter().for_each(|label| *labels.entry(format!("{label:?}")).or_insert(0_u64) += 1);
@@ -334,7 +336,7 @@ fn a_log_keeps_its_promises_in_any_weather() {
 #[test]
 fn a_log_keeps_its_promises_on_a_failing_disk() {
     let mut counts = BTreeMap::new();
-    for seed in seeds(500) {
+    for seed in seeds(150) {
         let (_, counted, _) = any_weather(seed, true);
         counted.into_iter().for_each(|(kind, count)| *counts.entry(kind).or_insert(0) += count);
     }
@@ -415,11 +417,11 @@ fn one_damage(seed: u64) -> &'static str {
     }
     let damages = rig.device.drain_damage();
     disk.disarm();
-    let groups_in_last_batch = 1;
+    // Each group is a batch of its own here.
     let last_group = {
         let model = rig.model.borrow();
         let ends = &model.group_ends;
-        let before = ends.len().checked_sub(1 + groups_in_last_batch).map_or(0, |at| ends[at]);
+        let before = ends.len().checked_sub(2).map_or(0, |at| ends[at]);
         model.records.len() - before
     };
     rig.model.borrow_mut().excused = if damages.is_empty() { 0 } else { last_group };
