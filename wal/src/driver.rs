@@ -97,6 +97,9 @@ impl<D: Disk> Driver<D> {
             let Written { number, sequence, result, buf, used } = written;
             let woken = match result {
                 Ok(effort) => state.complete(number, effort, buf, used),
+                #[cfg(mutant = "write-error-ignored")]
+                Err(_) => state.complete(number, Effort::default(), buf, used),
+                #[cfg(not(mutant = "write-error-ignored"))]
                 Err(error) => {
                     let name = FileName::Segment(sequence).text();
                     state.fail(Fault::new("writing to", &name, error).into())
@@ -132,7 +135,10 @@ impl<D: Disk> Driver<D> {
                     state.fail(Fault::new("closing", "the log", error).into())
                 }
             }
-            Finished::Stopped => Vec::new(),
+            Finished::Stopped => {
+                sometimes!(fill_stopped);
+                Vec::new()
+            }
             Finished::Failed(fault) => state.fail(fault.into()),
         };
         drop(state);
@@ -155,6 +161,7 @@ impl<D: Disk> Drop for Driver<D> {
         if state.closed {
             return;
         }
+        sometimes!(driver_dropped);
         let durable = state.durable;
         let woken = state.fail(WalFailure::Stopped { durable });
         drop(state);

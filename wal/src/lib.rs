@@ -49,12 +49,16 @@
 //!
 //! The format on disk is described in `docs/wal-format.md`.
 
+#[macro_use]
+mod probe;
+
 mod batch;
 mod buf;
 mod commit;
 mod disk;
 mod driver;
 mod error;
+pub mod follow;
 mod format;
 pub mod limits;
 pub mod mem;
@@ -72,6 +76,7 @@ pub use buf::AlignedBuf;
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, WalFailure};
+pub use probe::probes;
 pub use recovery::Recovery;
 pub use types::{Lsn, Options, Record, RecordView, Stats};
 pub use writer::{DurableBeyond, Wal};

@@ -76,6 +76,9 @@ pub(crate) async fn survey<D: Disk>(
         if useful {
             survey.spares.push(text);
         } else {
+            let fill = matches!(name, FileName::Fill(_));
+            sometimes!(recovery_fill_removed, fill);
+            sometimes!(recovery_spare_removed, !fill);
             disk.remove(&text).await.map_err(|error| Fault::new("removing", &text, error))?;
         }
     }
@@ -92,6 +95,7 @@ async fn look<D: Disk>(
         .open(name, OpenMode::Existing)
         .await
         .map_err(|error| Fault::new("opening", name, error))?;
+    #[cfg(not(mutant = "unsynced-batch-recovered"))]
     file.sync().await.map_err(|error| Fault::new("syncing", name, error))?;
     let size = file.size().await.map_err(|error| Fault::new("looking at", name, error))?;
     let (result, head) =
@@ -111,6 +115,7 @@ async fn look<D: Disk>(
             return Err(OpenError::Newer { file, version, supported });
         }
     };
+    sometimes!(recovery_unreadable_header, id.is_none());
     let mut segment = Segment { sequence, file, name: name.to_owned(), id, first: None };
     segment.first = first_batch(&segment, head).await?;
     Ok(segment)
@@ -170,7 +175,9 @@ async fn next_batch<'r, F: DiskFile>(
         Err(flaw) => return Ok(Err(flaw)),
     };
     let bytes = reader.peek(header.padded_bytes()).await?;
-    if bytes.len() < header.padded_bytes() || !format::records_are_valid(bytes, id, &header) {
+    let valid =
+        cfg!(mutant = "records-unverified") || format::records_are_valid(bytes, id, &header);
+    if bytes.len() < header.padded_bytes() || !valid {
         return Ok(Err(Flaw::Broken));
     }
     Ok(Ok((header, bytes)))
@@ -255,6 +262,11 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         self.last.map(|last| last.chain()).unwrap_or_default()
     }
 
+    /// Whether the last valid batch is the mark of an orderly end.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.last.is_some_and(|last| last.flags & FLAG_CLOSE != 0)
+    }
+
     /// Records before this position had been given up.
     pub(crate) fn trimmed(&self) -> Lsn {
         self.last.map(|last| last.trimmed).unwrap_or_default()
@@ -277,10 +289,17 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 None => self.probe(&halt).await?,
             };
             let later = match probe.next {
+                #[cfg(mutant = "rot-cut-as-tail")]
+                Some(_) if halt.stop == Stop::Broken => Later::Pending,
+                #[cfg(mutant = "hole-cut-as-tail")]
+                Some(_) if halt.stop == Stop::Blank => Later::Pending,
                 _ if probe.durable > self.lsn(halt.place) => Later::Durable,
                 None => Later::Nothing,
                 Some(_) => Later::Pending,
             };
+            sometimes!(recovery_hole_in_tail, later == Later::Pending);
+            sometimes!(recovery_unlinked_batch, halt.unlinked.is_some());
+            sometimes!(recovery_broken_batch, halt.stop == Stop::Broken && halt.unlinked.is_none());
             let names = self.names(&halt, probe.next);
             let found = label(Evidence { files: Files::Ours, names, stop: halt.stop, later });
             if found == Label::TornTail {
@@ -321,6 +340,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         loop {
             if self.limit(here.0) == Some(here.1) {
                 // The first batch of the next segment says that this one ends here.
+                sometimes!(recovery_next_start, self.is_cut_short(here.0));
                 here = (here.0 + 1, FIRST_BATCH_OFFSET);
             }
             let Some(id) = &segments[here.0].id else {
@@ -333,7 +353,9 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 Ok(batch) => batch,
                 Err(flaw) => return Ok(self.halt(here, flaw)),
             };
-            if linked && header.prev != self.chain() {
+            let follows =
+                header.prev == self.chain() || cfg!(mutant = "misdirected-write-accepted");
+            if linked && !follows {
                 let unlinked = Some(header);
                 return Ok(Halt { unlinked, ..self.halt(here, Flaw::Broken) });
             }
@@ -361,7 +383,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
     }
 
     fn halt(&self, place: Place, flaw: Flaw) -> Halt {
-        let closed = self.last.is_some_and(|last| last.flags & FLAG_CLOSE != 0);
+        let closed = self.is_closed();
         let stop = match flaw {
             Flaw::Broken => Stop::Broken,
             Flaw::Blank if closed => Stop::Closed,
@@ -468,8 +490,17 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// Where the records of segment `index` end, if the first batch of the next one says it.
     fn limit(&self, index: usize) -> Option<u64> {
+        if cfg!(mutant = "cut-comes-back") {
+            return None;
+        }
         let end = self.segments.get(index + 1)?.first.as_ref()?.prev.end;
         self.holds(index, end).then(|| end.0 - self.segments[index].id.map_or(0, |id| id.base.0))
+    }
+
+    /// Whether a later start of the log cut segment `index`: it goes on in another generation.
+    fn is_cut_short(&self, index: usize) -> bool {
+        let generation = |at: usize| self.segments.get(at)?.id.map(|id| id.generation);
+        generation(index) != generation(index + 1)
     }
 
     fn ranges(&self, (index, offset): Place) -> Vec<Range<F>> {

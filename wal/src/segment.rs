@@ -162,6 +162,9 @@ async fn fill<F: DiskFile>(
         result.map_err(|error| check("filling", error))?;
         position += len as u64;
     }
+    if cfg!(mutant = "rotation-without-sync") {
+        return Ok(());
+    }
     file.sync().await.map_err(|error| check("syncing", error))
 }
 
@@ -178,6 +181,7 @@ async fn put_in_place<D: Disk>(
     result.map_err(|error| Fault::new("writing the header of", name, error))?;
     let to = FileName::Segment(id.sequence).text();
     disk.rename(name, &to).await.map_err(|error| Fault::new("renaming", name, error))?;
+    #[cfg(not(mutant = "rename-without-dir-sync"))]
     sync_dir(disk).await?;
     Ok(file)
 }

@@ -24,7 +24,10 @@ pub(crate) async fn write_durable<F: DiskFile>(
     let (result, buf) = write(file, position, buf, len, true).await;
     match result {
         // A short write broke the link to its flush: what it wrote needs a flush of its own.
+        #[cfg(not(mutant = "short-write-unsynced"))]
         Ok(effort) if effort.short > 0 => (file.sync().await.map(|()| effort), buf),
+        #[cfg(mutant = "flush-retried")]
+        Err(_) => (file.sync().await.map(|()| Effort::default()), buf),
         other => (other, buf),
     }
 }
@@ -58,11 +61,15 @@ async fn write<F: DiskFile>(
         buf = returned;
         match result {
             Ok(written) if written == len => return (Ok(effort), buf),
+            #[cfg(mutant = "short-write-complete")]
+            Ok(written) if written > 0 => return (Ok(effort), buf),
             Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
             Ok(written) => {
                 // O_DIRECT writes whole blocks; a block that is only partly written goes again.
                 let whole = written.min(len) / BLOCK_BYTES * BLOCK_BYTES;
                 effort.short += 1;
+                sometimes!(short_write);
+                sometimes!(short_write_in_vain, whole == 0);
                 in_vain = if whole == 0 { in_vain + 1 } else { 0 };
                 buf.copy_within(whole..len, 0);
                 position += whole as u64;
@@ -70,6 +77,7 @@ async fn write<F: DiskFile>(
             }
             Err(error) if may_resubmit(&error) => {
                 effort.resubmitted += 1;
+                sometimes!(write_resubmitted);
                 in_vain += 1;
             }
             Err(error) => return (Err(error), buf),
@@ -94,8 +102,14 @@ pub(crate) async fn read<F: DiskFile>(
         buf = returned;
         match result {
             Ok(got) if got == len || got == 0 => return (Ok(got), buf),
-            Ok(got) => return read_rest(file, position, buf, len, got).await,
-            Err(error) if may_resubmit(&error) && in_vain < RESUBMITS_MAX => in_vain += 1,
+            Ok(got) => {
+                sometimes!(short_read);
+                return read_rest(file, position, buf, len, got).await;
+            }
+            Err(error) if may_resubmit(&error) && in_vain < RESUBMITS_MAX => {
+                sometimes!(read_resubmitted);
+                in_vain += 1;
+            }
             Err(error) => return (Err(error), buf),
         }
     }

@@ -21,6 +21,7 @@ impl Raft {
             if self.hears_majority() {
                 self.send_periodic_heartbeats(effects);
             } else {
+                sometimes!(check_quorum_failed);
                 self.become_follower(self.term, None, effects);
             }
         }
@@ -41,7 +42,10 @@ impl Raft {
     fn hears_majority(&self) -> bool {
         let since = self.now.saturating_sub(self.config.election_timeout);
         let heard = self.peers.iter().filter(|peer| peer.progress.contact >= since).count();
-        heard + 1 >= majority(self.peers.len() + 1)
+        let voters = self.peers.len() + 1;
+        #[cfg(mutant = "check-quorum-off-by-one")]
+        let voters = self.peers.len();
+        heard + 1 >= majority(voters)
     }
 
     /// Enters `term` (which may be the present one) as a follower of `leader`.
@@ -53,8 +57,15 @@ impl Raft {
     ) {
         assert!(term >= self.term, "terms never decrease");
         if term > self.term {
+            sometimes!(leader_deposed, self.role == Role::Leader);
+            sometimes!(candidate_outdated, self.role == Role::Candidate);
+            sometimes!(term_change_in_flight, self.log.durable() < self.log.last_index());
             self.term = term;
             self.vote = None;
+        }
+        #[cfg(mutant = "suffix-lost-on-step-down")]
+        if self.role == Role::Leader {
+            self.log.truncate_from(self.log.committed().next());
         }
         self.reads.fail(&mut effects.reads_failed);
         self.uncommitted = 0;
@@ -72,6 +83,10 @@ impl Raft {
             self.become_candidate(effects);
             return;
         }
+        sometimes!(vote_split, self.role == Role::Candidate);
+        sometimes!(pre_vote_unanswered, self.role == Role::PreCandidate);
+        #[cfg(mutant = "pre-vote-raises-term")]
+        self.become_follower(Term(self.term.0 + 1), None, effects);
         self.role = Role::PreCandidate;
         self.leader = None;
         self.restart_election_timer();
@@ -96,7 +111,10 @@ impl Raft {
         self.role = Role::Candidate;
         self.leader = None;
         self.restart_election_timer();
+        #[cfg(not(mutant = "pre-votes-elect"))]
         self.clear_votes();
+        #[cfg(mutant = "candidate-vote-unsynced")]
+        self.record_vote(self.config.id, true);
         let own = VoteReply { term: self.term, granted: true };
         self.send_after_durable(self.config.id, Message::VoteReply(own), effects);
         let request = Vote {
@@ -105,7 +123,10 @@ impl Raft {
             last_term: self.log.last_term(),
         };
         for peer in &self.peers {
+            #[cfg(not(mutant = "candidate-vote-unsynced"))]
             self.send_after_durable(peer.id, Message::Vote(request), effects);
+            #[cfg(mutant = "candidate-vote-unsynced")]
+            effects.send(peer.id, Message::Vote(request));
         }
     }
 
@@ -114,8 +135,9 @@ impl Raft {
         self.leader = Some(self.config.id);
         self.heartbeat_due = self.now + self.config.heartbeat_interval;
         let (commit, last) = (self.log.committed(), self.log.last_index());
+        sometimes!(leader_inherits_entries, commit < last);
         for peer in &mut self.peers {
-            peer.progress = Progress::new(last, self.now);
+            peer.progress = Progress::new(last, self.now, &self.config);
         }
         self.uncommitted = self.log.range(commit.next(), last).map(Entry::cost).sum();
         self.term_start = last.next();
@@ -125,6 +147,7 @@ impl Raft {
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, m: PreVote, effects: &mut Effects) {
         let granted = m.term > self.term && self.is_up_to_date(m.last_term, m.last_index);
+        sometimes!(pre_vote_refused, !granted);
         let term = if granted { m.term } else { self.term };
         effects.send(from, Message::PreVoteReply(PreVoteReply { term, granted }));
     }
@@ -142,7 +165,10 @@ impl Raft {
         match self.tally() {
             VoteResult::Pending => {}
             VoteResult::Won => self.become_candidate(effects),
-            VoteResult::Lost => self.become_follower(self.term, None, effects),
+            VoteResult::Lost => {
+                sometimes!(pre_vote_lost);
+                self.become_follower(self.term, None, effects);
+            }
         }
     }
 
@@ -153,11 +179,17 @@ impl Raft {
         };
         let term = self.term;
         if free && self.is_up_to_date(m.last_term, m.last_index) {
+            sometimes!(vote_repeated, self.vote.is_some());
             self.vote = Some(from);
             self.restart_election_timer();
             let reply = VoteReply { term, granted: true };
+            #[cfg(not(mutant = "vote-before-flush"))]
             self.send_after_durable(from, Message::VoteReply(reply), effects);
+            #[cfg(mutant = "vote-before-flush")]
+            effects.send(from, Message::VoteReply(reply));
         } else {
+            sometimes!(vote_taken, !free);
+            sometimes!(vote_log_behind, free);
             effects.send(from, Message::VoteReply(VoteReply { term, granted: false }));
         }
     }
@@ -170,13 +202,18 @@ impl Raft {
         match self.tally() {
             VoteResult::Pending => {}
             VoteResult::Won => self.become_leader(effects),
-            VoteResult::Lost => self.become_follower(self.term, None, effects),
+            VoteResult::Lost => {
+                sometimes!(vote_lost);
+                self.become_follower(self.term, None, effects);
+            }
         }
     }
 
     /// Whether a log that ends so is at least as good as this replica's: a later last term wins, then
     /// the longer log (Raft paper, 5.4.1).
     fn is_up_to_date(&self, last_term: Term, last_index: LogIndex) -> bool {
+        #[cfg(mutant = "vote-for-shorter-log")]
+        let last_index = last_index.max(self.log.last_index());
         (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
     }
 
@@ -202,6 +239,7 @@ impl Raft {
         let others = self.peers.iter().map(|peer| peer.vote);
         let result = majority_vote(others.chain([self.own_vote]));
         if self.own_vote.is_none() && result == VoteResult::Won {
+            sometimes!(own_vote_awaited);
             return VoteResult::Pending;
         }
         result

@@ -17,6 +17,7 @@ impl Raft {
         }
         if self.role != Role::Follower {
             // A candidate whose term has a leader has lost.
+            sometimes!(candidate_found_leader);
             self.become_follower(self.term, Some(from), effects);
         }
         self.leader = Some(from);
@@ -39,18 +40,33 @@ impl Raft {
             self.reject(from, &m, effects);
             return;
         }
+        #[cfg(mutant = "empty-append-ack-unsynced")]
+        let empty = m.entries.is_empty();
         // What this message proves equal to the leader's log; only so much is acknowledged.
         let proven = LogIndex(m.prev_index.0 + m.entries.len() as u64);
         if !self.take_entries(from, m.entries, effects) {
             return;
         }
+        sometimes!(append_kept_suffix, proven < self.log.last_index());
+        sometimes!(append_commit_capped, m.commit > proven);
+        #[cfg(not(mutant = "commit-beyond-proof"))]
         self.commit_to(m.commit.min(proven), effects);
+        #[cfg(mutant = "commit-beyond-proof")]
+        self.commit_to(m.commit.min(self.log.last_index()), effects);
+        #[cfg(mutant = "ack-beyond-proof")]
+        let proven = self.log.last_index();
         let outcome = AppendOutcome::Accepted { matched: proven };
         let reply = Message::AppendReply(AppendReply { term: self.term, outcome });
-        let durable = proven <= self.log.durable() && self.durable_term == self.term;
-        if durable && effects.entries.is_empty() {
+        let term_durable = self.durable_term == self.term || cfg!(mutant = "ack-before-term");
+        let durable = proven <= self.log.durable() && term_durable;
+        #[cfg(mutant = "empty-append-ack-unsynced")]
+        let durable = durable || empty;
+        let at_once = durable && effects.entries.is_empty();
+        if at_once || cfg!(mutant = "follower-ack-unsynced") {
             effects.send(from, reply);
         } else {
+            let stored = proven <= self.log.durable() && effects.entries.is_empty();
+            sometimes!(ack_waited_for_term, stored);
             self.send_after_durable(from, reply, effects);
         }
     }
@@ -76,13 +92,26 @@ impl Raft {
             let (index, theirs) = (entry.index, entry.term);
             match self.log.term_at(index) {
                 _ if index <= self.log.base_index() => continue,
-                Some(own) if own == theirs => continue,
+                #[cfg(mutant = "truncate-without-conflict")]
+                Some(own) if own == theirs && index > self.log.committed() => {
+                    self.log.truncate_from(index);
+                }
+                Some(own) if own == theirs => {
+                    sometimes!(append_repeated);
+                    continue;
+                }
                 Some(own) if index <= self.log.committed() => {
                     let fault = Fault::ConflictBelowCommit { from, index, own, theirs };
                     Self::fault(effects, fault);
                     return false;
                 }
-                Some(_) => self.log.truncate_from(index),
+                Some(_) => {
+                    sometimes!(log_truncated);
+                    let in_flight = self.log.durable() < self.log.last_index();
+                    sometimes!(log_truncated_in_flight, in_flight);
+                    sometimes!(log_truncated_again, self.log.rewrites() > 0);
+                    self.log.truncate_from(index);
+                }
                 None => {}
             }
             effects.store(entry.clone());
@@ -96,6 +125,10 @@ impl Raft {
     fn reject(&self, from: NodeId, m: &Append, effects: &mut Effects) {
         let (hint_index, hint_term) = self.log.last_at_most(m.prev_index, m.prev_term);
         let prev_index = m.prev_index;
+        let short = prev_index > self.log.last_index();
+        sometimes!(append_rejected_short, short);
+        sometimes!(append_rejected_conflict, !short);
+        sometimes!(hint_jumped_term, hint_index < prev_index.min(self.log.last_index()));
         let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
         effects.send(from, Message::AppendReply(AppendReply { term: self.term, outcome }));
     }

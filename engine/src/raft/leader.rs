@@ -29,6 +29,7 @@ impl Raft {
             let cost = payload.len() + crate::limits::ENTRY_COST_BYTES;
             // An idle leader takes anything, or a limit below one payload would refuse it for ever.
             if self.uncommitted > 0 && self.uncommitted + cost > self.config.uncommitted_bytes_max {
+                sometimes!(uncommitted_limit_hit);
                 proposed.refusal = Some(Refusal::UncommittedLimit);
                 break;
             }
@@ -36,6 +37,10 @@ impl Raft {
             proposed.accepted += 1;
         }
         effects.proposed = Some(proposed);
+        #[cfg(mutant = "lone-voter-unsynced")]
+        if self.peers.is_empty() {
+            self.commit_to(self.log.last_index(), effects);
+        }
         self.replicate_to_all(effects);
     }
 
@@ -104,7 +109,9 @@ impl Raft {
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
                 // Both sides skip: none of ours above the result has a term the follower can have.
                 let (agree, _) = self.log.last_at_most(hint_index, hint_term);
+                sometimes!(leader_jumped_term, agree < hint_index);
                 if !progress.rejected(prev_index, agree) {
+                    sometimes!(reject_ignored);
                     return;
                 }
             }
@@ -119,14 +126,23 @@ impl Raft {
             return;
         }
         let mut matched = [LogIndex(0); VOTERS_MAX];
-        matched[0] = self.log.durable();
+        let own = self.log.durable();
+        #[cfg(mutant = "leader-counts-unflushed")]
+        let own = self.log.last_index();
+        matched[0] = own;
         for (slot, peer) in matched[1..].iter_mut().zip(&self.peers) {
             *slot = peer.progress.matched;
         }
         let index = majority_committed(&mut matched[..=self.peers.len()]);
-        if index > self.log.committed() && index >= self.term_start {
+        let own_term = index >= self.term_start || cfg!(mutant = "prior-term-commit");
+        if index > self.log.committed() && own_term {
+            let oldest = self.log.term_at(self.log.committed().next());
+            sometimes!(commit_across_terms, oldest != Some(self.term));
+            sometimes!(leader_durable_last, index > self.log.durable());
             self.commit_to(index, effects);
             self.begin_read_round(effects);
+        } else {
+            sometimes!(commit_waited_for_own_term, index > self.log.committed());
         }
     }
 
@@ -144,6 +160,8 @@ impl Raft {
         for peer in &self.peers {
             // Not beyond what the follower has acknowledged: above it, its log may still differ.
             let commit = self.log.committed().min(peer.progress.matched);
+            #[cfg(mutant = "heartbeat-commit-unclamped")]
+            let commit = self.log.committed();
             effects.send(peer.id, Message::Heartbeat(Heartbeat { term, commit, round }));
         }
     }
@@ -164,7 +182,10 @@ impl Raft {
         }
         let progress = &mut self.peers[place].progress;
         progress.contact = self.now;
-        progress.round = progress.round.max(m.round);
+        let round = m.round;
+        #[cfg(mutant = "delayed-ack-confirms-read")]
+        let round = self.reads.round();
+        progress.round = progress.round.max(round);
         self.confirm_reads(effects);
         self.mend(place, effects);
     }
@@ -180,10 +201,12 @@ impl Raft {
         progress.quiet = false;
         match progress.state {
             State::Probe { .. } => {
+                sometimes!(probe_repeated);
                 progress.resume();
                 self.replicate_to(place, effects);
             }
             State::Replicate => {
+                sometimes!(quiet_follower_asked);
                 self.send_append(place, 0, effects);
             }
         }
@@ -208,10 +231,13 @@ impl Raft {
     }
 
     pub(super) fn on_read_index(&mut self, id: u64, effects: &mut Effects) {
-        if self.role != Role::Leader || !self.reads.push(id) {
+        if self.role != Role::Leader || !self.reads.push(id, self.config.read_batches_max) {
+            sometimes!(reads_full, self.role == Role::Leader);
             effects.reads_failed.push(id);
             return;
         }
+        sometimes!(read_waited_for_commit, self.log.committed() < self.term_start);
+        sometimes!(read_waited_for_round, self.reads.is_confirming());
         self.begin_read_round(effects);
     }
 
@@ -219,7 +245,8 @@ impl Raft {
     /// of the own term is committed, the commit index may be older than that of an earlier leader.
     fn begin_read_round(&mut self, effects: &mut Effects) {
         let commit = self.log.committed();
-        if commit < self.term_start || !self.reads.begin(commit) {
+        let too_early = commit < self.term_start && cfg!(not(mutant = "read-before-own-commit"));
+        if too_early || !self.reads.begin(commit) {
             return;
         }
         if self.peers.is_empty() {

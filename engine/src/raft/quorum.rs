@@ -84,7 +84,7 @@ fn kth_largest(values: &mut [LogIndex], k: usize) -> LogIndex {
     for place in 0..k {
         let mut largest = place;
         for candidate in place + 1..values.len() {
-            if values[candidate] > values[largest] {
+            if values[candidate] > values[largest] && cfg!(not(mutant = "unsorted-progress")) {
                 largest = candidate;
             }
         }

@@ -66,6 +66,8 @@ impl Kv {
     }
 
     fn advance(&mut self, now_ms: u64, removals_max: usize) {
+        #[cfg(mutant = "expiry-by-local-time")]
+        let now_ms = std::time::UNIX_EPOCH.elapsed().map_or(now_ms, |now| now.as_millis() as u64);
         self.log_time_ms = self.log_time_ms.max(now_ms);
         self.keys.remove_due(self.log_time_ms, removals_max);
     }

@@ -1,0 +1,389 @@
+//! Every mutant: its name, what is wrong, who had that bug, and what it takes to notice it.
+
+/// Where a mutant lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// `wal/src`.
+    Wal,
+    /// `engine/src`.
+    Engine,
+    /// `src`.
+    Server,
+}
+
+impl Part {
+    /// Its directory.
+    #[must_use]
+    pub const fn dir(self) -> &'static str {
+        match self {
+            Self::Wal => "wal/src",
+            Self::Engine => "engine/src",
+            Self::Server => "src",
+        }
+    }
+
+    /// Its package.
+    #[must_use]
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Wal => "coracle-wal",
+            Self::Engine => "coracle-engine",
+            Self::Server => "coracle",
+        }
+    }
+}
+
+/// A fault of one line that `--cfg mutant="name"` puts into the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mutant {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it lives.
+    pub part: Part,
+    /// What goes wrong.
+    pub what: &'static str,
+    /// Who had it, or what it stands for.
+    pub history: &'static str,
+    /// The state it shows in.
+    pub shows: &'static str,
+}
+
+const fn wal(
+    name: &'static str,
+    what: &'static str,
+    history: &'static str,
+    shows: &'static str,
+) -> Mutant {
+    Mutant { name, part: Part::Wal, what, history, shows }
+}
+
+const fn engine(
+    name: &'static str,
+    what: &'static str,
+    history: &'static str,
+    shows: &'static str,
+) -> Mutant {
+    Mutant { name, part: Part::Engine, what, history, shows }
+}
+
+const fn server(
+    name: &'static str,
+    what: &'static str,
+    history: &'static str,
+    shows: &'static str,
+) -> Mutant {
+    Mutant { name, part: Part::Server, what, history, shows }
+}
+
+/// All mutants.
+pub const MUTANTS: &[Mutant] = &[
+    // What counts as committed.
+    engine(
+        "prior-term-commit",
+        "a leader commits entries of an earlier term by counting",
+        "LogCabin#44; Raft paper, figure 8",
+        "a message that ends below the no-op (small inflight_bytes_max, or payloads over 64 KiB), then a change of leader",
+    ),
+    engine(
+        "unsorted-progress",
+        "commits the index of some voter instead of the one a majority has reached",
+        "openraft#1802",
+        "any replication to 3 or more voters",
+    ),
+    engine(
+        "lone-voter-unsynced",
+        "a single voter commits before its log is synced",
+        "etcd#14370",
+        "one node, a power cut during a write",
+    ),
+    engine(
+        "leader-counts-unflushed",
+        "the leader counts its own entries before they are flushed",
+        "openraft a9f696a9",
+        "a leader whose disk is slower than a follower's",
+    ),
+    engine(
+        "commit-beyond-proof",
+        "a follower takes the leader's commit index beyond what the append proved",
+        "the paper's min(leaderCommit, index of last new entry), forgotten",
+        "a follower with a divergent tail that gets a short or empty append",
+    ),
+    engine(
+        "heartbeat-commit-unclamped",
+        "heartbeats carry the commit index beyond what the follower has acknowledged",
+        "the same for heartbeats; hashicorp/raft, etcd clamp it",
+        "a follower that lags while entries commit without it",
+    ),
+    engine(
+        "apply-beyond-commit",
+        "entries are applied before they are committed",
+        "RedisRaft#14 class",
+        "any write",
+    ),
+    // What an acknowledgement promises.
+    engine(
+        "follower-ack-unsynced",
+        "a follower acknowledges before its log is synced",
+        "TiKV#994",
+        "any replication",
+    ),
+    engine(
+        "empty-append-ack-unsynced",
+        "an append without entries is acknowledged at once, although its position is not durable yet",
+        "Yugabyte#32875: a heartbeat's reply reports the last index (ours reports none)",
+        "a follower's flush that outlasts a heartbeat interval, or a reconnection",
+    ),
+    engine(
+        "ack-before-term",
+        "a follower acknowledges old entries to a new leader before the term is durable",
+        "openraft ee460f37",
+        "a new leader whose first append adds nothing new to the follower",
+    ),
+    engine(
+        "ack-beyond-proof",
+        "a follower acknowledges the end of its log instead of what the append proved",
+        "CCF#6016",
+        "a follower with a divergent tail, and a leader with a longer log",
+    ),
+    engine(
+        "stale-ack",
+        "an acknowledgement of an earlier term counts",
+        "openraft cecb5de8",
+        "a slow disk or link, and the same leader again two terms later",
+    ),
+    engine(
+        "promise-rests-on-previous",
+        "a promise is kept when the write before its own is durable",
+        "openraft ee460f37",
+        "two writes in a row on one core",
+    ),
+    engine(
+        "flush-races-truncate",
+        "a report of durability counts although the entries were overwritten meanwhile",
+        "Redpanda#16105",
+        "a follower's write in flight while a new leader overwrites it",
+    ),
+    engine(
+        "append-aba",
+        "a report of durability counts for an entry that was overwritten and came back",
+        "etcd append_aba_race",
+        "a stalled disk over two changes of leader",
+    ),
+    engine(
+        "entry-before-term",
+        "entries are stored and promised before the hard state that belongs to them",
+        "openraft io_ordering.md",
+        "a first append in a new term, a power cut soon after",
+    ),
+    engine(
+        "hint-unclamped",
+        "the stored commit index names entries that are not stored yet",
+        "etcd#11888 class: hard state ahead of the log, unbootable",
+        "a group over 2 MiB (payloads of 1 MiB, several appends in a turn) and a power cut between its batches",
+    ),
+    engine(
+        "replay-keeps-suffix",
+        "recovery keeps what followed an overwritten entry",
+        "openraft#1808 class: stale state after a restart",
+        "a follower that had two or more divergent entries replaced by fewer, then a restart",
+    ),
+    // Truncation.
+    engine(
+        "truncate-without-conflict",
+        "an append cuts the log although nothing differs",
+        "CCF#5991",
+        "a repeated or overtaken append (replay, or one resent after a reconnection)",
+    ),
+    engine(
+        "suffix-lost-on-step-down",
+        "a leader that steps down forgets its uncommitted entries",
+        "CCF#5674",
+        "an entry committed by the leader before, a short reign, then a vote",
+    ),
+    // Votes and terms.
+    engine(
+        "vote-before-flush",
+        "a vote leaves before it is durable",
+        "openraft ee460f37",
+        "any election",
+    ),
+    engine(
+        "candidate-vote-unsynced",
+        "a candidate asks for votes, and counts its own, before its term is durable",
+        "etcd-raft: msgsAfterAppend",
+        "any election",
+    ),
+    engine(
+        "vote-forgotten-on-restart",
+        "a restart forgets the vote",
+        "the paper's persistent votedFor",
+        "a restart between two candidates of one term",
+    ),
+    engine(
+        "vote-for-shorter-log",
+        "a vote goes to a shorter log that ends in the same term",
+        "Raft paper, 5.4.1",
+        "a lagging follower that campaigns after the leader's crash",
+    ),
+    engine(
+        "pre-votes-elect",
+        "answers to the pre-vote count as votes",
+        "Yugabyte 1.1.9: votes counted that are none (there are no non-voters here)",
+        "any election",
+    ),
+    engine(
+        "pre-vote-raises-term",
+        "asking for pre-votes raises the own term",
+        "etcd#8501 class",
+        "a node that is cut off, and comes back: it deposes a healthy leader",
+    ),
+    engine(
+        "check-quorum-off-by-one",
+        "a leader forgets itself when it counts whom it must hear: with two nodes it never steps down",
+        "etcd check-quorum",
+        "2 or 4 nodes and a partition that outlasts the election timeout",
+    ),
+    // Reads.
+    engine(
+        "delayed-ack-confirms-read",
+        "an answer to an earlier round confirms a read",
+        "etcd-raft#397",
+        "a deposed leader that does not know it yet and has old answers in its socket (a pause, a one-way partition)",
+    ),
+    engine(
+        "read-before-own-commit",
+        "a new leader serves reads before it has committed in its term",
+        "rabbitmq/ra#340",
+        "a new leader with an old commit index, and a read at once",
+    ),
+    // Clients.
+    engine(
+        "pending-proposed-again",
+        "what waits is proposed again when leadership comes back",
+        "RedisRaft, duplicate application",
+        "a leader that steps down with proposals pending and leads again",
+    ),
+    engine(
+        "unknown-told-as-refused",
+        "an unknown outcome is told as a refusal, so that the client sends again",
+        "Jepsen's recurring class: indeterminate taken for failed",
+        "a leader that steps down with proposals pending that the next leader commits",
+    ),
+    // The log on disk: durability.
+    wal(
+        "completions-in-order-assumed",
+        "a completed write is taken for the oldest one in flight",
+        "openraft 2af491fb",
+        "two writes in flight that complete in the other order",
+    ),
+    wal(
+        "submitted-claimed-durable",
+        "a batch vouches for what is only submitted",
+        "raft-engine 0.4.0 class",
+        "two writes in flight, a power cut that keeps only the later one",
+    ),
+    wal(
+        "flush-retried",
+        "a failed durable write is followed by a sync, whose success counts",
+        "ATC'20, fsync failures",
+        "a failed write or flush, then a sync that succeeds",
+    ),
+    wal(
+        "write-error-ignored",
+        "a failed write counts as done",
+        "ATC'20; latching forgotten",
+        "a failed write",
+    ),
+    wal(
+        "short-write-complete",
+        "a short write counts as complete",
+        "io_uring short writes",
+        "a short write",
+    ),
+    wal(
+        "short-write-unsynced",
+        "what a short write wrote is not flushed",
+        "io_uring: a short write breaks the link to its flush",
+        "a short write and a power cut",
+    ),
+    wal(
+        "rename-without-dir-sync",
+        "a segment's name is not made durable",
+        "etcd#6368",
+        "a power cut right after a start, or with recycled segments",
+    ),
+    wal(
+        "rotation-without-sync",
+        "the log moves to a segment whose size and zeros were never synced",
+        "raft-engine#123 (ours writes each batch durably, so there is no old file to sync)",
+        "a power cut after a segment was prepared",
+    ),
+    // The log on disk: recovery.
+    wal(
+        "unsynced-batch-recovered",
+        "recovery believes what is only in the page cache",
+        "raft-engine 0.4.0",
+        "a killed process with a write in the cache, a restart, then a power cut",
+    ),
+    wal(
+        "records-unverified",
+        "recovery checks a batch's header, but not its records",
+        "etcd wal: torn record accepted",
+        "a power cut that tears a batch of more than one sector",
+    ),
+    wal(
+        "cut-comes-back",
+        "recovery looks behind a place where an earlier recovery has cut",
+        "LevelDB-style log reuse",
+        "a torn tail with later batches behind it, and a second restart",
+    ),
+    wal(
+        "rot-cut-as-tail",
+        "recovery cuts the log at a damaged batch although a later one vouches for it",
+        "NATS#7549",
+        "a flipped byte in acknowledged data, and a restart",
+    ),
+    wal(
+        "hole-cut-as-tail",
+        "recovery cuts the log at a lost batch although a later one vouches for it",
+        "Protocol-Aware Recovery (CTRL)",
+        "a lost or misdirected write of acknowledged data, and a restart",
+    ),
+    wal(
+        "misdirected-write-accepted",
+        "neither the position in a batch nor its link to the one before is checked",
+        "TigerBeetle#2711",
+        "a batch written over an earlier one of the same size",
+    ),
+    wal(
+        "recycled-batch-accepted",
+        "batches of an earlier use of a segment's file pass as its own",
+        "PostgreSQL and RocksDB recycled logs",
+        "a segment recycled after a trim, and a restart before it is full",
+    ),
+    wal(
+        "segment-recycled-early",
+        "a trimmed segment is recycled before a durable batch says that it was trimmed",
+        "etcd wal release before snapshot",
+        "a trim and a power cut",
+    ),
+    // The key-value server.
+    server(
+        "expiry-by-local-time",
+        "each replica expires keys by its own clock",
+        "Redis replication before expiry was propagated",
+        "replicas with different clocks (outside of the simulator: unit tests)",
+    ),
+    server(
+        "expired-key-returns",
+        "a reader's clock alone decides that a key has expired",
+        "clock skew between readers",
+        "two readers with different clocks (outside of the simulator: unit tests)",
+    ),
+];
+
+/// The mutant of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Mutant> {
+    MUTANTS.iter().find(|mutant| mutant.name == name)
+}
