@@ -220,6 +220,14 @@ impl Raft {
         }
     }
 
+    /// Up to where `node` has acknowledged this leader's log. `None` if this replica does not lead, or
+    /// `node` is not another voter.
+    #[must_use]
+    pub fn matched(&self, node: NodeId) -> Option<LogIndex> {
+        let place = self.peer(node).filter(|_| self.role == Role::Leader)?;
+        Some(self.peers[place].progress.matched)
+    }
+
     fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) {
         let own_vote = from == self.config.id && matches!(message, Message::VoteReply(_));
         if !own_vote && self.peer(from).is_none() {

@@ -1,0 +1,21 @@
+//! Coracle's Raft core and the `raft` crate (tikv's raft-rs), given the same and compared.
+//!
+//! A difference is either a fault, or a line of the table in [`known`]. Runs are random but repeatable:
+//! `CORACLE_ORACLE_CASES` says how many of each kind, `CORACLE_ORACLE_SEED` which. A failing run is
+//! shrunk and told step by step.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod cluster;
+mod known;
+mod ours;
+mod pair;
+mod search;
+mod story;
+mod tally;
+mod theirs;
+mod translate;
+
+#[test]
+fn clusters_decide_alike_at_each_step() {
+    search::search(cluster::cases(), cluster::run);
+}
