@@ -9,6 +9,7 @@ mod cluster;
 mod known;
 mod ours;
 mod pair;
+mod script;
 mod search;
 mod story;
 mod tally;
@@ -18,4 +19,9 @@ mod translate;
 #[test]
 fn clusters_decide_alike_at_each_step() {
     search::search(cluster::cases(), cluster::run);
+}
+
+#[test]
+fn a_replica_among_scripted_peers_decides_alike() {
+    search::search(script::cases(), script::run);
 }

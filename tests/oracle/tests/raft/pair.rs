@@ -308,7 +308,10 @@ fn only_ours(message: &Message, before: &View) -> Option<Option<Message>> {
             Some(Some(Message::PreVoteReply(refused)))
         }
         Message::PreVoteReply(m)
-            if m.granted && m.term == before.term && before.role == Role::PreCandidate =>
+            if m.granted
+                && m.term >= before.term
+                && m.term.0 != before.term.0 + 1
+                && before.role == Role::PreCandidate =>
         {
             note(Known::LatePreVoteGrant);
             Some(None)

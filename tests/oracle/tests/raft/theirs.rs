@@ -154,7 +154,7 @@ impl Theirs {
         let mut m = message_to_theirs(from, self.id, message);
         let mut cut = None;
         if let Message::Append(append) = message
-            && append.term.0 == self.term()
+            && !outdated
         {
             cut = self.cut_append(append, &mut m);
         }
