@@ -15,6 +15,7 @@ mod story;
 mod tally;
 mod theirs;
 mod translate;
+mod twins;
 
 #[test]
 fn clusters_decide_alike_at_each_step() {
@@ -24,4 +25,9 @@ fn clusters_decide_alike_at_each_step() {
 #[test]
 fn a_replica_among_scripted_peers_decides_alike() {
     search::search(script::cases(), script::run);
+}
+
+#[test]
+fn clusters_of_either_kind_come_to_the_same() {
+    search::search(twins::cases(), twins::run);
 }

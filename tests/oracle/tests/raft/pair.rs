@@ -104,13 +104,7 @@ impl Pair {
             }
             Input::Receive(from, message) => {
                 let ours = self.ours.receive(*from, message.clone())?;
-                let theirs = match only_ours(message, before) {
-                    Some(expected) => theirs::Outcome {
-                        now: expected.into_iter().map(|reply| (*from, reply)).collect(),
-                        batches: Vec::new(),
-                    },
-                    None => self.theirs.receive(*from, message)?,
-                };
+                let theirs = self.theirs.receive(*from, message)?;
                 (ours, theirs)
             }
             Input::Propose(proposals) => {
@@ -296,28 +290,6 @@ fn payloads(view: &View, proposals: usize) -> Vec<Bytes> {
 /// The payload of the entry at `index`, proposed in `term`.
 pub fn payload(term: u64, index: u64) -> Bytes {
     Bytes::from(format!("{term}.{index}"))
-}
-
-/// Messages that the `raft` crate takes for something else than ours does: it does not get them, and
-/// what ours has to say is given here.
-fn only_ours(message: &Message, before: &View) -> Option<Option<Message>> {
-    match message {
-        Message::PreVote(m) if m.term == before.term => {
-            note(Known::PreVoteOfPresentTerm);
-            let refused = PreVoteReply { term: before.term, granted: false };
-            Some(Some(Message::PreVoteReply(refused)))
-        }
-        Message::PreVoteReply(m)
-            if m.granted
-                && m.term >= before.term
-                && m.term.0 != before.term.0 + 1
-                && before.role == Role::PreCandidate =>
-        {
-            note(Known::LatePreVoteGrant);
-            Some(None)
-        }
-        _ => None,
-    }
 }
 
 fn count_decision(message: &Message) {

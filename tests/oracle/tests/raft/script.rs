@@ -59,7 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (1_u8..12).prop_map(|ticks| Tick { ticks }),
         8 => (1_u8..4).prop_map(|batches| Persist { batches }),
-        4 => (1_u8..4).prop_map(|proposals| Propose { proposals }),
+        6 => (1_u8..4).prop_map(|proposals| Propose { proposals }),
         1 => Just(Restart),
         2 => Just(Campaign),
         3 => (n(), 0_u8..3, n(), n(), 0_u8..4).prop_map(|(peer, skip, base, keep, entries)| {
@@ -76,7 +76,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(peer, pick, grant, ahead)| AnswerPreVote { peer, pick, grant, ahead }),
         6 => (n(), 0_u8..2, prop::bool::weighted(0.8))
             .prop_map(|(peer, pick, grant)| AnswerVote { peer, pick, grant }),
-        6 => (n(), 0_u8..5).prop_map(|(peer, back)| Acknowledge { peer, back }),
+        12 => (n(), 0_u8..5).prop_map(|(peer, back)| Acknowledge { peer, back }),
         3 => (n(), 0_u8..5, 0_u8..5, 0_u8..6)
             .prop_map(|(peer, back, hint, term)| Reject { peer, back, hint, term }),
         3 => (n(), prop_oneof![8 => Just(0), 1 => Just(-1), 1 => Just(1)])

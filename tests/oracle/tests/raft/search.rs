@@ -15,7 +15,7 @@ use crate::story::Story;
 use crate::tally;
 
 /// Cases of each kind unless told otherwise: a few seconds in a debug build.
-const CASES: u32 = 300;
+const CASES: u32 = 2_000;
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };

@@ -20,9 +20,11 @@ pub enum Decision {
     Heartbeat,
     HeartbeatAnswered,
     Quiescent,
+    QuiescentLeader,
+    QuiescentCommit,
 }
 
-const ALL: [Decision; 15] = {
+const ALL: [Decision; 17] = {
     use Decision::*;
     [
         State,
@@ -40,6 +42,8 @@ const ALL: [Decision; 15] = {
         Heartbeat,
         HeartbeatAnswered,
         Quiescent,
+        QuiescentLeader,
+        QuiescentCommit,
     ]
 };
 

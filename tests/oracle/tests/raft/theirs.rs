@@ -5,7 +5,9 @@
 //! own, and campaigns when it is told.
 
 use bytes::Bytes;
-use coracle_engine::raft::{Append, Entry, Message, Role};
+use coracle_engine::raft::{
+    Append, AppendOutcome, Entry, HeartbeatReply, Message, PreVoteReply, Role,
+};
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb::{self, HardState};
 use raft::storage::MemStorage;
@@ -148,6 +150,9 @@ impl Theirs {
     }
 
     pub fn receive(&mut self, from: NodeId, message: &Message) -> Result<Outcome, String> {
+        if let Some(outcome) = self.not_given(from, message) {
+            return Ok(outcome);
+        }
         let before = (self.node.raft.election_elapsed, self.node.raft.state);
         let outdated = message.term().0 < self.term();
         let asks = matches!(message, Message::Vote(_) | Message::PreVote(_));
@@ -190,12 +195,36 @@ impl Theirs {
         Ok(outcome)
     }
 
+    /// Pre-votes that are taken otherwise by the `raft` crate, which does not get them. What ours
+    /// answers instead.
+    fn not_given(&self, from: NodeId, message: &Message) -> Option<Outcome> {
+        let raft = &self.node.raft;
+        match message {
+            Message::PreVote(m) if m.term.0 == raft.term => {
+                note(Known::PreVoteOfPresentTerm);
+                let refused = PreVoteReply { term: m.term, granted: false };
+                let now = vec![(from, Message::PreVoteReply(refused))];
+                Some(Outcome { now, batches: Vec::new() })
+            }
+            Message::PreVoteReply(m)
+                if m.granted
+                    && m.term.0 >= raft.term
+                    && m.term.0 != raft.term + 1
+                    && raft.state == StateRole::PreCandidate =>
+            {
+                note(Known::LatePreVoteGrant);
+                Some(Outcome::default())
+            }
+            _ => None,
+        }
+    }
+
     fn leads(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
-    fn term_notice(&self) -> coracle_engine::raft::HeartbeatReply {
-        coracle_engine::raft::HeartbeatReply { term: Term(self.term()), round: 0 }
+    fn term_notice(&self) -> HeartbeatReply {
+        HeartbeatReply { term: Term(self.term()), round: 0 }
     }
 
     /// An append that begins below the commit index is not looked at by the `raft` crate. What it has
@@ -225,11 +254,11 @@ impl Theirs {
         let waiting = outcome.batches.iter_mut().flat_map(|batch| &mut batch.after);
         for (_, message) in said.chain(waiting) {
             if let Message::AppendReply(reply) = message {
-                let expected = coracle_engine::raft::AppendOutcome::Accepted { matched: committed };
+                let expected = AppendOutcome::Accepted { matched: committed };
                 if reply.outcome != expected {
                     return Err(format!("theirs answers below its commit index with {reply:?}"));
                 }
-                reply.outcome = coracle_engine::raft::AppendOutcome::Accepted { matched: proven };
+                reply.outcome = AppendOutcome::Accepted { matched: proven };
             }
         }
         Ok(())
