@@ -27,6 +27,7 @@ pub enum Op {
     Settle { messages: u8 },
     Propose { node: u8, proposals: u8 },
     Persist { node: u8, batches: u8 },
+    ReportLate { node: u8, back: u8 },
     Restart { node: u8 },
 }
 
@@ -52,6 +53,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (1_u8..40).prop_map(|messages| Op::Settle { messages }),
         8 => (any::<u8>(), 1_u8..4).prop_map(|(node, proposals)| Op::Propose { node, proposals }),
         10 => (any::<u8>(), 1_u8..4).prop_map(|(node, batches)| Op::Persist { node, batches }),
+        2 => (any::<u8>(), 0_u8..6).prop_map(|(node, back)| Op::ReportLate { node, back }),
         2 => any::<u8>().prop_map(|node| Op::Restart { node }),
     ]
 }
@@ -114,6 +116,9 @@ impl Run<'_> {
             }
             Op::Persist { node, batches } => {
                 self.step(place(node), Input::Persist(usize::from(batches)))
+            }
+            Op::ReportLate { node, back } => {
+                self.step(place(node), Input::ReportLate(usize::from(back)))
             }
             Op::Restart { node } => self.step(place(node), Input::Restart),
         }

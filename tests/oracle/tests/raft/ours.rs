@@ -39,6 +39,8 @@ pub struct Ours {
     entries: Vec<Entry>,
     now: Duration,
     starts: u64,
+    /// Of all batches written since the start.
+    marks: Vec<WriteMark>,
 }
 
 impl Ours {
@@ -56,6 +58,7 @@ impl Ours {
             entries: Vec::new(),
             now: Duration::ZERO,
             starts: 0,
+            marks: Vec::new(),
         }
     }
 
@@ -98,6 +101,7 @@ impl Ours {
                 self.entries.extend(batch.entries);
             }
             newest = Some(batch.mark);
+            self.marks.push(batch.mark);
             sends.extend(batch.after);
         }
         let Some(mark) = newest else { return Ok(sends) };
@@ -116,9 +120,21 @@ impl Ours {
         Ok(sends)
     }
 
+    /// Reports a batch again, or one that was passed over by a newer report.
+    pub fn report_late(&mut self, back: usize) -> Result<(), String> {
+        let Some(back) = back.checked_rem(self.marks.len()) else { return Ok(()) };
+        let mark = self.marks[self.marks.len() - 1 - back];
+        let outcome = self.step(Event::Durable(mark))?;
+        match outcome.batch.is_some() || !outcome.now.is_empty() {
+            true => Err("ours acts on a late report".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Starts again from what is durable.
     pub fn restart(&mut self) -> Result<(), String> {
         self.starts += 1;
+        self.marks.clear();
         let config = Config {
             random_seed: self.config.random_seed ^ (self.starts << 32),
             ..self.config.clone()
@@ -140,8 +156,8 @@ impl Ours {
         (terms, self.hard_state.term.0, self.hard_state.vote)
     }
 
-    pub fn raft(&self) -> &Raft {
-        &self.raft
+    pub fn matched(&self, node: NodeId) -> Option<LogIndex> {
+        self.raft.matched(node)
     }
 
     pub fn view(&self) -> View {

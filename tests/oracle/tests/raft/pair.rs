@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use coracle_engine::raft::{
-    AppendOutcome, Entry, HeartbeatReply, Message, PreVoteReply, Role, VoteReply,
+    AppendOutcome, AppendReply, Entry, HeartbeatReply, Message, PreVoteReply, Role, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId};
 
@@ -32,6 +32,8 @@ pub enum Input {
     Propose(usize),
     /// So many of the oldest batches become durable, and only the newest is reported.
     Persist(usize),
+    /// A write is reported that was reported before, or was passed over.
+    ReportLate(usize),
     /// A crash loses what is not durable.
     Restart,
 }
@@ -80,6 +82,10 @@ impl Pair {
         let sends = match input {
             Input::Persist(batches) => self.persist(batches)?,
             Input::Restart => self.restart()?,
+            Input::ReportLate(back) => {
+                self.ours.report_late(back)?;
+                Vec::new()
+            }
             other => self.event(other, &before)?,
         };
         self.compare_state()?;
@@ -103,8 +109,10 @@ impl Pair {
                 (ours, theirs)
             }
             Input::Receive(from, message) => {
+                let probe = self.theirs.probes(*from);
                 let ours = self.ours.receive(*from, message.clone())?;
                 let theirs = self.theirs.receive(*from, message)?;
+                self.compare_probe(*from, message, probe, &ours)?;
                 (ours, theirs)
             }
             Input::Propose(proposals) => {
@@ -112,7 +120,7 @@ impl Pair {
                 let theirs = self.theirs.propose(&payloads)?;
                 (self.ours.propose(payloads)?, theirs)
             }
-            Input::Persist(_) | Input::Restart => unreachable!("handled by the caller"),
+            Input::Persist(_) | Input::ReportLate(_) | Input::Restart => unreachable!("handled by the caller"),
         };
         self.compare_said(&ours, &theirs)?;
         let mut sends = match self.speaker {
@@ -231,6 +239,40 @@ impl Pair {
         Ok(())
     }
 
+    /// After a rejection both ask for the same place, if theirs was probing there. Theirs goes back
+    /// below what was acknowledged if it is told to; ours does not.
+    fn compare_probe(
+        &self,
+        from: NodeId,
+        message: &Message,
+        before: Option<u64>,
+        ours: &ours::Outcome,
+    ) -> Result<(), String> {
+        let Message::AppendReply(AppendReply {
+            outcome: AppendOutcome::Rejected { prev_index, .. },
+            ..
+        }) = message
+        else {
+            return Ok(());
+        };
+        let (Some(next), Some(old)) = (self.theirs.probes(from), before) else { return Ok(()) };
+        let asked = ours.now.iter().find_map(|(to, message)| match message {
+            Message::Append(append) if *to == from => Some(append.prev_index.0),
+            _ => None,
+        });
+        let (Some(asked), Some(matched)) = (asked, self.ours.matched(from)) else { return Ok(()) };
+        if old != prev_index.0 + 1 {
+            note(Known::WhatIsSent);
+            return Ok(());
+        }
+        count(Decision::ProbedAgain);
+        let expected = next.max(matched.0 + 1) - 1;
+        if asked == expected {
+            return Ok(());
+        }
+        Err(format!("after a rejection ours asks {from} for {asked}, theirs for {expected}"))
+    }
+
     /// What ours promises at once must be durable by the account of theirs.
     fn check_promises(&self, ours: &ours::Outcome) -> Result<(), String> {
         let (terms, term, _) = self.theirs.disk();
@@ -252,11 +294,30 @@ impl Pair {
         Ok(())
     }
 
+    /// How much of the log is on disk and will stay there, whatever is written next.
+    fn kept(&self, view: &View) -> u64 {
+        let log = terms(&view.log);
+        let equal = |disk: &[u64]| log.iter().zip(disk).take_while(|(a, b)| a == b).count();
+        let mut disk = self.theirs.disk().0;
+        let mut kept = equal(&disk);
+        let pending = self.batches.iter().flat_map(|batch| &batch.theirs);
+        for (first, terms) in pending.filter_map(theirs::Batch::rewrites) {
+            disk.truncate(first as usize - 1);
+            kept = kept.min(equal(&disk));
+            disk.extend(terms);
+        }
+        kept as u64
+    }
+
     fn compare_state(&self) -> Result<(), String> {
         let (ours, mut theirs) = (self.ours.view(), self.theirs.view());
         if ours.durable != theirs.durable && ours.role != Role::Leader && !self.batches.is_empty() {
             note(Known::DurableAfterOverwrite);
             theirs.durable = ours.durable;
+        }
+        let kept = self.kept(&ours);
+        if ours.durable.0 > kept {
+            return Err(format!("ours takes {} for durable, but only {kept} are", ours.durable));
         }
         count(Decision::State);
         if ours == theirs {

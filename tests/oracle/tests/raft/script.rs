@@ -24,6 +24,7 @@ pub enum Op {
     Tick { ticks: u8 },
     Persist { batches: u8 },
     Propose { proposals: u8 },
+    ReportLate { back: u8 },
     Restart,
     /// The pair campaigns, and the peers give it what they may.
     Campaign,
@@ -60,6 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (1_u8..12).prop_map(|ticks| Tick { ticks }),
         8 => (1_u8..4).prop_map(|batches| Persist { batches }),
         6 => (1_u8..4).prop_map(|proposals| Propose { proposals }),
+        2 => (0_u8..6).prop_map(|back| ReportLate { back }),
         1 => Just(Restart),
         2 => Just(Campaign),
         3 => (n(), 0_u8..3, n(), n(), 0_u8..4).prop_map(|(peer, skip, base, keep, entries)| {
@@ -233,6 +235,7 @@ impl World {
             Op::Tick { ticks } => vec![Input::Tick; usize::from(ticks)],
             Op::Persist { batches } => vec![Input::Persist(usize::from(batches))],
             Op::Propose { proposals } => vec![Input::Propose(usize::from(proposals))],
+            Op::ReportLate { back } => vec![Input::ReportLate(usize::from(back))],
             Op::Restart => vec![Input::Restart],
             Op::Campaign => unreachable!("made of other things"),
             Op::NewLeader { peer, skip, base, keep, entries } => {

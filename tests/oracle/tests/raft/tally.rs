@@ -16,6 +16,7 @@ pub enum Decision {
     AppendAccepted,
     AppendRejected,
     AppendSent,
+    ProbedAgain,
     Asked,
     Heartbeat,
     HeartbeatAnswered,
@@ -24,7 +25,7 @@ pub enum Decision {
     QuiescentCommit,
 }
 
-const ALL: [Decision; 17] = {
+const ALL: [Decision; 18] = {
     use Decision::*;
     [
         State,
@@ -38,6 +39,7 @@ const ALL: [Decision; 17] = {
         AppendAccepted,
         AppendRejected,
         AppendSent,
+        ProbedAgain,
         Asked,
         Heartbeat,
         HeartbeatAnswered,

@@ -11,7 +11,7 @@ use coracle_engine::raft::{
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb::{self, HardState};
 use raft::storage::MemStorage;
-use raft::{Config, RawNode, StateRole};
+use raft::{Config, ProgressState, RawNode, StateRole};
 use slog::{Discard, Logger, o};
 
 use crate::known::{Known, note};
@@ -45,6 +45,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Index of the first entry, and the terms of all.
+    pub fn rewrites(&self) -> Option<(u64, Vec<u64>)> {
+        let first = self.entries.first()?.index;
+        Some((first, self.entries.iter().map(|entry| entry.term).collect()))
+    }
+
     /// Whether it has nothing that a vote or an acknowledgement could depend on.
     pub fn promises_nothing(&self, stored: &HardState) -> bool {
         let same = |hs: &HardState| (hs.term, hs.vote) == (stored.term, stored.vote);
@@ -357,6 +363,12 @@ impl Theirs {
         self.hard_state.commit = commit.0;
         self.node = start(self.id, &self.voters, &self.hard_state, &self.entries);
         Ok(())
+    }
+
+    /// What is sent next to `node` by a leader that probes for the place where the logs agree.
+    pub fn probes(&self, node: NodeId) -> Option<u64> {
+        let progress = self.node.raft.prs().get(node.0).filter(|_| self.leads())?;
+        (progress.state == ProgressState::Probe).then_some(progress.next_idx)
     }
 
     pub fn stored_hard_state(&self) -> &HardState {
