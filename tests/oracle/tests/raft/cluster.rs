@@ -12,23 +12,49 @@ use crate::story::Story;
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Passes so many heartbeat intervals on one node.
-    Tick { node: u8, ticks: u8 },
+    Tick {
+        node: u8,
+        ticks: u8,
+    },
     /// Delivers one of the oldest messages under way.
-    Deliver { pick: u8 },
+    Deliver {
+        pick: u8,
+    },
     /// Delivers any message.
-    Overtake { pick: u16 },
+    Overtake {
+        pick: u16,
+    },
     /// Delivers any message and keeps it, to come again.
-    Repeat { pick: u16 },
+    Repeat {
+        pick: u16,
+    },
     /// Loses any message.
-    Lose { pick: u16 },
+    Lose {
+        pick: u16,
+    },
     /// Loses all messages to a node.
-    LoseAll { node: u8 },
+    LoseAll {
+        node: u8,
+    },
     /// Delivers, oldest first, until nothing is under way or so many are.
-    Settle { messages: u8 },
-    Propose { node: u8, proposals: u8 },
-    Persist { node: u8, batches: u8 },
-    ReportLate { node: u8, back: u8 },
-    Restart { node: u8 },
+    Settle {
+        messages: u8,
+    },
+    Propose {
+        node: u8,
+        proposals: u8,
+    },
+    Persist {
+        node: u8,
+        batches: u8,
+    },
+    ReportLate {
+        node: u8,
+        back: u8,
+    },
+    Restart {
+        node: u8,
+    },
 }
 
 /// A run.

@@ -31,3 +31,17 @@ fn a_replica_among_scripted_peers_decides_alike() {
 fn clusters_of_either_kind_come_to_the_same() {
     search::search(twins::cases(), twins::run);
 }
+
+/// A line of the table that is never used would hide a fault, one day.
+#[test]
+fn every_known_difference_is_met() {
+    search::search_some(500, cluster::cases(), cluster::run);
+    search::search_some(500, script::cases(), script::run);
+    for (place, difference) in known::TABLE.iter().enumerate() {
+        let known::Difference { known, what, why, place: code } = difference;
+        assert_eq!(*known as usize, place, "the table has the order of the names");
+        let seen = known::seen(*known);
+        println!("{known:?}, {seen} times: {what}. {why} ({code})");
+        assert!(seen > 0, "{known:?} was never met");
+    }
+}

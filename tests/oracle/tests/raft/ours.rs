@@ -141,8 +141,8 @@ impl Ours {
         };
         let log = RaftLog::restore(LogIndex(0), coracle_engine::Term(0), self.entries.clone())
             .map_err(|error| error.to_string())?;
-        self.raft = Raft::new(config, self.hard_state, log, self.now)
-            .map_err(|error| error.to_string())?;
+        self.raft =
+            Raft::new(config, self.hard_state, log, self.now).map_err(|error| error.to_string())?;
         Ok(())
     }
 

@@ -104,7 +104,8 @@ impl Pair {
         let (mut ours, mut theirs) = match &input {
             Input::Tick => {
                 let ours = self.ours.tick()?;
-                let asks = |(_, message): &(NodeId, Message)| matches!(message, Message::PreVote(_));
+                let asks =
+                    |(_, message): &(NodeId, Message)| matches!(message, Message::PreVote(_));
                 let theirs = self.theirs.tick(ours.now.iter().any(asks))?;
                 (ours, theirs)
             }
@@ -120,7 +121,9 @@ impl Pair {
                 let theirs = self.theirs.propose(&payloads)?;
                 (self.ours.propose(payloads)?, theirs)
             }
-            Input::Persist(_) | Input::ReportLate(_) | Input::Restart => unreachable!("handled by the caller"),
+            Input::Persist(_) | Input::ReportLate(_) | Input::Restart => {
+                unreachable!("handled by the caller")
+            }
         };
         self.compare_said(&ours, &theirs)?;
         let mut sends = match self.speaker {
@@ -132,11 +135,7 @@ impl Pair {
     }
 
     /// Queues what is to be stored. What promises nothing needs no disk, only its turn.
-    fn hand_to_disk(
-        &mut self,
-        ours: Option<ours::Batch>,
-        theirs: Vec<theirs::Batch>,
-    ) -> Messages {
+    fn hand_to_disk(&mut self, ours: Option<ours::Batch>, theirs: Vec<theirs::Batch>) -> Messages {
         let stored = self.theirs.stored_hard_state();
         let trivial = ours.is_none() && theirs.iter().all(|batch| batch.promises_nothing(stored));
         match self.batches.back_mut() {
@@ -190,7 +189,8 @@ impl Pair {
         self.check_appends(ours)?;
         self.check_promises(ours)?;
         let waiting = ours.batch.iter().flat_map(|batch| &batch.after);
-        let mut left: Vec<_> = ours.now.iter().chain(waiting).filter(|m| self.compared(m)).collect();
+        let mut left: Vec<_> =
+            ours.now.iter().chain(waiting).filter(|m| self.compared(m)).collect();
         for said in theirs.said().filter(|m| self.compared(m)) {
             match left.iter().position(|own| *own == said) {
                 Some(place) => {

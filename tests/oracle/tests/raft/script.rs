@@ -21,26 +21,85 @@ use crate::theirs::{ELECTION_TICKS, View};
 /// One thing that happens to the pair. Numbers choose among what is possible, by remainder.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Tick { ticks: u8 },
-    Persist { batches: u8 },
-    Propose { proposals: u8 },
-    ReportLate { back: u8 },
+    Tick {
+        ticks: u8,
+    },
+    Persist {
+        batches: u8,
+    },
+    Propose {
+        proposals: u8,
+    },
+    ReportLate {
+        back: u8,
+    },
     Restart,
     /// The pair campaigns, and the peers give it what they may.
     Campaign,
     /// A peer was elected in a later term, with some log that such a peer can have.
-    NewLeader { peer: u8, skip: u8, base: u8, keep: u8, entries: u8 },
+    NewLeader {
+        peer: u8,
+        skip: u8,
+        base: u8,
+        keep: u8,
+        entries: u8,
+    },
     /// A leader appends, and perhaps commits.
-    Grow { leader: u8, entries: u8, commit: Option<u8> },
-    Append { leader: u8, back: u8, entries: u8, commit: u8 },
-    Heartbeat { leader: u8, commit: u8 },
+    Grow {
+        leader: u8,
+        entries: u8,
+        commit: Option<u8>,
+    },
+    Append {
+        leader: u8,
+        back: u8,
+        entries: u8,
+        commit: u8,
+    },
+    Heartbeat {
+        leader: u8,
+        commit: u8,
+    },
     /// A peer asks for a vote; its log ends near that of the pair.
-    Ask { peer: u8, ahead: i8, index: i8, term: i8, pre: bool },
-    AnswerPreVote { peer: u8, pick: u8, grant: bool, ahead: i8 },
-    AnswerVote { peer: u8, pick: u8, grant: bool },
-    Acknowledge { peer: u8, back: u8 },
-    Reject { peer: u8, back: u8, hint: u8, term: u8 },
-    AnswerHeartbeat { peer: u8, ahead: i8 },
+    Ask {
+        peer: u8,
+        ahead: i8,
+        index: i8,
+        term: i8,
+        pre: bool,
+    },
+    /// A leader's request for votes comes before its first append and once again after it; some time
+    /// after that, somebody else asks.
+    AskAgain {
+        leader: u8,
+        first: u8,
+        then: u8,
+    },
+    AnswerPreVote {
+        peer: u8,
+        pick: u8,
+        grant: bool,
+        ahead: i8,
+    },
+    AnswerVote {
+        peer: u8,
+        pick: u8,
+        grant: bool,
+    },
+    Acknowledge {
+        peer: u8,
+        back: u8,
+    },
+    Reject {
+        peer: u8,
+        back: u8,
+        hint: u8,
+        term: u8,
+    },
+    AnswerHeartbeat {
+        peer: u8,
+        ahead: i8,
+    },
 }
 
 /// A run.
@@ -74,6 +133,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0_u8..3, n()).prop_map(|(leader, commit)| Heartbeat { leader, commit }),
         6 => (n(), -2_i8..4, -3_i8..4, -2_i8..3, any::<bool>())
             .prop_map(|(peer, ahead, index, term, pre)| Ask { peer, ahead, index, term, pre }),
+        1 => (0_u8..2, 1_u8..6, 1_u8..6)
+            .prop_map(|(leader, first, then)| AskAgain { leader, first, then }),
         6 => (n(), 0_u8..2, prop::bool::weighted(0.8), -1_i8..3)
             .prop_map(|(peer, pick, grant, ahead)| AnswerPreVote { peer, pick, grant, ahead }),
         6 => (n(), 0_u8..2, prop::bool::weighted(0.8))
@@ -277,6 +338,16 @@ impl World {
                 };
                 from_peer(peer, message)
             }
+            Op::AskAgain { leader, first, then } => {
+                let Some(leader) = self.leader(leader) else { return Vec::new() };
+                let leader = &self.leaders[leader];
+                let mut inputs = vec![leader.vote(leader.term), leader.append(0, 0, 0)];
+                inputs.extend(vec![Input::Tick; usize::from(first)]);
+                inputs.push(leader.vote(leader.term));
+                inputs.extend(vec![Input::Tick; usize::from(then)]);
+                inputs.push(leader.vote(leader.term + 1));
+                inputs
+            }
             Op::AnswerPreVote { peer, pick, grant: true, .. } => {
                 let Some(term) = latest(&self.asked_before, pick) else { return Vec::new() };
                 let term = Term(term);
@@ -352,7 +423,8 @@ impl World {
 
     fn elect(&mut self, id: NodeId, skip: u8, base: u8, keep: u8, view: &View) {
         let bound = self.bound(view);
-        let needed = if bound.len() > self.committed.len() { bound } else { self.committed.clone() };
+        let needed =
+            if bound.len() > self.committed.len() { bound } else { self.committed.clone() };
         let own = terms(&view.log);
         let logs = self.leaders.iter().map(|leader| &leader.log).chain([&own, &needed]);
         let fit: Vec<&Vec<u64>> = logs.filter(|log| log.starts_with(&needed)).collect();
@@ -383,6 +455,14 @@ fn latest(terms: &[u64], pick: u8) -> Option<u64> {
 }
 
 impl Leader {
+    /// Its request for votes, with the log it had when it was elected.
+    fn vote(&self, term: u64) -> Input {
+        let last = self.log.iter().take_while(|own| **own < self.term).count() as u64;
+        let (last_index, last_term) = (LogIndex(last), term_at(&self.log, LogIndex(last)));
+        let last_term = Term(last_term.unwrap_or(0));
+        Input::Receive(self.id, Message::Vote(Vote { term: Term(term), last_index, last_term }))
+    }
+
     fn append(&self, prev: usize, entries: usize, less: usize) -> Input {
         let end = (prev + entries).min(self.log.len());
         let entry = |index: usize| {

@@ -7,15 +7,13 @@ use std::sync::Once;
 use std::time::Instant;
 
 use proptest::strategy::Strategy;
-use proptest::test_runner::{
-    Config, RngAlgorithm, RngSeed, TestCaseError, TestError, TestRunner,
-};
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestCaseError, TestError, TestRunner};
 
 use crate::story::Story;
 use crate::tally;
 
 /// Cases of each kind unless told otherwise: a few seconds in a debug build.
-const CASES: u32 = 2_000;
+const CASES: u32 = 1_000;
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -34,22 +32,34 @@ where
     S: Strategy,
     S::Value: Debug,
 {
+    let number = number("CORACLE_ORACLE_CASES", u64::from(CASES));
+    search_some(u32::try_from(number).unwrap(), cases, run);
+}
+
+/// Like [`search`], with a number of cases.
+pub fn search_some<S>(
+    number_of_cases: u32,
+    cases: S,
+    run: impl Fn(&S::Value, &mut Story) -> Result<(), String>,
+) where
+    S: Strategy,
+    S::Value: Debug,
+{
     let seed = number("CORACLE_ORACLE_SEED", 1);
     let config = Config {
-        cases: u32::try_from(number("CORACLE_ORACLE_CASES", u64::from(CASES))).unwrap(),
+        cases: number_of_cases,
         failure_persistence: None,
         max_shrink_iters: 20_000,
         rng_algorithm: RngAlgorithm::ChaCha,
         rng_seed: RngSeed::Fixed(seed),
         ..Config::default()
     };
-    let cases_max = config.cases;
     let began = Instant::now();
     let outcome = TestRunner::new(config).run(&cases, |case| {
         guarded(|| run(&case, &mut Story::default())).map_err(TestCaseError::fail)
     });
     match outcome {
-        Ok(()) => println!("{cases_max} cases in {:?}; {}", began.elapsed(), tally::line()),
+        Ok(()) => println!("{number_of_cases} cases in {:?}; {}", began.elapsed(), tally::line()),
         Err(TestError::Fail(why, case)) => {
             let mut story = Story::told();
             let _ = guarded(|| run(&case, &mut story));

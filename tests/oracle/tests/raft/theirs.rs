@@ -174,14 +174,15 @@ impl Theirs {
         let extended = asks && self.node.raft.leader_id != 0 && lease > before.0 && !self.leads();
         if extended {
             self.node.raft.election_elapsed = lease;
+            let matters = message.term().0 > self.term();
+            if matters && before.0 < ELECTION_TICKS && lease >= ELECTION_TICKS {
+                note(Known::RepeatedGrant);
+            }
         }
         self.node.step(m).map_err(|error| format!("theirs: {error}"))?;
         let raft = &mut self.node.raft;
         if extended && raft.election_elapsed == lease {
             raft.election_elapsed = before.0;
-            if before.0 < ELECTION_TICKS && lease >= ELECTION_TICKS {
-                note(Known::RepeatedGrant);
-            }
         }
         if matches!(message, Message::Append(_) | Message::Heartbeat(_)) && !outdated {
             self.leader_heard = self.clock;
@@ -278,11 +279,7 @@ impl Theirs {
         let mut m = eraftpb::Message::default();
         m.set_msg_type(eraftpb::MessageType::MsgPropose);
         m.from = self.id.0;
-        let entry = |data: &Bytes| {
-            let mut entry = eraftpb::Entry::default();
-            entry.data = data.clone();
-            entry
-        };
+        let entry = |data: &Bytes| eraftpb::Entry { data: data.clone(), ..Default::default() };
         m.set_entries(payloads.iter().map(entry).collect::<Vec<_>>().into());
         self.node.raft.step(m).map_err(|error| format!("theirs: {error}"))?;
         Ok(self.outcome(None))

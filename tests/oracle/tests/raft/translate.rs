@@ -12,14 +12,13 @@ use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb;
 use raft::eraftpb::MessageType;
 
+use crate::known::{Known, note};
+
 /// An entry for the `raft` crate. Its no-op is a normal entry without data; proposals have data.
 pub fn entry_to_theirs(entry: &Entry) -> eraftpb::Entry {
     assert_eq!(entry.kind == EntryKind::Noop, entry.payload.is_empty(), "proposals have data");
-    let mut theirs = eraftpb::Entry::default();
-    theirs.term = entry.term.0;
-    theirs.index = entry.index.0;
-    theirs.data = entry.payload.clone();
-    theirs
+    let (term, index, data) = (entry.term.0, entry.index.0, entry.payload.clone());
+    eraftpb::Entry { term, index, data, ..Default::default() }
 }
 
 /// An entry of the `raft` crate.
@@ -31,10 +30,8 @@ pub fn entry_to_ours(entry: &eraftpb::Entry) -> Entry {
 
 /// A message for the `raft` crate.
 pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb::Message {
-    let mut m = eraftpb::Message::default();
-    m.from = from.0;
-    m.to = to.0;
-    m.term = message.term().0;
+    let (from, to, term) = (from.0, to.0, message.term().0);
+    let mut m = eraftpb::Message { from, to, term, ..Default::default() };
     match message {
         Message::PreVote(PreVote { last_index, last_term, .. }) => {
             m.set_msg_type(MessageType::MsgRequestPreVote);
@@ -79,10 +76,14 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
 }
 
 /// A message of the `raft` crate. What only it says is left out: the commit index in votes and
-/// answers ([`CommitInVotes`](crate::known::Known::CommitInVotes)).
+/// answers ([`Known::CommitInVotes`]).
 pub fn message_to_ours(m: &eraftpb::Message) -> Message {
     let term = Term(m.term);
     let (index, log_term) = (LogIndex(m.index), Term(m.log_term));
+    let leads = matches!(m.get_msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat);
+    if m.commit > 0 && !leads {
+        note(Known::CommitInVotes);
+    }
     match m.get_msg_type() {
         MessageType::MsgRequestPreVote => {
             Message::PreVote(PreVote { term, last_index: index, last_term: log_term })

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use coracle_engine::{LogIndex, NodeId};
 use coracle_engine::raft::{Message, Role};
+use coracle_engine::{LogIndex, NodeId};
 use proptest::prelude::*;
 
 use crate::ours::{self, Ours};
@@ -19,17 +19,33 @@ use crate::theirs::{self, ELECTION_TICKS, Theirs, View};
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Heartbeat intervals pass on one node.
-    Tick { node: u8, ticks: u8 },
+    Tick {
+        node: u8,
+        ticks: u8,
+    },
     /// Two nodes campaign at the same time, if their timeouts are over.
-    Race { one: u8, other: u8 },
-    Propose { node: u8, proposals: u8 },
+    Race {
+        one: u8,
+        other: u8,
+    },
+    Propose {
+        node: u8,
+        proposals: u8,
+    },
     /// A proposal that is stored, but whose messages are all lost.
-    ProposeUnheard { node: u8, proposals: u8 },
+    ProposeUnheard {
+        node: u8,
+        proposals: u8,
+    },
     /// A node is cut off, or connected again.
-    Isolate { node: u8 },
+    Isolate {
+        node: u8,
+    },
     /// Every node is connected with all others.
     Heal,
-    Restart { node: u8 },
+    Restart {
+        node: u8,
+    },
 }
 
 /// A run.
