@@ -363,3 +363,24 @@ fn a_leader_sends_its_entries_in_the_step_that_takes_them_in() {
     assert_eq!(append.entries[0].payload.as_ptr(), payload.as_ptr(), "the payload is not copied");
     assert!(effects.after_durable.is_empty());
 }
+
+#[test]
+fn a_leader_tells_what_each_voter_has_acknowledged() {
+    let mut raft = leader(&[1, 1]);
+    let term = raft.term().0;
+    tell(&mut raft, 2, accepted(term, 3));
+    tell(&mut raft, 2, accepted(term, 1));
+    assert_eq!(matched(&raft, NodeId(2)), Some(LogIndex(3)), "a late answer takes nothing away");
+    assert_eq!(matched(&raft, NodeId(3)), Some(LogIndex(0)));
+    assert_eq!(matched(&raft, NodeId(1)), None, "not another voter");
+    tell(&mut raft, 2, vote(term + 9, (term, 9)));
+    assert_eq!(matched(&raft, NodeId(2)), Some(LogIndex(3)), "nobody is helped against a leader");
+    let newer = HeartbeatReply { term: Term(term + 1), round: 0 };
+    tell(&mut raft, 2, Message::HeartbeatReply(newer));
+    assert_eq!(matched(&raft, NodeId(2)), None, "it leads no more");
+}
+
+/// Up to where the leader `raft` knows `node` to have its log.
+fn matched(raft: &Raft, node: NodeId) -> Option<LogIndex> {
+    raft.followers().find(|follower| follower.id == node).map(|follower| follower.matched)
+}

@@ -23,6 +23,9 @@ pub const CRATES: &[Crate] = &[
         package: "coracle-bench",
         may_use: &["coracle-wal", "coracle-engine", "coracle"],
     },
+    // A crate of its own, so that the other implementation and what it needs are built for this
+    // comparison only.
+    Crate { dir: "tests/oracle", package: "coracle-oracle", may_use: &["coracle-engine"] },
 ];
 
 /// Packages that only the root package may depend on: the runtime and the ring are details of one

@@ -21,6 +21,11 @@ use super::world::{ProcessId, World};
 /// Processes that are not nodes.
 pub const CLIENTS: ProcessId = ProcessId(0);
 
+/// The process of a node in one of its lives, counted from 1.
+fn process_id(at: usize, incarnation: u32) -> ProcessId {
+    ProcessId((at as u32 + 1) << 20 | incarnation)
+}
+
 /// What a node is up to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -100,7 +105,7 @@ impl Cluster {
                 device,
                 clock: Rc::default(),
                 incarnation: 0,
-                process: CLIENTS,
+                process: process_id(at, 0),
                 mailboxes: Vec::new(),
                 report: Rc::default(),
                 health: Health::Down,
@@ -226,7 +231,7 @@ impl Cluster {
         if self.nodes[at].health != Health::Down {
             return;
         }
-        let process = ProcessId((at as u32 + 1) << 16 | (self.nodes[at].incarnation + 1));
+        let process = process_id(at, self.nodes[at].incarnation + 1);
         let instance = self.random.u128(..);
         let config = self.core_config(at, instance);
         let node = &mut self.nodes[at];
@@ -385,6 +390,7 @@ impl Cluster {
             }
             let refused = node.report.refused.borrow_mut().take();
             if let Some(refusal) = refused {
+                node.disk_failed = true;
                 self.world.story(|| format!("node {} refuses: {}", node.id, refusal.text));
                 if !refusal.damage {
                     news.push(News::Failed(at));

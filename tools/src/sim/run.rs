@@ -72,6 +72,7 @@ enum Due {
     Unblock(usize, usize),
     Unclog(usize, usize),
     MakeRoom(usize),
+    Mend(usize),
     /// A process that was asked to stop and has not.
     StopByForce(usize, u32),
 }
@@ -220,8 +221,8 @@ impl<W: Workload> Driver<W> {
                 cluster.crash(at, power_cut);
             } else {
                 for other in 0..self.nodes() {
-                    self.net.block(host(at as usize), host(other as usize));
-                    self.net.block(host(other as usize), host(at as usize));
+                    self.net.block(host(at), host(other));
+                    self.net.block(host(other), host(at));
                 }
             }
         }
@@ -384,8 +385,9 @@ impl<W: Workload> Driver<W> {
             Due::Restart(at) => self.cluster.borrow_mut().start(at),
             Due::Resume(at) => self.cluster.borrow_mut().resume(at),
             Due::Unblock(from, to) => self.unblock(from, to),
-            Due::Unclog(from, to) => self.net.clog(host(from as usize), host(to as usize), 1.0),
+            Due::Unclog(from, to) => self.net.clog(host(from), host(to), 1.0),
             Due::MakeRoom(at) => self.cluster.borrow().device(at).set_capacity(None),
+            Due::Mend(at) => self.cluster.borrow().device(at).heal(),
             Due::StopByForce(at, incarnation) => {
                 let mut cluster = self.cluster.borrow_mut();
                 if cluster.incarnation(at) == incarnation && *cluster.health(at) == Health::Stopping
@@ -534,7 +536,7 @@ impl<W: Workload> Driver<W> {
         let holds = self.blocks.entry((from, to)).or_insert(0);
         *holds += 1;
         if *holds == 1 {
-            self.net.block(host(from as usize), host(to as usize));
+            self.net.block(host(from), host(to));
         }
         self.schedule(duration, Due::Unblock(from, to));
     }
@@ -544,7 +546,7 @@ impl<W: Workload> Driver<W> {
         *holds -= 1;
         if *holds == 0 {
             self.blocks.remove(&(from, to));
-            self.net.unblock(host(from as usize), host(to as usize));
+            self.net.unblock(host(from), host(to));
         }
     }
 
@@ -558,6 +560,11 @@ impl<W: Workload> Driver<W> {
         };
         cluster.device(at).fail(kinds, DiskError::Io, (!sticky).then_some(1));
         cluster.note_disk_error(at);
+        drop(cluster);
+        if sticky {
+            // Until somebody has mended it.
+            self.schedule(6 * self.settings.election_timeout(), Due::Mend(at));
+        }
         true
     }
 
