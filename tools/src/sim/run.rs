@@ -104,6 +104,9 @@ pub fn run<W: Workload>(plan: &Plan, make: &dyn Fn(&Settings, &World) -> W, stor
         world.shuffle_tasks();
     }
     let mut driver = Driver::new(&world, plan, make);
+    if story {
+        driver.net.tell_arrivals();
+    }
     let failure = driver.run(plan).err();
     let report = Report {
         failure,
