@@ -9,6 +9,9 @@ use coracle_engine::raft::{
     HeartbeatReply, Message, Vote, VoteReply,
 };
 use coracle_engine::wire::Frame;
+use coracle_wal::follow::DurableFiles;
+use coracle_wal::mem::{MemDisk, run_to_end};
+use coracle_wal::{Disk as _, Wal};
 
 use super::*;
 
@@ -590,4 +593,72 @@ fn queues_beyond_their_limits() {
     ] {
         expect(Invariant::Limits, check_bounds(&queues, &limits, 1));
     }
+}
+
+/// A directory as a power cut would leave it. Names do for numbers.
+struct Disk(std::rc::Rc<std::cell::RefCell<(u64, MemDisk)>>);
+
+fn number(name: &str) -> u32 {
+    name.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+}
+
+impl Disk {
+    fn names(&self) -> Vec<String> {
+        run_to_end(self.0.borrow().1.list()).unwrap()
+    }
+}
+
+impl DurableFiles for Disk {
+    fn files(&self) -> Vec<(String, u32)> {
+        self.names().into_iter().map(|name| (name.clone(), number(&name))).collect()
+    }
+
+    fn read(&self, file: u32, position: u64, buf: &mut [u8]) -> usize {
+        let name = self.names().into_iter().find(|name| number(name) == file).unwrap();
+        let bytes = self.0.borrow().1.contents(&name).unwrap();
+        let from = bytes.len().min(position as usize);
+        let len = buf.len().min(bytes.len() - from);
+        buf[..len].copy_from_slice(&bytes[from..from + len]);
+        len
+    }
+}
+
+impl DurableView for Disk {
+    fn version(&self) -> u64 {
+        self.0.borrow().0
+    }
+
+    fn take_changes(&self) -> Option<Change> {
+        Some(Change::Names)
+    }
+}
+
+/// A life of a log, in which one record is written. Returns the disk after a power cut.
+fn live(disk: &MemDisk, kind: u8, head: &[u8]) -> MemDisk {
+    let mut options = coracle_wal::Options::default();
+    options.segment_bytes = 64 << 10;
+    run_to_end(async {
+        let (wal, driver, _) = Wal::open(disk.clone(), options, &mut |_| ()).await.unwrap();
+        wal.append(&[coracle_wal::Record { stream: 0, kind, head, body: b"x" }]).unwrap();
+        let (ended, ()) = futures_util::future::join(driver.run(), wal.close()).await;
+        ended.unwrap();
+    });
+    disk.crash(&mut |_| 0)
+}
+
+#[test]
+fn a_disk_is_followed_and_nonsense_on_it_is_noticed() {
+    let mut head = [0; 17];
+    (head[0], head[8]) = (3, 1);
+    let empty = MemDisk::new();
+    let first = live(&empty, 1, &head);
+    let shared = std::rc::Rc::new(std::cell::RefCell::new((1, first.crash(&mut |_| 0))));
+    let mut log = DurableLog::new(A, [0; 16], Some(Box::new(Disk(shared.clone()))));
+    log.catch_up().unwrap();
+    let found = log.shard(SHARD).unwrap().log.at(LogIndex(1)).unwrap();
+    assert_eq!((found.term, found.hash), (Term(3), hash_entry(EntryKind::Normal, b"x")));
+
+    let nonsense = live(&first.crash(&mut |_| 0), 9, &head);
+    *shared.borrow_mut() = (2, nonsense);
+    expect(Invariant::DurableRecords, log.catch_up());
 }
