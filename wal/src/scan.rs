@@ -337,6 +337,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 let unlinked = Some(header);
                 return Ok(Halt { unlinked, ..self.halt(here, Flaw::Broken) });
             }
+            if header.position < self.chain().end {
+                // Behind a hole only: segments whose positions contradict each other.
+                return Ok(self.halt(here, Flaw::Broken));
+            }
             format::visit_records(bytes, &header, visit);
             self.take(id.sequence, &header);
             linked = true;
