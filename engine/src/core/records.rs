@@ -159,7 +159,8 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 fn decode_entry(payload: &[u8]) -> Option<Entry> {
     Some(Entry {
         term: Term(u64_at(payload, 0)?),
-        index: LogIndex(u64_at(payload, 8)?),
+        // Index 0 is the place before the first entry: no log has one there.
+        index: LogIndex(u64_at(payload, 8).filter(|index| *index > 0)?),
         kind: match *payload.get(16)? {
             ENTRY_NORMAL => EntryKind::Normal,
             ENTRY_NOOP => EntryKind::Noop,
