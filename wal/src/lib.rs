@@ -56,6 +56,8 @@ mod disk;
 mod driver;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod mem;
 mod reader;
