@@ -281,7 +281,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 Some(_) if probe.durable > self.lsn(halt.place) => Later::Durable,
                 Some(_) => Later::Pending,
             };
-            let names = self.names(&halt, probe.next);
+            let names = self.names(&halt, probe.next, later);
             let found = label(Evidence { files: Files::Ours, names, stop: halt.stop, later });
             if found == Label::TornTail {
                 self.cut = Some(self.extent(halt.place, None));
@@ -419,9 +419,11 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         })
     }
 
-    /// Whether a segment is missing or unreadable between a stop and the next valid batch.
-    fn names(&self, halt: &Halt, next: Option<Place>) -> Names {
-        if self.unreadable(halt, next).is_some() {
+    /// Whether a segment is missing or unreadable between a stop and the next valid batch; or anywhere
+    /// behind the stop, if the log may have to be cut there: nothing tells what an unreadable segment held.
+    fn names(&self, halt: &Halt, next: Option<Place>, later: Later) -> Names {
+        let reach = next.filter(|_| later == Later::Durable);
+        if self.unreadable(halt, reach).is_some() {
             return Names::Unreadable;
         }
         if let Some((index, _)) = next

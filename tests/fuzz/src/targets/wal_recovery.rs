@@ -32,6 +32,8 @@ type Opened = Result<(Wal<MemDisk>, Driver<MemDisk>, Recovery), OpenError>;
 fn options(start_on_damage: bool) -> Options {
     let mut options = Options::default();
     options.segment_bytes = 16 * BLOCK as u64;
+    // Each one is filled with zeros, which is most of the work of a run.
+    options.spares = 1;
     options.log_id = LOG_ID;
     options.start_on_damage = start_on_damage;
     options
