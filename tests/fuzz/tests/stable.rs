@@ -18,7 +18,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Runs of a target beyond its seeds, unless told otherwise.
-const RUNS: usize = 2000;
+const RUNS: usize = 1000;
 
 /// Where a failing input is put.
 const ARTIFACTS: &str = env!("CARGO_TARGET_TMPDIR");
