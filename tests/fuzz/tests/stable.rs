@@ -4,18 +4,22 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use coracle_fuzz::mutate::mutate;
-use coracle_fuzz::{Seed, TARGETS, Target, seeds, target};
+use coracle_fuzz::{Memory, Seed, TARGETS, Target, seeds, target};
 use fastrand::Rng;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// The memory of the process is measured: one target at a time.
+/// The memory of the process is measured: every test of this file runs alone.
 static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs of a target beyond its seeds, unless told otherwise.
 const RUNS: usize = 1000;
@@ -56,7 +60,7 @@ fn run(target: &Target, name: &str, bytes: &[u8]) {
 
 /// Runs a target on all its seeds and on a number of mutations, which are the same each time.
 fn fuzz(name: &str) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let target = target(name).unwrap();
     let seeds = seeds::read(target).unwrap();
     for seed in &seeds {
@@ -98,6 +102,7 @@ each!(
 
 #[test]
 fn every_target_has_a_test_an_entry_and_seeds() {
+    let _alone = alone();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let manifest: toml::Table =
         std::fs::read_to_string(dir.join("Cargo.toml")).unwrap().parse().unwrap();
@@ -120,7 +125,7 @@ fn every_target_has_a_test_an_entry_and_seeds() {
 /// A changed format shows here: its seeds are generated anew, and the change of the files is reviewed.
 #[test]
 fn committed_seeds_are_those_that_are_generated() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     for target in TARGETS {
         let committed = seeds::read(target).unwrap();
         let mut generated = (target.seeds)();
@@ -141,6 +146,7 @@ fn committed_seeds_are_those_that_are_generated() {
 /// What a seed is for: it comes further than the first check, so that mutations of it do.
 #[test]
 fn mended_seeds_stay_what_they_are() {
+    let _alone = alone();
     for target in TARGETS {
         let Some(mend) = target.mend else { continue };
         for seed in (target.seeds)() {
@@ -151,4 +157,20 @@ fn mended_seeds_stay_what_they_are() {
             assert!(on_purpose || target.name == "wal_recovery" || bytes == seed.bytes, "{seed:?}");
         }
     }
+}
+
+/// The harness itself: a target that believes a length fails, with the input in a file.
+#[test]
+#[should_panic(expected = "bytes, at most 65556: no reason")]
+fn a_length_that_is_believed_is_caught() {
+    let _alone = alone();
+    let memory = Memory { constant: 64 << 10, factor: 1, reason: "no reason" };
+    let greedy = Target {
+        name: "greedy",
+        run: |data| drop(std::hint::black_box(vec![0_u8; data.len() * (48 << 20) / 20])),
+        mend: None,
+        seeds: Vec::new,
+        memory,
+    };
+    run(&greedy, "any", &[0; 20]);
 }
