@@ -60,6 +60,9 @@ pub enum OpenError {
     /// Records that had been acknowledged are damaged.
     #[error("acknowledged records are damaged: {}; restore them, or start with what is left", list(.0))]
     Damaged(Vec<Extent>),
+    /// The files claim numbers from which the log can't go on. No log gets there by writing.
+    #[error("the log's files claim numbers or positions at the end of what there is; restore them")]
+    Exhausted,
 }
 
 /// Why an append was refused. Nothing of the group was appended.

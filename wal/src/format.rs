@@ -14,7 +14,10 @@ use crc32fast::Hasher;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, COPY_STEP_BYTES, RECORD_HEADER_BYTES};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, COPY_STEP_BYTES, POSITION_MAX, RECORD_HEADER_BYTES,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+};
 use crate::{Lsn, Record, RecordView};
 
 /// Version of the format that is written, and the newest that is read.
@@ -183,6 +186,9 @@ pub(crate) fn decode_segment_header(block: &[u8], log_id: &[u8; 16]) -> SegmentH
     if raw.log_id != *log_id {
         return SegmentHeader::Foreign { found: raw.log_id };
     }
+    if !is_sane(&raw) {
+        return SegmentHeader::Unreadable;
+    }
     SegmentHeader::Ours(SegmentId::new(
         log_id,
         raw.generation.get(),
@@ -190,6 +196,15 @@ pub(crate) fn decode_segment_header(block: &[u8], log_id: &[u8; 16]) -> SegmentH
         Lsn(raw.base.get()),
         raw.bytes.get(),
     ))
+}
+
+/// Whether the numbers of a header are in their ranges: the arithmetic with them counts on it.
+fn is_sane(raw: &RawSegmentHeader) -> bool {
+    let (base, bytes) = (raw.base.get(), raw.bytes.get());
+    (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
+        && bytes.is_multiple_of(BLOCK_BYTES as u64)
+        && base.is_multiple_of(BLOCK_BYTES as u64)
+        && [base, raw.generation.get(), raw.sequence.get()].iter().all(|it| *it <= POSITION_MAX)
 }
 
 /// The link from a batch to the one before it.

@@ -60,6 +60,8 @@ mod driver;
 mod error;
 pub mod follow;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod mem;
 mod reader;

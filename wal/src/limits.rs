@@ -26,6 +26,10 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 * BLOCK_BYTES as u64;
 /// Largest segment. Positions in one are 32-bit friendly, and a spare is filled in seconds.
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 
+/// Largest position, generation and segment number: more than a device could write in centuries. What
+/// claims to be beyond is not believed, so that no sum of them overflows.
+pub const POSITION_MAX: u64 = 1 << 62;
+
 /// Most spare segments: more only hold disk space.
 pub const SPARES_MAX: usize = 16;
 

@@ -300,7 +300,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             sometimes!(recovery_hole_in_tail, later == Later::Pending);
             sometimes!(recovery_unlinked_batch, halt.unlinked.is_some());
             sometimes!(recovery_broken_batch, halt.stop == Stop::Broken && halt.unlinked.is_none());
-            let names = self.names(&halt, probe.next);
+            let names = self.names(&halt, probe.next, later);
             let found = label(Evidence { files: Files::Ours, names, stop: halt.stop, later });
             if found == Label::TornTail {
                 self.cut = Some(self.extent(halt.place, None));
@@ -358,6 +358,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             if linked && !follows {
                 let unlinked = Some(header);
                 return Ok(Halt { unlinked, ..self.halt(here, Flaw::Broken) });
+            }
+            if header.position < self.chain().end {
+                // Behind a hole only: segments whose positions contradict each other.
+                return Ok(self.halt(here, Flaw::Broken));
             }
             format::visit_records(bytes, &header, visit);
             self.take(id.sequence, &header);
@@ -456,9 +460,11 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         })
     }
 
-    /// Whether a segment is missing or unreadable between a stop and the next valid batch.
-    fn names(&self, halt: &Halt, next: Option<Place>) -> Names {
-        if self.unreadable(halt, next).is_some() {
+    /// Whether a segment is missing or unreadable between a stop and the next valid batch; or anywhere
+    /// behind the stop, if the log may have to be cut there: nothing tells what an unreadable segment held.
+    fn names(&self, halt: &Halt, next: Option<Place>, later: Later) -> Names {
+        let reach = next.filter(|_| later == Later::Durable);
+        if self.unreadable(halt, reach).is_some() {
             return Names::Unreadable;
         }
         if let Some((index, _)) = next

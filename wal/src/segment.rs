@@ -16,7 +16,7 @@ use std::io;
 
 use crate::error::Fault;
 use crate::format::{self, SegmentId};
-use crate::limits::{BLOCK_BYTES, FILL_BYTES};
+use crate::limits::{BLOCK_BYTES, FILL_BYTES, POSITION_MAX};
 use crate::transfer;
 use crate::{AlignedBuf, Disk, DiskFile, OpenMode};
 
@@ -36,6 +36,9 @@ impl FileName {
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let (kind, number) = name.split_once('-')?;
         let number = u64::from_str_radix(number, 16).ok()?;
+        if number > POSITION_MAX {
+            return None;
+        }
         let parsed = match kind {
             "seg" => Self::Segment(number),
             "spare" => Self::Spare(number),
@@ -204,12 +207,17 @@ mod tests {
 
     #[test]
     fn names_are_read_back_and_others_ignored() {
-        for name in [FileName::Segment(1), FileName::Spare(0), FileName::Fill(u64::MAX)] {
+        for name in [FileName::Segment(1), FileName::Spare(0), FileName::Fill(POSITION_MAX)] {
             assert_eq!(FileName::parse(&name.text()), Some(name));
         }
-        for text in
-            ["lost+found", "seg-1", "seg-", "seg-00000000000000zz", "other-0000000000000001"]
-        {
+        for text in [
+            "lost+found",
+            "seg-1",
+            "seg-",
+            "seg-00000000000000zz",
+            "seg-ffffffffffffffff",
+            "other-0000000000000001",
+        ] {
             assert_eq!(FileName::parse(text), None, "{text}");
         }
     }

@@ -11,7 +11,7 @@ use crate::batch::{Batch, Pool};
 use crate::driver::Driver;
 use crate::error::Fault;
 use crate::format::{Chain, FIRST_BATCH_OFFSET, FLAG_START, SegmentId};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, POSITION_MAX};
 use crate::recovery::{Label, Recovery};
 use crate::scan::{Live, Scan, Segment, Survey, survey};
 use crate::segment::{self, PrepareError};
@@ -80,6 +80,9 @@ impl<D: Disk> Wal<D> {
         };
         let live = scan.live;
         let id = first_id(&options, recovery.generation, &survey.segments, &live);
+        if [id.base.0, id.generation, id.sequence].iter().any(|number| *number > POSITION_MAX) {
+            return Err(OpenError::Exhausted);
+        }
         discard(&disk, &mut survey, &live).await?;
         let file = prepare(&disk, &options, &id, &mut survey.spares).await?;
         let start = begin::<D>(file, id, chain, trimmed, live, survey.spares).await?;
@@ -246,7 +249,8 @@ fn first_id<F>(
     }
     let last = segments.last().map_or(0, |segment| segment.sequence);
     // Unreadable segments behind the last readable one had positions, too.
-    let end = Lsn(end.0 + last.saturating_sub(sequence) * bytes);
+    let unreadable = last.saturating_sub(sequence).saturating_mul(bytes);
+    let end = Lsn(end.0.saturating_add(unreadable));
     SegmentId::new(log_id, generation, last + 1, end, *segment_bytes)
 }
 

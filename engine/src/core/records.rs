@@ -16,6 +16,7 @@ use bytes::Bytes;
 use coracle_wal::{Record, RecordView};
 use thiserror::Error;
 
+use crate::limits::TERM_MAX;
 use crate::raft::{Entry, EntryKind, HardState};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
@@ -192,10 +193,16 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// The term that every payload starts with. As on the wire, it leaves room for elections.
+fn term_at(payload: &[u8]) -> Option<Term> {
+    u64_at(payload, 0).filter(|term| *term <= TERM_MAX).map(Term)
+}
+
 fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
     Some(LogRecord::Entry {
-        term: Term(u64_at(payload, 0)?),
-        index: LogIndex(u64_at(payload, 8)?),
+        term: term_at(payload)?,
+        // Index 0 is the place before the first entry: no log has one there.
+        index: LogIndex(u64_at(payload, 8).filter(|index| *index > 0)?),
         kind: match *payload.get(16)? {
             ENTRY_NORMAL => EntryKind::Normal,
             ENTRY_NOOP => EntryKind::Noop,
@@ -211,7 +218,7 @@ fn decode_hard_state(payload: &[u8]) -> Option<HardState> {
     }
     let vote = u64_at(payload, 8)?;
     Some(HardState {
-        term: Term(u64_at(payload, 0)?),
+        term: term_at(payload)?,
         vote: (vote != 0).then_some(NodeId(vote)),
         commit: LogIndex(u64_at(payload, 16)?),
     })
@@ -273,5 +280,19 @@ mod tests {
         let mut replay = Replay::default();
         visit(&mut replay, KIND_ENTRY, b"short");
         assert!(matches!(replay.finish(), Err(ReplayError::Unknown { bytes: 5, .. })));
+    }
+
+    /// Index 0 came in front of entry 1; a term at the end of its range overflowed at the next election.
+    #[test]
+    fn numbers_that_no_log_has_are_refused() {
+        let refused = |kind, payload: &[u8]| {
+            let mut replay = Replay::default();
+            visit(&mut replay, kind, payload);
+            assert!(matches!(replay.finish(), Err(ReplayError::Unknown { .. })), "{payload:?}");
+        };
+        refused(KIND_ENTRY, &entry_head(&entry(1, 0, b"")));
+        refused(KIND_ENTRY, &entry_head(&entry(TERM_MAX + 1, 1, b"")));
+        let term = Term(u64::MAX);
+        refused(KIND_HARD_STATE, &hard_state_head(&HardState { term, ..HardState::default() }));
     }
 }

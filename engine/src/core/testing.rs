@@ -1,14 +1,20 @@
-//! The core's side of a handle, for tests of protocols that are built on handles.
+//! The core's side of a handle, for tests of protocols that are built on handles; and the records of the
+//! core's log, for fuzzing.
 //!
 //! [`CoreHandle::detached`] gives a handle with no core behind it. With these functions a test plays the
 //! core: it takes the requests out, in order, and answers each as it likes, now or later.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use coracle_wal::RecordView;
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Consistency, CoreHandle, Request};
 use super::inbox::Event;
+use super::records::{self, Replay, ReplayError};
 use super::view::ClusterView;
+use crate::raft::{Entry, HardState};
 use crate::{ProposeError, QueryError, ShardId};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
@@ -63,4 +69,31 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
 /// Changes what the handle and its clones see of the cluster.
 pub fn change_view(handle: &CoreHandle, change: impl FnOnce(&mut ClusterView)) {
     change(&mut handle.inbox().view.borrow_mut());
+}
+
+/// What a restart makes of the records of a core's log: the state of every shard that has any.
+///
+/// # Errors
+/// [`ReplayError`] for records that this version can't have written.
+pub fn replay<'a>(
+    found: impl IntoIterator<Item = RecordView<'a>>,
+) -> Result<BTreeMap<ShardId, (HardState, Vec<Entry>)>, ReplayError> {
+    let mut replay = Replay::default();
+    found.into_iter().for_each(|record| replay.visit(&record));
+    let shards = replay.finish()?;
+    Ok(shards.into_iter().map(|(id, shard)| (id, (shard.hard_state, shard.entries))).collect())
+}
+
+/// Kind and payload of the record of an entry.
+pub fn entry_record(shard: ShardId, entry: &Entry) -> (u8, Vec<u8>) {
+    let head = records::entry_head(entry);
+    let record = records::entry_record(shard, &head, entry);
+    (record.kind, [record.head, record.body].concat())
+}
+
+/// Kind and payload of the record of a hard state.
+pub fn hard_state_record(shard: ShardId, state: &HardState) -> (u8, Vec<u8>) {
+    let head = records::hard_state_head(state);
+    let record = records::hard_state_record(shard, &head);
+    (record.kind, [record.head, record.body].concat())
 }

@@ -4,7 +4,8 @@
 //! image = "CKV1" | log time, ms since 1970, u64 LE | keys u64 LE | keys x record | crc32 of all before
 //! record = key length u32 LE | value length u32 LE | deadline u64 LE, MAX for none | key | value
 //! ```
-//! An image is valid if and only if the magic, every length and the checksum are right.
+//! An image is valid if and only if the magic, every length and the checksum are right and no key is there
+//! twice.
 
 use std::io::{Read, Write};
 
@@ -98,6 +99,9 @@ pub(super) fn read(image: &mut dyn Read) -> Result<(Keyspace, u64), SnapshotErro
         let key = input.bytes(key_bytes)?;
         let value = input.bytes(value_bytes)?;
         keys.put(&key, value, (deadline_ms != u64::MAX).then_some(deadline_ms));
+    }
+    if keys.len() as u64 != count {
+        return Err(damaged("a key is there twice"));
     }
     let crc = input.crc.finalize();
     let mut stored = [0; 4];

@@ -144,6 +144,10 @@ fn collect(root: &Path, dir: &str, files: &mut Vec<String>) -> Result<(), Layout
     for entry in fs::read_dir(root.join(dir)).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = join(dir, &entry.file_name().to_string_lossy());
+        if entry.path().join("Cargo.toml").is_file() {
+            // Another crate, checked as itself: `tests/fuzz` lies within the tests of the root package.
+            continue;
+        }
         if entry.path().is_dir() {
             collect(root, &path, files)?;
         } else if path.ends_with(".rs") {

@@ -1,0 +1,4 @@
+//! libFuzzer entry of the target `config`.
+#![no_main]
+
+coracle_fuzz_libfuzzer::entry!("config");
