@@ -19,6 +19,7 @@ use coracle_engine::core::{
     Position, RemoteCore,
 };
 use coracle_engine::env::Env;
+use coracle_engine::limits::Limits;
 use futures_channel::oneshot;
 use futures_util::future::select;
 use thiserror::Error;
@@ -314,8 +315,7 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
         heartbeat_interval: config.heartbeat_interval(),
         peer_listen: String::new(),
         wal,
-        uncommitted_bytes_max: coracle_engine::limits::UNCOMMITTED_BYTES_MAX,
-        inflight_bytes_max: coracle_engine::limits::INFLIGHT_BYTES_MAX,
+        limits: Limits::default(),
         mailboxes: (0..config.cores).map(|_| Mailbox::new()).collect(),
     })
 }

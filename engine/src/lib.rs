@@ -2,6 +2,9 @@
 //!
 //! Nothing here names a runtime, a clock or a source of randomness: effects go through [`env::Env`].
 
+#[macro_use]
+mod probe;
+
 pub mod core;
 pub mod env;
 mod error;
@@ -12,5 +15,6 @@ mod types;
 pub mod wire;
 
 pub use error::{ProposeError, QueryError};
+pub use probe::probes;
 pub use state_machine::{Apply, SnapshotError, StateMachine};
 pub use types::{CoreId, LogIndex, NodeId, ShardId, Term};

@@ -138,3 +138,141 @@ const _: () = assert!(CLUSTER_ID_BYTES_MAX + REFUSAL_TEXT_BYTES_MAX + 128 < HELL
 /// Largest term that is believed: a million elections a second for 146,000 years. Beyond it the next
 /// election could not be counted.
 pub const TERM_MAX: u64 = 1 << 62;
+
+/// The limits that an owner may lower. The defaults are the constants of this module, which are also
+/// the highest values allowed; the simulator draws small and odd ones, where the rare paths are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// See [`PAYLOAD_BYTES_MAX`].
+    pub payload_bytes_max: usize,
+    /// See [`REQUESTS_PER_CORE_MAX`].
+    pub requests_per_core_max: usize,
+    /// See [`REQUEST_BYTES_PER_CORE_MAX`].
+    pub request_bytes_per_core_max: usize,
+    /// See [`FRAMES_QUEUED_MAX`].
+    pub frames_queued_max: usize,
+    /// See [`FRAME_BYTES_QUEUED_MAX`].
+    pub frame_bytes_queued_max: usize,
+    /// See [`QUERIES_PER_SHARD_MAX`].
+    pub queries_per_shard_max: usize,
+    /// See [`EVENTS_PER_TURN_MAX`].
+    pub events_per_turn_max: usize,
+    /// See [`ENTRIES_PER_TURN_MAX`].
+    pub entries_per_turn_max: u64,
+    /// See [`GROUPS_REFUSED_MAX`].
+    pub groups_refused_max: usize,
+    /// See [`LINK_BUFFER_BYTES_MAX`].
+    pub link_buffer_bytes_max: usize,
+    /// See [`RECEIVE_CHUNK_BYTES`].
+    pub receive_chunk_bytes: usize,
+    /// See [`RECEIVE_ROOM_BYTES_MIN`].
+    pub receive_room_bytes_min: usize,
+    /// See [`APPEND_GROUP_BYTES_MAX`].
+    pub append_group_bytes_max: usize,
+    /// See [`HANDSHAKES_MAX`].
+    pub handshakes_max: usize,
+    /// See [`APPEND_BYTES_MIN`].
+    pub append_bytes_min: usize,
+    /// See [`APPEND_BYTES_MAX`].
+    pub append_bytes_max: usize,
+    /// See [`INFLIGHT_MESSAGES_MAX`].
+    pub inflight_messages_max: usize,
+    /// See [`INFLIGHT_BYTES_MAX`].
+    pub inflight_bytes_max: usize,
+    /// See [`UNCOMMITTED_BYTES_MAX`].
+    pub uncommitted_bytes_max: usize,
+    /// See [`READ_BATCHES_MAX`].
+    pub read_batches_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            requests_per_core_max: REQUESTS_PER_CORE_MAX,
+            request_bytes_per_core_max: REQUEST_BYTES_PER_CORE_MAX,
+            frames_queued_max: FRAMES_QUEUED_MAX,
+            frame_bytes_queued_max: FRAME_BYTES_QUEUED_MAX,
+            queries_per_shard_max: QUERIES_PER_SHARD_MAX,
+            events_per_turn_max: EVENTS_PER_TURN_MAX,
+            entries_per_turn_max: ENTRIES_PER_TURN_MAX,
+            groups_refused_max: GROUPS_REFUSED_MAX,
+            link_buffer_bytes_max: LINK_BUFFER_BYTES_MAX,
+            receive_chunk_bytes: RECEIVE_CHUNK_BYTES,
+            receive_room_bytes_min: RECEIVE_ROOM_BYTES_MIN,
+            append_group_bytes_max: APPEND_GROUP_BYTES_MAX,
+            handshakes_max: HANDSHAKES_MAX,
+            append_bytes_min: APPEND_BYTES_MIN,
+            append_bytes_max: APPEND_BYTES_MAX,
+            inflight_messages_max: INFLIGHT_MESSAGES_MAX,
+            inflight_bytes_max: INFLIGHT_BYTES_MAX,
+            uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+            read_batches_max: READ_BATCHES_MAX,
+        }
+    }
+}
+
+/// What a group of the log may have besides the bytes that [`Limits::append_group_bytes_max`] counts,
+/// or besides the payload of its only entry: the heads of a hard state and of one entry.
+pub const APPEND_GROUP_MARGIN_BYTES: usize = 128;
+
+impl Limits {
+    /// The first limit that makes no sense by itself or beside another one, in words. `group_bytes_max`
+    /// is the largest group of records that the log takes.
+    #[must_use]
+    pub fn flaw(&self, group_bytes_max: usize) -> Option<String> {
+        let top = Self::default();
+        let ranges = [
+            ("payload_bytes_max", self.payload_bytes_max, top.payload_bytes_max),
+            ("requests_per_core_max", self.requests_per_core_max, top.requests_per_core_max),
+            (
+                "request_bytes_per_core_max",
+                self.request_bytes_per_core_max,
+                top.request_bytes_per_core_max,
+            ),
+            ("frames_queued_max", self.frames_queued_max, top.frames_queued_max),
+            ("frame_bytes_queued_max", self.frame_bytes_queued_max, top.frame_bytes_queued_max),
+            ("queries_per_shard_max", self.queries_per_shard_max, top.queries_per_shard_max),
+            ("events_per_turn_max", self.events_per_turn_max, top.events_per_turn_max),
+            ("groups_refused_max", self.groups_refused_max, top.groups_refused_max),
+            ("link_buffer_bytes_max", self.link_buffer_bytes_max, top.link_buffer_bytes_max),
+            ("receive_chunk_bytes", self.receive_chunk_bytes, top.receive_chunk_bytes),
+            ("receive_room_bytes_min", self.receive_room_bytes_min, top.receive_room_bytes_min),
+            ("append_group_bytes_max", self.append_group_bytes_max, top.append_group_bytes_max),
+            ("handshakes_max", self.handshakes_max, top.handshakes_max),
+            ("append_bytes_min", self.append_bytes_min, top.append_bytes_max),
+            ("append_bytes_max", self.append_bytes_max, top.append_bytes_max),
+            ("inflight_messages_max", self.inflight_messages_max, top.inflight_messages_max),
+            ("read_batches_max", self.read_batches_max, top.read_batches_max),
+        ];
+        if let Some((name, value, max)) = ranges.iter().find(|(_, v, max)| *v == 0 || v > max) {
+            return Some(format!("{name} is {value}; it must be 1 to {max}"));
+        }
+        if self.entries_per_turn_max == 0 {
+            return Some("entries_per_turn_max is 0; at least 1".to_owned());
+        }
+        let orders = [
+            ("append_bytes_min", self.append_bytes_min, "append_bytes_max", self.append_bytes_max),
+            ("payload_bytes_max", self.payload_bytes_max, "request_bytes_per_core_max", {
+                self.request_bytes_per_core_max
+            }),
+            ("payload_bytes_max", self.payload_bytes_max, "uncommitted_bytes_max", {
+                self.uncommitted_bytes_max
+            }),
+            ("one byte", 1, "inflight_bytes_max", self.inflight_bytes_max),
+        ];
+        for (low_name, low, high_name, high) in orders {
+            if low > high {
+                return Some(format!("{low_name} is {low}, more than {high_name}, {high}"));
+            }
+        }
+        let group = self.payload_bytes_max.max(self.append_group_bytes_max);
+        if group + APPEND_GROUP_MARGIN_BYTES > group_bytes_max {
+            return Some(format!(
+                "payload_bytes_max and append_group_bytes_max allow groups of {group} bytes; the \
+                 log takes {group_bytes_max}: its segments or batches are too small for them"
+            ));
+        }
+        None
+    }
+}

@@ -3,7 +3,7 @@
 use crc32fast::Hasher;
 
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Chain, SegmentId};
-use crate::limits::{BATCH_BYTES_MAX, BUFFER_BYTES_MIN, BUFFER_GROWTH};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, BUFFER_BYTES_MIN, BUFFER_GROWTH};
 use crate::{AlignedBuf, Lsn, Record};
 
 /// Buffers for batches, reused so that an append allocates nothing.
@@ -97,6 +97,7 @@ impl Batch {
 
     #[cold]
     fn grow(&mut self, bytes: usize, pool: &mut Pool) {
+        sometimes!(batch_grew);
         let wanted = (self.used + bytes).max(self.buf.len() * BUFFER_GROWTH).min(BATCH_BYTES_MAX);
         let mut larger = pool.take(wanted);
         larger[..self.used].copy_from_slice(&self.buf[..self.used]);
@@ -148,6 +149,7 @@ impl Batch {
             checksum: 0,
         };
         let padded = format::padded(self.used);
+        sometimes!(batch_of_max_size, self.records > 0 && padded + BLOCK_BYTES > self.limit);
         self.buf[self.used..padded].fill(0);
         format::encode_batch_header(&mut self.buf, &self.id, &mut header);
         Sealed { header, offset: self.offset, buf: self.buf }

@@ -59,6 +59,7 @@ impl Flights {
 
     /// Notes a write of the batch that ends at `end`; returns its number for `complete`.
     pub(crate) fn submit(&mut self, end: Lsn, trimmed: Lsn) -> u64 {
+        sometimes!(two_writes_in_flight, !self.queue.is_empty());
         debug_assert!(self.may_submit(), "more writes in flight than allowed");
         debug_assert!(self.queue.back().is_none_or(|last| last.end < end), "positions grow");
         self.queue.push_back(Flight { end, trimmed, done: false });
@@ -71,10 +72,12 @@ impl Flights {
         #[cfg(mutant = "completions-in-order-assumed")]
         let place = 0;
         self.queue[place].done = true;
-        let mut prefix = None;
+        sometimes!(completed_out_of_order, place > 0);
+        let mut prefix: Option<Prefix> = None;
         while self.queue.front().is_some_and(|flight| flight.done) {
             let Some(flight) = self.queue.pop_front() else { break };
             self.first += 1;
+            sometimes!(several_durable_at_once, prefix.is_some());
             prefix = Some(Prefix { durable: flight.end, trimmed: flight.trimmed });
         }
         prefix

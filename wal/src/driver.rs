@@ -135,7 +135,10 @@ impl<D: Disk> Driver<D> {
                     state.fail(Fault::new("closing", "the log", error).into())
                 }
             }
-            Finished::Stopped => Vec::new(),
+            Finished::Stopped => {
+                sometimes!(fill_stopped);
+                Vec::new()
+            }
             Finished::Failed(fault) => state.fail(fault.into()),
         };
         drop(state);
@@ -158,6 +161,7 @@ impl<D: Disk> Drop for Driver<D> {
         if state.closed {
             return;
         }
+        sometimes!(driver_dropped);
         let durable = state.durable;
         let woken = state.fail(WalFailure::Stopped { durable });
         drop(state);

@@ -14,7 +14,7 @@ use crc32fast::Hasher;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, COPY_STEP_BYTES};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, COPY_STEP_BYTES, RECORD_HEADER_BYTES};
 use crate::{Lsn, Record, RecordView};
 
 /// Version of the format that is written, and the newest that is read.
@@ -25,8 +25,6 @@ const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"CWb1");
 
 /// Bytes before the first record of a batch.
 pub(crate) const BATCH_HEADER_BYTES: usize = size_of::<RawBatchHeader>();
-/// Bytes before the payload of a record.
-pub(crate) const RECORD_HEADER_BYTES: usize = size_of::<RawRecordHeader>();
 /// Where the first batch of a segment starts.
 pub(crate) const FIRST_BATCH_OFFSET: u64 = BLOCK_BYTES as u64;
 
@@ -79,7 +77,7 @@ struct RawRecordHeader {
 
 const _: () = assert!(size_of::<RawSegmentHeader>() == 64);
 const _: () = assert!(BATCH_HEADER_BYTES == 72);
-const _: () = assert!(RECORD_HEADER_BYTES == 16);
+const _: () = assert!(RECORD_HEADER_BYTES == size_of::<RawRecordHeader>());
 
 /// `bytes` rounded up to whole blocks.
 pub(crate) fn padded(bytes: usize) -> usize {
@@ -290,6 +288,7 @@ pub(crate) fn decode_batch_header(
     #[cfg(mutant = "misdirected-write-accepted")]
     let this_place = true;
     if raw.magic.get() != BATCH_MAGIC || !this_use || !this_place {
+        sometimes!(recovery_stale_batch, raw.magic.get() == BATCH_MAGIC);
         return Err(Flaw::Blank);
     }
     let sum = checksum(id.seed, &block[4..BATCH_HEADER_BYTES]);

@@ -49,6 +49,9 @@
 //!
 //! The format on disk is described in `docs/wal-format.md`.
 
+#[macro_use]
+mod probe;
+
 mod batch;
 mod buf;
 mod commit;
@@ -72,6 +75,7 @@ pub use buf::AlignedBuf;
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, WalFailure};
+pub use probe::probes;
 pub use recovery::Recovery;
 pub use types::{Lsn, Options, Record, RecordView, Stats};
 pub use writer::{DurableBeyond, Wal};

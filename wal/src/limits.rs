@@ -8,6 +8,9 @@ pub const BLOCK_BYTES: usize = 4096;
 /// largest group of records that can be appended atomically.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of a record besides its payload.
+pub const RECORD_HEADER_BYTES: usize = 16;
+
 /// Most durable writes in flight. PLATFORM facts: depth 2 is the sweet spot, 4 gains little more.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 

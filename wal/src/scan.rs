@@ -76,6 +76,9 @@ pub(crate) async fn survey<D: Disk>(
         if useful {
             survey.spares.push(text);
         } else {
+            let fill = matches!(name, FileName::Fill(_));
+            sometimes!(recovery_fill_removed, fill);
+            sometimes!(recovery_spare_removed, !fill);
             disk.remove(&text).await.map_err(|error| Fault::new("removing", &text, error))?;
         }
     }
@@ -112,6 +115,7 @@ async fn look<D: Disk>(
             return Err(OpenError::Newer { file, version, supported });
         }
     };
+    sometimes!(recovery_unreadable_header, id.is_none());
     let mut segment = Segment { sequence, file, name: name.to_owned(), id, first: None };
     segment.first = first_batch(&segment, head).await?;
     Ok(segment)
@@ -258,6 +262,11 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         self.last.map(|last| last.chain()).unwrap_or_default()
     }
 
+    /// Whether the last valid batch is the mark of an orderly end.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.last.is_some_and(|last| last.flags & FLAG_CLOSE != 0)
+    }
+
     /// Records before this position had been given up.
     pub(crate) fn trimmed(&self) -> Lsn {
         self.last.map(|last| last.trimmed).unwrap_or_default()
@@ -288,6 +297,9 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 Some(_) if probe.durable > self.lsn(halt.place) => Later::Durable,
                 Some(_) => Later::Pending,
             };
+            sometimes!(recovery_hole_in_tail, later == Later::Pending);
+            sometimes!(recovery_unlinked_batch, halt.unlinked.is_some());
+            sometimes!(recovery_broken_batch, halt.stop == Stop::Broken && halt.unlinked.is_none());
             let names = self.names(&halt, probe.next);
             let found = label(Evidence { files: Files::Ours, names, stop: halt.stop, later });
             if found == Label::TornTail {
@@ -328,6 +340,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         loop {
             if self.limit(here.0) == Some(here.1) {
                 // The first batch of the next segment says that this one ends here.
+                sometimes!(recovery_next_start, self.is_cut_short(here.0));
                 here = (here.0 + 1, FIRST_BATCH_OFFSET);
             }
             let Some(id) = &segments[here.0].id else {
@@ -370,7 +383,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
     }
 
     fn halt(&self, place: Place, flaw: Flaw) -> Halt {
-        let closed = self.last.is_some_and(|last| last.flags & FLAG_CLOSE != 0);
+        let closed = self.is_closed();
         let stop = match flaw {
             Flaw::Broken => Stop::Broken,
             Flaw::Blank if closed => Stop::Closed,
@@ -463,6 +476,12 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         }
         let end = self.segments.get(index + 1)?.first.as_ref()?.prev.end;
         self.holds(index, end).then(|| end.0 - self.segments[index].id.map_or(0, |id| id.base.0))
+    }
+
+    /// Whether a later start of the log cut segment `index`: it goes on in another generation.
+    fn is_cut_short(&self, index: usize) -> bool {
+        let generation = |at: usize| self.segments.get(at)?.id.map(|id| id.generation);
+        generation(index) != generation(index + 1)
     }
 
     fn ranges(&self, (index, offset): Place) -> Vec<Range<F>> {

@@ -19,10 +19,10 @@ use std::task::Waker;
 use crate::batch::{Batch, Pool, Sealed};
 use crate::commit::Flights;
 use crate::format::{
-    self, BATCH_HEADER_BYTES, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, SegmentId, record_bytes,
+    BATCH_HEADER_BYTES, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, SegmentId, record_bytes,
 };
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, MARK_RESERVE_BYTES, REFUSALS_BEFORE_RETRY, RETIRED_PER_SPARE,
+    BLOCK_BYTES, MARK_RESERVE_BYTES, RECORD_HEADER_BYTES, REFUSALS_BEFORE_RETRY, RETIRED_PER_SPARE,
     ROOM_RESERVE_BYTES,
 };
 use crate::scan::Live;
@@ -101,9 +101,8 @@ pub(crate) struct State<F> {
 impl<F: Clone> State<F> {
     pub(crate) fn new(options: Options, start: Start<F>) -> Self {
         let end = start.id.lsn(start.offset);
-        let segment_room = options.segment_bytes - FIRST_BATCH_OFFSET - MARK_RESERVE_BYTES;
         Self {
-            group_bytes_max: BATCH_BYTES_MAX.min(segment_room as usize) - BATCH_HEADER_BYTES,
+            group_bytes_max: options.group_bytes_max(),
             id: start.id,
             offset: start.offset,
             open: None,
@@ -156,7 +155,7 @@ impl<F: Clone> State<F> {
         self.appended = open.end();
         self.backlog += bytes;
         self.stats.records += records.len() as u64;
-        self.stats.payload_bytes += (bytes - records.len() * format::RECORD_HEADER_BYTES) as u64;
+        self.stats.payload_bytes += (bytes - records.len() * RECORD_HEADER_BYTES) as u64;
         if self.flights.may_submit() {
             self.wake_driver();
         }
@@ -176,6 +175,7 @@ impl<F: Clone> State<F> {
             return Err(AppendError::TooLarge { bytes, max: self.group_bytes_max });
         }
         if self.backlog + bytes > self.options.buffer_bytes_max {
+            sometimes!(append_refused_backlog);
             return Err(AppendError::Full { backlog_bytes: self.backlog });
         }
         Ok(())
@@ -186,6 +186,7 @@ impl<F: Clone> State<F> {
     fn open_batch(&mut self, bytes: usize) -> Result<(), AppendError> {
         let needed = BATCH_HEADER_BYTES + bytes;
         if let Some(open) = self.open.take() {
+            sometimes!(batch_full);
             self.offset += open.padded_bytes() as u64;
             self.full.push_back(open);
         }
@@ -194,9 +195,10 @@ impl<F: Clone> State<F> {
             if self.refusals >= REFUSALS_BEFORE_RETRY {
                 self.retry_space();
             }
+            sometimes!(append_refused_no_space);
             return Err(AppendError::NoSpace);
         }
-        let limit = BATCH_BYTES_MAX.min(self.room() as usize);
+        let limit = self.options.batch_bytes_max.min(self.room() as usize);
         self.open = Some(Batch::new(self.id, self.offset, limit, bytes, &mut self.pool));
         Ok(())
     }
@@ -215,6 +217,8 @@ impl<F: Clone> State<F> {
             None if self.out_of_space => return false,
             None => self.next_id(&self.id),
         };
+        sometimes!(segment_rotated);
+        sometimes!(segment_not_ready, prepared.is_none());
         self.note_end();
         self.id = next;
         self.offset = FIRST_BATCH_OFFSET;
@@ -257,7 +261,9 @@ impl<F: Clone> State<F> {
         let batch = Batch::new(self.id, self.offset, BLOCK_BYTES, 0, &mut self.pool);
         self.offset += batch.padded_bytes() as u64;
         self.stats.marks += 1;
+        sometimes!(trim_mark, flags == 0);
         if flags & FLAG_CLOSE != 0 {
+            sometimes!(close_mark);
             self.close_submitted = true;
         }
         Some(self.submit(batch, file, flags))
@@ -285,6 +291,7 @@ impl<F: Clone> State<F> {
         if self.id.bytes - self.offset < BLOCK_BYTES as u64 {
             let next = self.id.sequence + 1;
             self.file_of(next)?;
+            sometimes!(mark_in_next_segment);
             self.enter_next_segment();
         }
         self.file_of(self.id.sequence)
@@ -328,6 +335,7 @@ impl<F: Clone> State<F> {
         self.stats.short_writes += effort.short;
         self.stats.resubmitted_writes += effort.resubmitted;
         if self.failure.is_some() {
+            sometimes!(completed_after_failure);
             return Vec::new();
         }
         let before = self.flights.len();
@@ -384,6 +392,8 @@ impl<F: Clone> State<F> {
 
     pub(crate) fn retired(&mut self, spare: Option<String>) {
         self.live.pop_front();
+        sometimes!(segment_recycled, spare.is_some());
+        sometimes!(segment_removed, spare.is_none());
         self.spares.extend(spare);
         self.stats.segments_trimmed += 1;
         // A removed file has given room back.
@@ -391,6 +401,8 @@ impl<F: Clone> State<F> {
     }
 
     pub(crate) fn prepared(&mut self, id: SegmentId, file: F, filled: bool) {
+        sometimes!(segment_filled, filled);
+        sometimes!(spare_used, !filled);
         self.files.push_back((id, file));
         self.stats.segments_filled += u64::from(filled);
         self.out_of_space = false;
@@ -401,6 +413,7 @@ impl<F: Clone> State<F> {
     /// room: not when it is being closed and records wait for that segment.
     pub(crate) fn no_room(&mut self, spare: Option<String>) -> bool {
         self.spares.extend(spare);
+        sometimes!(segment_no_room);
         self.out_of_space = true;
         !self.closing || self.is_stopping()
     }
@@ -408,6 +421,7 @@ impl<F: Clone> State<F> {
     /// Latches a failure; the first one stays. Returns whom to wake.
     pub(crate) fn fail(&mut self, failure: WalFailure) -> Vec<Waker> {
         if self.failure.is_none() {
+            sometimes!(failure_latched);
             self.failure = Some(failure);
         }
         self.waiters.ended()
@@ -422,6 +436,7 @@ impl<F: Clone> State<F> {
     pub(crate) fn retry_space(&mut self) {
         self.refusals = 0;
         if self.out_of_space {
+            sometimes!(space_retried);
             self.retry = true;
             self.wake_driver();
         }
@@ -448,6 +463,10 @@ impl<F: Clone> State<F> {
         if let Some(waker) = self.driver.take() {
             waker.wake();
         }
+    }
+
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.backlog
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -68,6 +68,8 @@ async fn write<F: DiskFile>(
                 // O_DIRECT writes whole blocks; a block that is only partly written goes again.
                 let whole = written.min(len) / BLOCK_BYTES * BLOCK_BYTES;
                 effort.short += 1;
+                sometimes!(short_write);
+                sometimes!(short_write_in_vain, whole == 0);
                 in_vain = if whole == 0 { in_vain + 1 } else { 0 };
                 buf.copy_within(whole..len, 0);
                 position += whole as u64;
@@ -75,6 +77,7 @@ async fn write<F: DiskFile>(
             }
             Err(error) if may_resubmit(&error) => {
                 effort.resubmitted += 1;
+                sometimes!(write_resubmitted);
                 in_vain += 1;
             }
             Err(error) => return (Err(error), buf),
@@ -99,8 +102,14 @@ pub(crate) async fn read<F: DiskFile>(
         buf = returned;
         match result {
             Ok(got) if got == len || got == 0 => return (Ok(got), buf),
-            Ok(got) => return read_rest(file, position, buf, len, got).await,
-            Err(error) if may_resubmit(&error) && in_vain < RESUBMITS_MAX => in_vain += 1,
+            Ok(got) => {
+                sometimes!(short_read);
+                return read_rest(file, position, buf, len, got).await;
+            }
+            Err(error) if may_resubmit(&error) && in_vain < RESUBMITS_MAX => {
+                sometimes!(read_resubmitted);
+                in_vain += 1;
+            }
             Err(error) => return (Err(error), buf),
         }
     }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use crate::format::{BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARES_MAX,
-    WRITES_IN_FLIGHT_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, MARK_RESERVE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SPARES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A position in a core's log, in bytes. It grows over segments and restarts and is never used twice.
@@ -58,6 +59,9 @@ pub struct Options {
     pub spares: usize,
     /// Durable writes in flight at once.
     pub writes_in_flight: usize,
+    /// Most bytes one batch takes, header and padding included; a multiple of the block, at most
+    /// [`BATCH_BYTES_MAX`]. It also bounds the largest group: see [`Options::group_bytes_max`].
+    pub batch_bytes_max: usize,
     /// Bytes that may be appended but not yet durable; beyond it appends are refused as full.
     pub buffer_bytes_max: usize,
     /// Whose log this is. A directory with another log's segments is refused.
@@ -72,6 +76,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             spares: 2,
             writes_in_flight: 2,
+            batch_bytes_max: BATCH_BYTES_MAX,
             buffer_bytes_max: 16 << 20,
             log_id: [0; 16],
             start_on_damage: false,
@@ -80,6 +85,17 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The largest group of records that can be appended, with [`RECORD_HEADER_BYTES`] for each: it
+    /// must fit one batch, and a batch one segment.
+    ///
+    /// [`RECORD_HEADER_BYTES`]: crate::limits::RECORD_HEADER_BYTES
+    #[must_use]
+    pub fn group_bytes_max(&self) -> usize {
+        let reserved = FIRST_BATCH_OFFSET + MARK_RESERVE_BYTES;
+        let room = usize::try_from(self.segment_bytes.saturating_sub(reserved));
+        self.batch_bytes_max.min(room.unwrap_or(usize::MAX)).saturating_sub(BATCH_HEADER_BYTES)
+    }
+
     /// The first option that makes no sense, in words.
     pub(crate) fn flaw(&self) -> Option<String> {
         let segment = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
@@ -102,10 +118,21 @@ impl Options {
                 self.writes_in_flight
             ));
         }
-        if self.buffer_bytes_max < BATCH_BYTES_MAX {
+        let batch = 2 * BLOCK_BYTES..=BATCH_BYTES_MAX;
+        if !batch.contains(&self.batch_bytes_max)
+            || !self.batch_bytes_max.is_multiple_of(BLOCK_BYTES)
+        {
             return Some(format!(
-                "buffer_bytes_max is {}; it must be at least one batch, {BATCH_BYTES_MAX}",
-                self.buffer_bytes_max
+                "batch_bytes_max is {}; it must be a multiple of {BLOCK_BYTES} from {} to {}",
+                self.batch_bytes_max,
+                batch.start(),
+                batch.end()
+            ));
+        }
+        if self.buffer_bytes_max < self.batch_bytes_max {
+            return Some(format!(
+                "buffer_bytes_max is {}; it must be at least one batch, {}",
+                self.buffer_bytes_max, self.batch_bytes_max
             ));
         }
         None

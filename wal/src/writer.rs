@@ -56,6 +56,12 @@ impl<D: Disk> Wal<D> {
         let mut survey = survey(&disk, &options.log_id, options.segment_bytes).await?;
         let mut scan = Scan::new(&survey.segments);
         let label = scan.run(visit).await?;
+        sometimes!(recovery_empty, label == Label::Empty);
+        sometimes!(recovery_clean_end, label == Label::CleanEnd);
+        sometimes!(recovery_torn_tail, label == Label::TornTail);
+        sometimes!(recovery_damage, label == Label::Damage);
+        sometimes!(recovery_closed, scan.is_closed());
+        sometimes!(recovery_several_segments, scan.live.len() > 1);
         if label == Label::Damage && !options.start_on_damage {
             return Err(OpenError::Damaged(scan.damage));
         }
@@ -94,6 +100,11 @@ impl<D: Disk> Wal<D> {
     /// Every record up to this position survives any crash.
     pub fn durable(&self) -> Lsn {
         self.state.borrow().durable
+    }
+
+    /// Bytes that were appended and are not durable yet.
+    pub fn backlog_bytes(&self) -> usize {
+        self.state.borrow().backlog_bytes()
     }
 
     /// Waits until [`Wal::durable`] is beyond `lsn`; returns it then. Any number of tasks may wait.
@@ -249,6 +260,7 @@ async fn discard<D: Disk>(
         if live.iter().any(|live| live.sequence == segment.sequence) {
             continue;
         }
+        sometimes!(recovery_segment_discarded);
         let reusable = segment.id.is_some_and(|id| id.bytes == survey.segment_bytes);
         if reusable {
             survey.spares.push(segment::retire(disk, segment.sequence).await?);

@@ -12,7 +12,7 @@ use futures_channel::oneshot;
 use super::inbox::Inbox;
 use super::status::CoreCounters;
 use super::view::ClusterView;
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{Limits, PAYLOAD_BYTES_MAX};
 use crate::{LogIndex, ProposeError, QueryError, ShardId, Term};
 
 /// What a read may return.
@@ -165,7 +165,7 @@ impl CoreHandle {
     /// A handle with a view but no core behind it: every request waits until the handle is gone.
     /// For tests of protocols that are built on handles.
     pub fn detached(view: ClusterView) -> Self {
-        Self::new(Rc::new(Inbox::new(view)))
+        Self::new(Rc::new(Inbox::new(view, Limits::default())))
     }
 
     /// Proposes `payload` to `shard`. Resolves when it is committed durably and applied here, or

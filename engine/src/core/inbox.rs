@@ -12,9 +12,7 @@ use super::link::Link;
 use super::signal::Signal;
 use super::status::CoreCounters;
 use super::view::ClusterView;
-use crate::limits::{
-    FRAME_BYTES_QUEUED_MAX, FRAMES_QUEUED_MAX, REQUEST_BYTES_PER_CORE_MAX, REQUESTS_PER_CORE_MAX,
-};
+use crate::limits::Limits;
 use crate::raft::{Entry, Message};
 use crate::{ProposeError, QueryError, ShardId};
 
@@ -64,6 +62,7 @@ impl From<Refused> for QueryError {
 /// Shared by the tasks of one core; never leaves its thread.
 #[derive(Debug)]
 pub(crate) struct Inbox {
+    pub(crate) limits: Limits,
     events: RefCell<VecDeque<Event>>,
     requests_queued: Cell<usize>,
     request_bytes_queued: Cell<usize>,
@@ -81,8 +80,9 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn new(view: ClusterView) -> Self {
+    pub(crate) fn new(view: ClusterView, limits: Limits) -> Self {
         Self {
+            limits,
             events: RefCell::default(),
             requests_queued: Cell::new(0),
             request_bytes_queued: Cell::new(0),
@@ -103,8 +103,10 @@ impl Inbox {
             return Err(Refused::Stopping);
         }
         let bytes = self.request_bytes_queued.get() + request.payload_bytes();
-        if self.requests_queued.get() >= REQUESTS_PER_CORE_MAX || bytes > REQUEST_BYTES_PER_CORE_MAX
+        if self.requests_queued.get() >= self.limits.requests_per_core_max
+            || bytes > self.limits.request_bytes_per_core_max
         {
+            sometimes!(requests_full);
             return Err(Refused::Overloaded);
         }
         self.requests_queued.set(self.requests_queued.get() + 1);
@@ -118,6 +120,7 @@ impl Inbox {
         poll_fn(|cx| {
             while self.is_full_of_frames() {
                 if self.taken.poll_take(cx).is_pending() {
+                    sometimes!(frames_full);
                     return Poll::Pending;
                 }
             }
@@ -130,8 +133,8 @@ impl Inbox {
     }
 
     fn is_full_of_frames(&self) -> bool {
-        self.frames_queued.get() >= FRAMES_QUEUED_MAX
-            || self.frame_bytes_queued.get() >= FRAME_BYTES_QUEUED_MAX
+        self.frames_queued.get() >= self.limits.frames_queued_max
+            || self.frame_bytes_queued.get() >= self.limits.frame_bytes_queued_max
     }
 
     /// Queues an event that no limit applies to: there are only as many as links and ticks.
@@ -184,6 +187,16 @@ impl Inbox {
                 request.refuse_stopping();
             }
         }
+    }
+
+    /// Requests that wait, and their bytes.
+    pub(crate) fn requests(&self) -> (usize, usize) {
+        (self.requests_queued.get(), self.request_bytes_queued.get())
+    }
+
+    /// Messages of peers that wait, and the cost of their entries.
+    pub(crate) fn frames(&self) -> (usize, usize) {
+        (self.frames_queued.get(), self.frame_bytes_queued.get())
     }
 
     /// Whether no event waits.

@@ -20,7 +20,6 @@ use futures_util::future::{Either, select};
 use super::inbox::{Event, Inbox};
 use super::signal::Signal;
 use crate::env::{Env, StreamReader, StreamWriter};
-use crate::limits::{LINK_BUFFER_BYTES_MAX, RECEIVE_CHUNK_BYTES, RECEIVE_ROOM_BYTES_MIN};
 use crate::raft::Message;
 use crate::wire::{Frame, FrameDecoder, OutBuf};
 use crate::{CoreId, NodeId, ShardId};
@@ -44,6 +43,7 @@ pub(crate) struct Link {
     /// The peer's process: another number is another process under the same id.
     pub(crate) instance: u128,
     out: RefCell<OutBuf>,
+    out_bytes_max: usize,
     work: Signal,
     closed: Cell<bool>,
     /// Set along with `closed`, for a writer that waits for the peer to take something.
@@ -60,11 +60,12 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(crate) fn new(peer: PeerCore, instance: u128, now: Duration) -> Self {
+    pub(crate) fn new(peer: PeerCore, instance: u128, now: Duration, out_bytes_max: usize) -> Self {
         Self {
             peer,
             instance,
             out: RefCell::default(),
+            out_bytes_max,
             work: Signal::default(),
             closed: Cell::new(false),
             cut: Signal::default(),
@@ -77,6 +78,7 @@ impl Link {
     /// Queues a message of a shard. False if it was dropped for lack of room.
     pub(crate) fn send(&self, shard: ShardId, message: &Message) -> bool {
         if self.closed.get() || self.is_full() {
+            sometimes!(link_buffer_full, !self.closed.get());
             return false;
         }
         let mut out = self.out.borrow_mut();
@@ -89,8 +91,13 @@ impl Link {
         }
     }
 
+    /// Bytes that wait to be sent.
+    pub(crate) fn buffered(&self) -> usize {
+        self.out.borrow().bytes()
+    }
+
     fn is_full(&self) -> bool {
-        self.out.borrow().bytes() > LINK_BUFFER_BYTES_MAX
+        self.buffered() > self.out_bytes_max
     }
 
     /// Lets the writer send what was queued in this turn. Called once a turn.
@@ -104,9 +111,11 @@ impl Link {
     /// Keeps a quiet link alive, and ends a dead one. Called every tick.
     pub(crate) fn watch(&self, now: Duration, silence_max: Duration) {
         if now.saturating_sub(self.heard_at.get()) > silence_max {
+            sometimes!(link_silent);
             tracing::warn!(peer = %self.peer, "nothing heard, closing the connection");
             self.close();
         } else if now.saturating_sub(self.sent_at.get()) > silence_max / 3 {
+            sometimes!(link_pinged);
             self.out.borrow_mut().push_ping();
             self.flush(now);
         }
@@ -163,16 +172,22 @@ async fn receive<E: Env>(
                     }
                 }
                 Ok(None) => break,
-                Err(error) => return format!("bad frame: {error}"),
+                Err(error) => {
+                    sometimes!(frame_bad);
+                    return format!("bad frame: {error}");
+                }
             }
         }
-        let missing = decoder.missing(&buf).max(RECEIVE_ROOM_BYTES_MIN);
+        let missing = decoder.missing(&buf).max(inbox.limits.receive_room_bytes_min);
         if buf.capacity() - buf.len() < missing {
             // The old chunk lives on as long as an entry that lies in it: use it up first.
-            buf.reserve(missing.max(RECEIVE_CHUNK_BYTES));
+            buf.reserve(missing.max(inbox.limits.receive_chunk_bytes));
         }
         match reader.read(&mut buf).await {
-            Ok(0) => return "closed by the peer".to_owned(),
+            Ok(0) => {
+                sometimes!(frame_bad, !buf.is_empty());
+                return "closed by the peer".to_owned();
+            }
             Ok(_) => link.heard_at.set(env.now()),
             Err(error) => return error.to_string(),
         }
@@ -183,7 +198,7 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
     match frame {
         Frame::Raft { shard, message } => inbox.deliver(link, shard, message).await,
         // A peer that asks and never reads must not fill our memory with answers.
-        Frame::Ping if link.is_full() => {}
+        Frame::Ping if link.is_full() => sometimes!(ping_unanswered),
         Frame::Ping => {
             link.out.borrow_mut().push_pong();
             link.work.set();
@@ -231,6 +246,7 @@ mod tests {
 
     use super::*;
     use crate::Term;
+    use crate::limits::LINK_BUFFER_BYTES_MAX;
     use crate::raft::HeartbeatReply;
 
     /// A peer whose host is gone: nothing is taken, nothing fails.
@@ -246,7 +262,7 @@ mod tests {
 
     fn link() -> Link {
         let peer = PeerCore { node: NodeId(2), core: CoreId(0) };
-        Link::new(peer, 1, Duration::ZERO)
+        Link::new(peer, 1, Duration::ZERO, LINK_BUFFER_BYTES_MAX)
     }
 
     /// Closing did not reach a writer that waited for the peer: the link stayed until TCP gave up.
@@ -263,14 +279,15 @@ mod tests {
 
     #[test]
     fn pings_of_a_peer_that_reads_nothing_are_answered_within_a_bound() {
-        let inbox = crate::core::inbox::Inbox::new(crate::core::ClusterView {
+        let view = crate::core::ClusterView {
             cluster_id: String::new(),
             node: NodeId(1),
             core: CoreId(0),
             shards: 1,
             members: Vec::new(),
             leaders: Vec::new(),
-        });
+        };
+        let inbox = crate::core::inbox::Inbox::new(view, crate::limits::Limits::default());
         let link = Rc::new(link());
         for _ in 0..=LINK_BUFFER_BYTES_MAX / crate::wire::HEADER_BYTES + 1000 {
             assert_eq!(accept(&inbox, &link, Frame::Ping).now_or_never(), Some(None));

@@ -65,8 +65,15 @@ impl Mailbox {
     /// An empty mailbox for one core.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_capacity(MAILBOX_LETTERS_MAX)
+    }
+
+    /// An empty mailbox with room for so many letters, at least one. The room is taken at once: 64 Ki
+    /// letters are some 6 MB.
+    #[must_use]
+    pub fn with_capacity(letters: usize) -> Self {
         Self(Arc::new(Inner {
-            letters: ArrayQueue::new(MAILBOX_LETTERS_MAX),
+            letters: ArrayQueue::new(letters.max(1)),
             bytes: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
             closed: AtomicBool::new(false),
@@ -78,9 +85,11 @@ impl Mailbox {
         let bytes = letter.payload_bytes();
         if self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > REQUEST_BYTES_PER_CORE_MAX {
             self.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            sometimes!(mailbox_full);
             return Err(letter);
         }
         self.0.letters.push(letter).inspect_err(|_| {
+            sometimes!(mailbox_full);
             self.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
         })?;
         if self.0.closed.load(Ordering::SeqCst) {
@@ -111,6 +120,11 @@ impl Mailbox {
                 Letter::Leader { .. } | Letter::Status(_) | Letter::Stop => {}
             }
         }
+    }
+
+    /// Letters that wait to be taken out.
+    pub(crate) fn len(&self) -> usize {
+        self.0.letters.len()
     }
 
     /// Whether nothing waits to be taken out.

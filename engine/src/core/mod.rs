@@ -29,6 +29,7 @@ mod handle;
 mod inbox;
 mod link;
 mod mailbox;
+mod observe;
 mod peers;
 mod records;
 mod run;
@@ -41,7 +42,8 @@ mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use mailbox::{Mailbox, RemoteCore};
-pub use records::ReplayError;
+pub use observe::{CoreView, Observer, Queues, ShardView};
+pub use records::{LogRecord, ReplayError, decode_record};
 pub use run::{Core, CoreConfig, OpenError};
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
 pub use view::{ClusterView, MemberView};

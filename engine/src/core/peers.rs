@@ -34,7 +34,6 @@ use super::signal::Signal;
 use crate::env::{Env, Listener, StreamReader, StreamWriter};
 use crate::limits::{
     CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
-    HANDSHAKES_MAX,
 };
 use crate::wire::{
     EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -115,6 +114,7 @@ impl Gate {
     fn refusal(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
         let ours = &self.hello;
         if self.closed.get() {
+            sometimes!(peer_refused_stopping);
             let text = "this core takes no part any more: it is stopping, or its log has failed";
             return Some((RefuseReason::Busy, text.to_owned()));
         }
@@ -151,6 +151,7 @@ impl Gate {
                 && !link.is_closed()
                 && now.saturating_sub(link.heard_at.get()) < self.silence_max / 2
         })?;
+        sometimes!(duplicate_node_refused);
         let text = format!(
             "node id {} is in use by another running process (connected as {}); every process \
              needs an id of its own",
@@ -177,6 +178,7 @@ impl Gate {
     /// Makes `link` the one of its peer core; an older one ends.
     fn admit(&self, link: &Rc<Link>) {
         if let Some(old) = self.links.borrow_mut().insert(link.peer, link.clone()) {
+            sometimes!(link_replaced);
             old.close();
         }
     }
@@ -196,7 +198,8 @@ impl Gate {
         received: BytesMut,
     ) {
         let peer = PeerCore { node: hello.node, core: hello.core };
-        let link = Rc::new(Link::new(peer, hello.instance, env.now()));
+        let out_bytes_max = self.inbox.limits.link_buffer_bytes_max;
+        let link = Rc::new(Link::new(peer, hello.instance, env.now(), out_bytes_max));
         self.admit(&link);
         tracing::info!(%peer, "peer connected");
         link::run(env.clone(), self.inbox.clone(), link.clone(), stream, received).await;
@@ -286,6 +289,7 @@ impl Pause {
         let Some(poke) = gate.pokes.get(&member) else { return sleep.await };
         let poked = std::pin::pin!(poke.wait());
         if let Either::Right(_) = select(sleep, poked).await {
+            sometimes!(dial_poked);
             self.attempts = 0;
         }
     }
@@ -364,7 +368,10 @@ async fn read_frame<E: Env>(
     });
     match select(reading, std::pin::pin!(env.sleep(HANDSHAKE_TIMEOUT))).await {
         Either::Left((result, _)) => result,
-        Either::Right(_) => Err(DialError::Timeout),
+        Either::Right(_) => {
+            sometimes!(hello_timeout);
+            Err(DialError::Timeout)
+        }
     }
 }
 
@@ -372,11 +379,16 @@ async fn read_frame<E: Env>(
 async fn accept_all<E: Env>(env: E, gate: Rc<Gate>, listener: E::Listener) {
     loop {
         match listener.accept().await {
-            Ok((reader, writer, from)) if gate.handshakes.get() < HANDSHAKES_MAX => {
+            Ok((reader, writer, from))
+                if gate.handshakes.get() < gate.inbox.limits.handshakes_max =>
+            {
                 gate.handshakes.set(gate.handshakes.get() + 1);
                 env.spawn(greet(env.clone(), gate.clone(), (reader, writer), from));
             }
-            Ok((_, _, from)) => tracing::warn!(from, "too many handshakes under way, closed"),
+            Ok((_, _, from)) => {
+                sometimes!(handshakes_full);
+                tracing::warn!(from, "too many handshakes under way, closed");
+            }
             Err(error) => {
                 tracing::warn!("cannot accept peer connections: {error}");
                 env.sleep(DIAL_PAUSE_MAX).await;

@@ -120,19 +120,17 @@ impl Replay {
 
     fn accept(&mut self, record: &RecordView<'_>) -> Result<(), ReplayError> {
         let shard = ShardId(record.stream);
-        let payload = record.payload;
-        let unknown = ReplayError::Unknown { shard, kind: record.kind, bytes: payload.len() };
+        let decoded = decode_record(record)?;
         let recovered = self.shards.entry(shard).or_default();
-        match record.kind {
-            KIND_ENTRY => {
-                let entry = decode_entry(payload).ok_or(unknown)?;
-                recovered.push(shard, entry)
+        match decoded {
+            LogRecord::Entry { term, index, kind, payload } => {
+                let payload = Bytes::copy_from_slice(payload);
+                recovered.push(shard, Entry { term, index, kind, payload })
             }
-            KIND_HARD_STATE => {
-                recovered.hard_state = decode_hard_state(payload).ok_or(unknown)?;
+            LogRecord::HardState(state) => {
+                recovered.hard_state = state;
                 Ok(())
             }
-            _ => Err(unknown),
         }
     }
 }
@@ -157,12 +155,45 @@ impl Recovered {
     }
 }
 
+/// A record of a core's log, without a copy of its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRecord<'a> {
+    /// An entry. It replaces the one at its index, if there is one, and all after that.
+    Entry {
+        /// Its term.
+        term: Term,
+        /// Its place.
+        index: LogIndex,
+        /// What it is for.
+        kind: EntryKind,
+        /// What was proposed.
+        payload: &'a [u8],
+    },
+    /// The hard state from here on.
+    HardState(HardState),
+}
+
+/// Reads a record of a core's log. Its [`stream`](RecordView::stream) is the shard.
+///
+/// # Errors
+/// [`ReplayError::Unknown`] for what this version has not written.
+pub fn decode_record<'a>(record: &RecordView<'a>) -> Result<LogRecord<'a>, ReplayError> {
+    let payload = record.payload;
+    let decoded = match record.kind {
+        KIND_ENTRY => decode_entry(payload),
+        KIND_HARD_STATE => decode_hard_state(payload).map(LogRecord::HardState),
+        _ => None,
+    };
+    let (shard, kind, bytes) = (ShardId(record.stream), record.kind, payload.len());
+    decoded.ok_or(ReplayError::Unknown { shard, kind, bytes })
+}
+
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-fn decode_entry(payload: &[u8]) -> Option<Entry> {
-    Some(Entry {
+fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
+    Some(LogRecord::Entry {
         term: Term(u64_at(payload, 0)?),
         index: LogIndex(u64_at(payload, 8)?),
         kind: match *payload.get(16)? {
@@ -170,7 +201,7 @@ fn decode_entry(payload: &[u8]) -> Option<Entry> {
             ENTRY_NOOP => EntryKind::Noop,
             _ => return None,
         },
-        payload: Bytes::copy_from_slice(payload.get(ENTRY_HEAD_BYTES..)?),
+        payload: payload.get(ENTRY_HEAD_BYTES..)?,
     })
 }
 

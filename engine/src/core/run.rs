@@ -13,6 +13,7 @@ use super::handle::{Consistency, CoreHandle, Request};
 use super::inbox::{Event, Inbox};
 use super::link::{Link, PeerCore};
 use super::mailbox::{Letter, Letters, Mailbox};
+use super::observe::{CoreView, Observer, Queues};
 use super::peers::Gate;
 use super::records::{Recovered, Replay, ReplayError};
 use super::shard::Shard;
@@ -20,7 +21,7 @@ use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
-use crate::limits::EVENTS_PER_TURN_MAX;
+use crate::limits::Limits;
 use crate::raft::{self, Message, Raft, RaftLog};
 use crate::wire::Hello;
 use crate::{CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
@@ -50,10 +51,8 @@ pub struct CoreConfig {
     pub peer_listen: String,
     /// The log.
     pub wal: coracle_wal::Options,
-    /// Bytes that may be uncommitted in one shard before proposals are refused.
-    pub uncommitted_bytes_max: usize,
-    /// Bytes that may be on the way to one follower of one shard.
-    pub inflight_bytes_max: usize,
+    /// What queues, windows and turns are bounded by.
+    pub limits: Limits,
     /// The mailboxes of all cores of this node, in order.
     pub mailboxes: Vec<Mailbox>,
 }
@@ -61,6 +60,14 @@ pub struct CoreConfig {
 /// Why a core could not start.
 #[derive(Debug, Error)]
 pub enum OpenError {
+    /// The limits contradict each other or the log's options.
+    #[error("core {core}: {flaw}")]
+    Limits {
+        /// Which core.
+        core: CoreId,
+        /// What is wrong, and what is allowed.
+        flaw: String,
+    },
     /// The log could not be opened.
     #[error("core {core}: {source}")]
     Wal {
@@ -117,6 +124,8 @@ pub struct Core<E: Env> {
     /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
     news_missed: bool,
     failed: bool,
+    /// `None` outside of tests.
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl<E: Env> Core<E> {
@@ -131,9 +140,12 @@ impl<E: Env> Core<E> {
         config: CoreConfig,
         machines: &dyn Fn(ShardId) -> Box<dyn StateMachine>,
     ) -> Result<Self, OpenError> {
-        let core = config.core;
+        let (core, limits) = (config.core, config.limits);
         // Taken first, so that whoever wrote to a core that could not start gets an answer.
         let letters = Letters(config.mailboxes[usize::from(core.0)].clone());
+        if let Some(flaw) = limits.flaw(config.wal.group_bytes_max()) {
+            return Err(OpenError::Limits { core, flaw });
+        }
         let mut replay = Replay::default();
         let (wal, driver, recovery) =
             Wal::open(disk, config.wal.clone(), &mut |record| replay.visit(&record))
@@ -149,7 +161,7 @@ impl<E: Env> Core<E> {
         // Its failure is latched in the log, where every turn looks for it.
         env.spawn(async move { drop(driver.run().await) });
 
-        let inbox = Rc::new(Inbox::new(first_view(&config)));
+        let inbox = Rc::new(Inbox::new(first_view(&config), limits));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let hosted = (0..config.shards).map(ShardId).filter(|s| inbox.view.borrow().is_local(*s));
         let mut shards = Vec::new();
@@ -160,12 +172,12 @@ impl<E: Env> Core<E> {
                 shard: id,
                 source,
             })?;
-            shards.push(Shard::new(id, raft, machines(id)));
+            shards.push(Shard::new(id, raft, machines(id), limits));
         }
         gate.start(&env, listener);
         Ok(Self {
             letters,
-            storage: Storage::new(wal),
+            storage: Storage::new(wal, limits),
             env,
             config,
             inbox,
@@ -177,6 +189,7 @@ impl<E: Env> Core<E> {
             recovery,
             news_missed: false,
             failed: false,
+            observer: None,
         })
     }
 
@@ -184,6 +197,12 @@ impl<E: Env> Core<E> {
     #[must_use]
     pub fn handle(&self) -> CoreHandle {
         CoreHandle::new(self.inbox.clone())
+    }
+
+    /// Has `observer` shown the state of the core now, and after each of its turns.
+    pub fn observe(&mut self, mut observer: Box<dyn Observer>) {
+        observer.after_turn(&self.look(None));
+        self.observer = Some(observer);
     }
 
     /// What recovery found in the log.
@@ -247,6 +266,7 @@ impl<E: Env> Core<E> {
         self.storage.retry();
         self.take_letters();
         self.take_events();
+        sometimes!(events_left_over, !self.inbox.is_empty());
         self.finish_turn();
         self.publish_counters();
     }
@@ -255,6 +275,7 @@ impl<E: Env> Core<E> {
         let Some(failure) = self.storage.wal().failure() else { return };
         let reason = failure.to_string();
         if !self.failed {
+            sometimes!(log_failed);
             tracing::error!(core = %self.config.core, "the log failed, this core stops serving: {reason}");
             self.failed = true;
             self.gate.close();
@@ -288,7 +309,7 @@ impl<E: Env> Core<E> {
     }
 
     fn take_letters(&mut self) {
-        for _ in 0..EVENTS_PER_TURN_MAX {
+        for _ in 0..self.config.limits.events_per_turn_max {
             match self.letters.0.take() {
                 Some(Letter::Request(request)) => self.on_request(request),
                 Some(Letter::Leader { shard, term, leader }) => {
@@ -302,7 +323,7 @@ impl<E: Env> Core<E> {
     }
 
     fn take_events(&mut self) {
-        for _ in 0..EVENTS_PER_TURN_MAX {
+        for _ in 0..self.config.limits.events_per_turn_max {
             match self.inbox.pop() {
                 Some(Event::Request(request)) => self.on_request(request),
                 Some(Event::Message { link, shard, message }) => {
@@ -317,9 +338,13 @@ impl<E: Env> Core<E> {
     }
 
     fn on_request(&mut self, request: Request) {
+        let max = self.config.limits.payload_bytes_max;
         match request {
             Request::Propose { shard, payload, accepted, answer } => {
+                let bytes = payload.len();
+                sometimes!(proposal_too_large, bytes > max);
                 let error = match self.position_of(shard) {
+                    Some(_) if bytes > max => ProposeError::TooLarge { bytes, max },
                     Some(at) if !self.failed => {
                         self.touch(at);
                         return self.shards[at].propose(payload, accepted, answer);
@@ -366,8 +391,11 @@ impl<E: Env> Core<E> {
     /// pile up, and the leader sends them again; what room is left on a full disk is for votes.
     fn can_take(&self, message: &Message) -> bool {
         if has_entries(message) {
-            self.storage.is_accepting() && self.storage.wal().has_room()
+            let can = self.storage.is_accepting() && self.storage.wal().has_room();
+            sometimes!(message_dropped_log_full, !can);
+            can
         } else {
+            sometimes!(message_dropped_overdue, self.storage.is_overdue());
             !self.storage.is_overdue()
         }
     }
@@ -385,6 +413,7 @@ impl<E: Env> Core<E> {
     fn on_link_down(&mut self, link: &Rc<Link>) {
         let peer = link.peer;
         if self.links.get(&peer).is_none_or(|current| !Rc::ptr_eq(current, link)) {
+            sometimes!(link_end_outdated);
             return; // replaced by a newer link before this one was gone
         }
         self.links.remove(&peer);
@@ -459,7 +488,44 @@ impl<E: Env> Core<E> {
                 self.touch(at); // for the next turn
             }
         }
+        self.show(done);
         self.touched.drain(..done);
+    }
+
+    /// Shows the observer, if there is one, what became of the first `done` touched shards.
+    fn show(&mut self, done: usize) {
+        let Some(mut observer) = self.observer.take() else { return };
+        observer.after_turn(&self.look(Some(&self.touched[..done])));
+        self.observer = Some(observer);
+    }
+
+    fn look<'a>(&'a self, touched: Option<&'a [usize]>) -> CoreView<'a> {
+        let (requests, request_bytes) = self.inbox.requests();
+        let (frames, frame_bytes) = self.inbox.frames();
+        let (groups_refused, promises) = self.storage.waiting();
+        let wal = self.storage.wal();
+        CoreView {
+            node: self.config.node,
+            core: self.config.core,
+            failed: self.failed,
+            limits: &self.config.limits,
+            queues: Queues {
+                requests,
+                request_bytes,
+                frames,
+                frame_bytes,
+                letters: self.letters.0.len(),
+                link_bytes_max: self.links.values().map(|l| l.buffered()).max().unwrap_or(0),
+                links: self.links.len(),
+                groups_refused,
+                promises,
+                backlog_bytes: wal.backlog_bytes(),
+            },
+            durable: wal.durable(),
+            appended: self.storage.appended(),
+            shards: &self.shards,
+            touched,
+        }
     }
 
     /// Why writes are refused right now, if they are.
@@ -468,9 +534,11 @@ impl<E: Env> Core<E> {
             return Some(ProposeError::StorageFailed(self.failure_text()));
         }
         if !self.storage.wal().has_room() {
+            sometimes!(log_no_space);
             return Some(ProposeError::NoSpace);
         }
         if !self.storage.is_accepting() {
+            sometimes!(log_backlog_full);
             return Some(ProposeError::Overloaded("the log of this core is behind"));
         }
         self.inbox.stopping.get().then_some(ProposeError::ShuttingDown)
@@ -514,6 +582,7 @@ impl<E: Env> Core<E> {
         let shard = self.shards[at].id;
         let core = self.inbox.view.borrow().core_of(to, shard);
         let link = core.and_then(|core| self.links.get(&PeerCore { node: to, core }));
+        sometimes!(link_missing, link.is_none());
         if link.is_some_and(|link| link.send(shard, &message)) {
             self.counters.messages_out += 1;
         } else {
@@ -534,6 +603,7 @@ impl<E: Env> Core<E> {
         for (core, mailbox) in self.config.mailboxes.iter().enumerate() {
             let ours = core == usize::from(self.config.core.0);
             if !ours && mailbox.post(Letter::Leader { shard, term, leader }).is_err() {
+                sometimes!(sibling_news_missed);
                 self.news_missed = true;
             }
         }
@@ -623,11 +693,17 @@ fn bring_up<E: Env>(
     let voters = config.members.iter().map(|member| member.id).collect();
     // Shards of a node must not all wait for the same time.
     let seed = env.random() ^ u64::from(shard.0);
+    let limits = &config.limits;
     let raft_config = raft::Config {
         election_timeout: config.election_timeout,
         heartbeat_interval: config.heartbeat_interval,
-        inflight_bytes_max: config.inflight_bytes_max,
-        uncommitted_bytes_max: config.uncommitted_bytes_max,
+        payload_bytes_max: limits.payload_bytes_max,
+        append_bytes_min: limits.append_bytes_min,
+        append_bytes_max: limits.append_bytes_max,
+        inflight_messages_max: limits.inflight_messages_max,
+        inflight_bytes_max: limits.inflight_bytes_max,
+        uncommitted_bytes_max: limits.uncommitted_bytes_max,
+        read_batches_max: limits.read_batches_max,
         ..raft::Config::new(config.node, voters, seed)
     };
     let log = RaftLog::restore(LogIndex(0), Term(0), found.entries)?;

@@ -19,7 +19,7 @@ use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
 use super::status::{CoreCounters, ShardStatus};
-use crate::limits::{ENTRIES_PER_TURN_MAX, QUERIES_PER_SHARD_MAX, REPLY_SCRATCH_BYTES};
+use crate::limits::{Limits, REPLY_SCRATCH_BYTES};
 use crate::raft::{Effects, EntryKind, Event, Message, Raft, Refusal, Role};
 use crate::{Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
 
@@ -67,10 +67,16 @@ pub(super) struct Shard {
     reads_count: usize,
     read_id_last: u64,
     scratch: BytesMut,
+    limits: Limits,
 }
 
 impl Shard {
-    pub(super) fn new(id: ShardId, raft: Raft, machine: Box<dyn StateMachine>) -> Self {
+    pub(super) fn new(
+        id: ShardId,
+        raft: Raft,
+        machine: Box<dyn StateMachine>,
+        limits: Limits,
+    ) -> Self {
         Self {
             id,
             raft,
@@ -87,6 +93,7 @@ impl Shard {
             reads_count: 0,
             read_id_last: 0,
             scratch: BytesMut::new(),
+            limits,
         }
     }
 
@@ -112,7 +119,8 @@ impl Shard {
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
             return drop(answer.send(Err(error)));
         }
-        if self.reads_count >= QUERIES_PER_SHARD_MAX {
+        if self.reads_count >= self.limits.queries_per_shard_max {
+            sometimes!(queries_full);
             let error = QueryError::Overloaded("too many queries are waiting on this shard");
             return drop(answer.send(Err(error)));
         }
@@ -192,6 +200,7 @@ impl Shard {
     fn drop_replaced(&mut self, first: LogIndex) {
         while self.waiting.back().is_some_and(|last| last.position.index >= first) {
             if let Some(replaced) = self.waiting.pop_back() {
+                sometimes!(proposal_cut);
                 let error = ProposeError::OutcomeUnknown { shard: self.id };
                 let _ = replaced.answer.send(Err(error));
             }
@@ -205,7 +214,7 @@ impl Shard {
         #[cfg(mutant = "apply-beyond-commit")]
         let commit = self.raft.last_index();
         assert!(self.applied <= commit, "applied {} > commit {commit}", self.applied);
-        let last = commit.min(LogIndex(self.applied.0 + ENTRIES_PER_TURN_MAX));
+        let last = commit.min(LogIndex(self.applied.0 + self.limits.entries_per_turn_max));
         while self.applied < last {
             let index = self.applied.next();
             self.apply_one(index);
@@ -214,6 +223,7 @@ impl Shard {
         }
         self.confirm_reads();
         self.answer_reads(counters);
+        sometimes!(entries_left_over, self.applied < commit);
         self.applied < commit
     }
 
@@ -229,6 +239,7 @@ impl Shard {
             let outcome = if position == (Position { term, index }) {
                 Ok(Committed { term, index, reply: take(&mut self.scratch) })
             } else {
+                sometimes!(proposal_replaced);
                 Err(self.not_leader())
             };
             let _ = answer.send(outcome);
@@ -246,6 +257,7 @@ impl Shard {
         for id in self.effects.reads_failed.drain(..) {
             let Some(at) = self.reads.iter().position(|batch| batch.id == id) else { continue };
             let Some(batch) = self.reads.remove(at) else { continue };
+            sometimes!(queries_lost);
             self.reads_count -= batch.queries.len();
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
             for (_, answer) in batch.queries {
@@ -292,6 +304,7 @@ impl Shard {
         }
         let give_up_at = *self.give_up_at.get_or_insert(now + patience);
         if now >= give_up_at {
+            sometimes!(proposals_given_up);
             self.give_up_at = None;
             let error = ProposeError::OutcomeUnknown { shard: self.id };
             #[cfg(mutant = "unknown-told-as-refused")]
@@ -300,6 +313,21 @@ impl Shard {
                 let _ = answer.send(Err(error.clone()));
             }
         }
+    }
+
+    /// What the state machine has applied.
+    pub(super) fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// How many queries wait.
+    pub(super) fn queries(&self) -> usize {
+        self.reads_count
+    }
+
+    /// How many proposals wait to be applied.
+    pub(super) fn proposals(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Whether anybody waits for an answer.
@@ -390,7 +418,7 @@ mod tests {
         let config = Config::new(OWN, voters.to_vec(), 1);
         let state = HardState { term, vote: None, commit };
         let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
-        Shard::new(ShardId(0), raft, Box::new(Nothing))
+        Shard::new(ShardId(0), raft, Box::new(Nothing), Limits::default())
     }
 
     fn elect(shard: &mut Shard, now: Duration) -> Term {
@@ -447,6 +475,7 @@ mod tests {
             kind: EntryKind::Normal,
             payload: Bytes::new(),
         };
+        use crate::limits::ENTRIES_PER_TURN_MAX;
         let many = ENTRIES_PER_TURN_MAX + 1;
         let mut shard = shard(&[OWN], (1..=many).map(entry).collect());
         let mut counters = CoreCounters::default();

@@ -6,7 +6,7 @@ use std::task::Context;
 use coracle_wal::{AppendError, Disk, Lsn, Wal};
 
 use super::records::{self, ENTRY_HEAD_BYTES};
-use crate::limits::{APPEND_GROUP_BYTES_MAX, GROUPS_REFUSED_MAX};
+use crate::limits::Limits;
 use crate::raft::{Effects, Entry, HardState, Message, WriteMark};
 use crate::{NodeId, ShardId};
 
@@ -39,10 +39,11 @@ pub(super) struct Storage<D: Disk> {
     promises: VecDeque<(Lsn, Promise)>,
     /// Reused for the fixed parts of the records of a group.
     heads: Vec<[u8; ENTRY_HEAD_BYTES]>,
+    limits: Limits,
 }
 
 impl<D: Disk> Storage<D> {
-    pub(super) fn new(wal: Wal<D>) -> Self {
+    pub(super) fn new(wal: Wal<D>, limits: Limits) -> Self {
         let appended = wal.durable();
         Self {
             wal,
@@ -50,6 +51,7 @@ impl<D: Disk> Storage<D> {
             refused: VecDeque::new(),
             promises: VecDeque::new(),
             heads: Vec::new(),
+            limits,
         }
     }
 
@@ -64,12 +66,22 @@ impl<D: Disk> Storage<D> {
 
     /// Whether the log owes so much that nothing more may come that could add to it.
     pub(super) fn is_overdue(&self) -> bool {
-        self.refused.len() >= GROUPS_REFUSED_MAX
+        self.refused.len() >= self.limits.groups_refused_max
     }
 
     /// Whether something that was appended, or waits to be, is not durable yet.
     pub(super) fn is_busy(&self) -> bool {
         !(self.refused.is_empty() && self.promises.is_empty())
+    }
+
+    /// End of what was appended last.
+    pub(super) fn appended(&self) -> Lsn {
+        self.appended
+    }
+
+    /// How many groups the log has refused for now, and how many promises wait for it.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.refused.len(), self.promises.len())
     }
 
     /// Takes the durable part of a shard's effects.
@@ -92,6 +104,8 @@ impl<D: Disk> Storage<D> {
         self.refused.push_back(Group { hard_state, entries, promise });
         if self.refused.len() == 1 {
             self.retry();
+        } else {
+            sometimes!(group_queued);
         }
     }
 
@@ -100,7 +114,7 @@ impl<D: Disk> Storage<D> {
         while let Some(group) = self.refused.front_mut() {
             #[cfg(mutant = "promise-rests-on-previous")]
             let previous = self.appended;
-            match append(&self.wal, group, &mut self.heads) {
+            match append(&self.wal, group, &mut self.heads, self.limits.append_group_bytes_max) {
                 Ok(Some(lsn)) => self.appended = lsn,
                 // Nothing to write: the promise rests on what was appended before.
                 Ok(None) => {}
@@ -108,7 +122,10 @@ impl<D: Disk> Storage<D> {
                     unreachable!("a group is bounded below the size of a batch: {error}")
                 }
                 // Full for now, or over for good: the loop looks at the failure itself.
-                Err(_) => return,
+                Err(_) => {
+                    sometimes!(group_refused);
+                    return;
+                }
             }
             if let Some(Group { promise, .. }) = self.refused.pop_front() {
                 let rests_on = self.appended;
@@ -144,11 +161,13 @@ fn append<D: Disk>(
     wal: &Wal<D>,
     group: &mut Group,
     heads: &mut Vec<[u8; ENTRY_HEAD_BYTES]>,
+    bytes_max: usize,
 ) -> Result<Option<Lsn>, AppendError> {
     let shard = group.promise.shard;
     let mut appended = None;
     while group.hard_state.is_some() || !group.entries.is_empty() {
-        let count = piece(&group.entries);
+        let count = piece(&group.entries, bytes_max);
+        sometimes!(group_split, count < group.entries.len());
         let entries = &group.entries[..count];
         heads.clear();
         heads.extend(entries.iter().map(records::entry_head));
@@ -173,12 +192,12 @@ fn hint(state: HardState, entries: &[Entry]) -> HardState {
     HardState { commit: state.commit.min(before), ..state }
 }
 
-/// How many of the first entries make one group.
-fn piece(entries: &[Entry]) -> usize {
+/// How many of the first entries make one group: those of `bytes_max` bytes, but at least one.
+fn piece(entries: &[Entry], bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fits = entries.iter().take_while(|entry| {
         bytes += entry.payload.len() + 64;
-        bytes <= APPEND_GROUP_BYTES_MAX
+        bytes <= bytes_max
     });
     fits.count().max(1).min(entries.len())
 }

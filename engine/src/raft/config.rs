@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::limits::{
     APPEND_BYTES_MAX, APPEND_BYTES_MIN, INFLIGHT_BYTES_MAX, INFLIGHT_MESSAGES_MAX,
-    PAYLOAD_BYTES_MAX, UNCOMMITTED_BYTES_MAX, VOTERS_MAX,
+    PAYLOAD_BYTES_MAX, READ_BATCHES_MAX, UNCOMMITTED_BYTES_MAX, VOTERS_MAX,
 };
 use crate::{LogIndex, NodeId, Term};
 
@@ -26,10 +26,16 @@ pub struct Config {
     pub inflight_messages_max: usize,
     /// Bytes of entries to one follower that may be unacknowledged.
     pub inflight_bytes_max: usize,
+    /// Bytes of entries in one append message to begin with, and the least that signs of loss leave.
+    pub append_bytes_min: usize,
     /// Bytes of entries in one append message (one entry is always allowed).
     pub append_bytes_max: usize,
     /// Bytes of entries a leader accepts beyond its commit index before it refuses proposals.
     pub uncommitted_bytes_max: usize,
+    /// Largest payload of one proposal; the owner of the replica lets no larger one in.
+    pub payload_bytes_max: usize,
+    /// Batches of reads that may wait for confirmation.
+    pub read_batches_max: usize,
     /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
     pub random_seed: u64,
 }
@@ -45,8 +51,11 @@ impl Config {
             heartbeat_interval: Duration::from_millis(100),
             inflight_messages_max: INFLIGHT_MESSAGES_MAX,
             inflight_bytes_max: INFLIGHT_BYTES_MAX,
+            append_bytes_min: APPEND_BYTES_MIN,
             append_bytes_max: APPEND_BYTES_MAX,
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            read_batches_max: READ_BATCHES_MAX,
             random_seed,
         }
     }
@@ -75,20 +84,27 @@ impl Config {
                 self.heartbeat_interval, self.election_timeout
             ));
         }
-        if !(APPEND_BYTES_MIN..=APPEND_BYTES_MAX).contains(&self.append_bytes_max) {
+        let least = self.append_bytes_min.max(1);
+        if !(least..=APPEND_BYTES_MAX).contains(&self.append_bytes_max) {
             return fail(format!(
-                "append_bytes_max {}: {APPEND_BYTES_MIN} to {APPEND_BYTES_MAX} are allowed",
+                "append_bytes_max {}: {least} to {APPEND_BYTES_MAX} are allowed",
                 self.append_bytes_max
             ));
         }
-        if self.inflight_messages_max == 0 || self.inflight_bytes_max == 0 {
+        if self.inflight_messages_max == 0
+            || self.inflight_bytes_max == 0
+            || self.append_bytes_min == 0
+        {
             return fail("the in-flight window has no room for a single message".to_owned());
         }
-        if self.uncommitted_bytes_max < PAYLOAD_BYTES_MAX {
+        if self.uncommitted_bytes_max < self.payload_bytes_max {
             return fail(format!(
-                "uncommitted_bytes_max {}: at least one payload of {PAYLOAD_BYTES_MAX}",
-                self.uncommitted_bytes_max
+                "uncommitted_bytes_max {}: at least one payload of {}",
+                self.uncommitted_bytes_max, self.payload_bytes_max
             ));
+        }
+        if self.read_batches_max == 0 {
+            return fail("no read may wait".to_owned());
         }
         Ok(())
     }

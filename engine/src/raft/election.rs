@@ -21,6 +21,7 @@ impl Raft {
             if self.hears_majority() {
                 self.send_periodic_heartbeats(effects);
             } else {
+                sometimes!(check_quorum_failed);
                 self.become_follower(self.term, None, effects);
             }
         }
@@ -56,6 +57,9 @@ impl Raft {
     ) {
         assert!(term >= self.term, "terms never decrease");
         if term > self.term {
+            sometimes!(leader_deposed, self.role == Role::Leader);
+            sometimes!(candidate_outdated, self.role == Role::Candidate);
+            sometimes!(term_change_in_flight, self.log.durable() < self.log.last_index());
             self.term = term;
             self.vote = None;
         }
@@ -79,6 +83,8 @@ impl Raft {
             self.become_candidate(effects);
             return;
         }
+        sometimes!(vote_split, self.role == Role::Candidate);
+        sometimes!(pre_vote_unanswered, self.role == Role::PreCandidate);
         #[cfg(mutant = "pre-vote-raises-term")]
         self.become_follower(Term(self.term.0 + 1), None, effects);
         self.role = Role::PreCandidate;
@@ -129,8 +135,9 @@ impl Raft {
         self.leader = Some(self.config.id);
         self.heartbeat_due = self.now + self.config.heartbeat_interval;
         let (commit, last) = (self.log.committed(), self.log.last_index());
+        sometimes!(leader_inherits_entries, commit < last);
         for peer in &mut self.peers {
-            peer.progress = Progress::new(last, self.now);
+            peer.progress = Progress::new(last, self.now, &self.config);
         }
         self.uncommitted = self.log.range(commit.next(), last).map(Entry::cost).sum();
         self.term_start = last.next();
@@ -140,6 +147,7 @@ impl Raft {
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, m: PreVote, effects: &mut Effects) {
         let granted = m.term > self.term && self.is_up_to_date(m.last_term, m.last_index);
+        sometimes!(pre_vote_refused, !granted);
         let term = if granted { m.term } else { self.term };
         effects.send(from, Message::PreVoteReply(PreVoteReply { term, granted }));
     }
@@ -157,7 +165,10 @@ impl Raft {
         match self.tally() {
             VoteResult::Pending => {}
             VoteResult::Won => self.become_candidate(effects),
-            VoteResult::Lost => self.become_follower(self.term, None, effects),
+            VoteResult::Lost => {
+                sometimes!(pre_vote_lost);
+                self.become_follower(self.term, None, effects);
+            }
         }
     }
 
@@ -168,6 +179,7 @@ impl Raft {
         };
         let term = self.term;
         if free && self.is_up_to_date(m.last_term, m.last_index) {
+            sometimes!(vote_repeated, self.vote.is_some());
             self.vote = Some(from);
             self.restart_election_timer();
             let reply = VoteReply { term, granted: true };
@@ -176,6 +188,8 @@ impl Raft {
             #[cfg(mutant = "vote-before-flush")]
             effects.send(from, Message::VoteReply(reply));
         } else {
+            sometimes!(vote_taken, !free);
+            sometimes!(vote_log_behind, free);
             effects.send(from, Message::VoteReply(VoteReply { term, granted: false }));
         }
     }
@@ -188,7 +202,10 @@ impl Raft {
         match self.tally() {
             VoteResult::Pending => {}
             VoteResult::Won => self.become_leader(effects),
-            VoteResult::Lost => self.become_follower(self.term, None, effects),
+            VoteResult::Lost => {
+                sometimes!(vote_lost);
+                self.become_follower(self.term, None, effects);
+            }
         }
     }
 
@@ -222,6 +239,7 @@ impl Raft {
         let others = self.peers.iter().map(|peer| peer.vote);
         let result = majority_vote(others.chain([self.own_vote]));
         if self.own_vote.is_none() && result == VoteResult::Won {
+            sometimes!(own_vote_awaited);
             return VoteResult::Pending;
         }
         result

@@ -17,6 +17,7 @@ impl Raft {
         }
         if self.role != Role::Follower {
             // A candidate whose term has a leader has lost.
+            sometimes!(candidate_found_leader);
             self.become_follower(self.term, Some(from), effects);
         }
         self.leader = Some(from);
@@ -46,6 +47,8 @@ impl Raft {
         if !self.take_entries(from, m.entries, effects) {
             return;
         }
+        sometimes!(append_kept_suffix, proven < self.log.last_index());
+        sometimes!(append_commit_capped, m.commit > proven);
         #[cfg(not(mutant = "commit-beyond-proof"))]
         self.commit_to(m.commit.min(proven), effects);
         #[cfg(mutant = "commit-beyond-proof")]
@@ -62,6 +65,8 @@ impl Raft {
         if at_once || cfg!(mutant = "follower-ack-unsynced") {
             effects.send(from, reply);
         } else {
+            let stored = proven <= self.log.durable() && effects.entries.is_empty();
+            sometimes!(ack_waited_for_term, stored);
             self.send_after_durable(from, reply, effects);
         }
     }
@@ -91,13 +96,22 @@ impl Raft {
                 Some(own) if own == theirs && index > self.log.committed() => {
                     self.log.truncate_from(index);
                 }
-                Some(own) if own == theirs => continue,
+                Some(own) if own == theirs => {
+                    sometimes!(append_repeated);
+                    continue;
+                }
                 Some(own) if index <= self.log.committed() => {
                     let fault = Fault::ConflictBelowCommit { from, index, own, theirs };
                     Self::fault(effects, fault);
                     return false;
                 }
-                Some(_) => self.log.truncate_from(index),
+                Some(_) => {
+                    sometimes!(log_truncated);
+                    let in_flight = self.log.durable() < self.log.last_index();
+                    sometimes!(log_truncated_in_flight, in_flight);
+                    sometimes!(log_truncated_again, self.log.rewrites() > 0);
+                    self.log.truncate_from(index);
+                }
                 None => {}
             }
             effects.store(entry.clone());
@@ -111,6 +125,10 @@ impl Raft {
     fn reject(&self, from: NodeId, m: &Append, effects: &mut Effects) {
         let (hint_index, hint_term) = self.log.last_at_most(m.prev_index, m.prev_term);
         let prev_index = m.prev_index;
+        let short = prev_index > self.log.last_index();
+        sometimes!(append_rejected_short, short);
+        sometimes!(append_rejected_conflict, !short);
+        sometimes!(hint_jumped_term, hint_index < prev_index.min(self.log.last_index()));
         let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
         effects.send(from, Message::AppendReply(AppendReply { term: self.term, outcome }));
     }

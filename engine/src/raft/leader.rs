@@ -29,6 +29,7 @@ impl Raft {
             let cost = payload.len() + crate::limits::ENTRY_COST_BYTES;
             // An idle leader takes anything, or a limit below one payload would refuse it for ever.
             if self.uncommitted > 0 && self.uncommitted + cost > self.config.uncommitted_bytes_max {
+                sometimes!(uncommitted_limit_hit);
                 proposed.refusal = Some(Refusal::UncommittedLimit);
                 break;
             }
@@ -108,7 +109,9 @@ impl Raft {
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
                 // Both sides skip: none of ours above the result has a term the follower can have.
                 let (agree, _) = self.log.last_at_most(hint_index, hint_term);
+                sometimes!(leader_jumped_term, agree < hint_index);
                 if !progress.rejected(prev_index, agree) {
+                    sometimes!(reject_ignored);
                     return;
                 }
             }
@@ -133,8 +136,13 @@ impl Raft {
         let index = majority_committed(&mut matched[..=self.peers.len()]);
         let own_term = index >= self.term_start || cfg!(mutant = "prior-term-commit");
         if index > self.log.committed() && own_term {
+            let oldest = self.log.term_at(self.log.committed().next());
+            sometimes!(commit_across_terms, oldest != Some(self.term));
+            sometimes!(leader_durable_last, index > self.log.durable());
             self.commit_to(index, effects);
             self.begin_read_round(effects);
+        } else {
+            sometimes!(commit_waited_for_own_term, index > self.log.committed());
         }
     }
 
@@ -193,10 +201,12 @@ impl Raft {
         progress.quiet = false;
         match progress.state {
             State::Probe { .. } => {
+                sometimes!(probe_repeated);
                 progress.resume();
                 self.replicate_to(place, effects);
             }
             State::Replicate => {
+                sometimes!(quiet_follower_asked);
                 self.send_append(place, 0, effects);
             }
         }
@@ -221,10 +231,13 @@ impl Raft {
     }
 
     pub(super) fn on_read_index(&mut self, id: u64, effects: &mut Effects) {
-        if self.role != Role::Leader || !self.reads.push(id) {
+        if self.role != Role::Leader || !self.reads.push(id, self.config.read_batches_max) {
+            sometimes!(reads_full, self.role == Role::Leader);
             effects.reads_failed.push(id);
             return;
         }
+        sometimes!(read_waited_for_commit, self.log.committed() < self.term_start);
+        sometimes!(read_waited_for_round, self.reads.is_confirming());
         self.begin_read_round(effects);
     }
 

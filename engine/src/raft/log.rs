@@ -136,6 +136,7 @@ impl RaftLog {
         let mut count = 0;
         for entry in self.range(first, self.last_index()) {
             if count > 0 && cost + entry.cost() > cost_max {
+                sometimes!(append_batch_cut);
                 break;
             }
             cost += entry.cost();
@@ -176,7 +177,8 @@ impl RaftLog {
     }
 
     /// How often entries were overwritten so far.
-    pub(super) fn rewrites(&self) -> u64 {
+    #[must_use]
+    pub fn rewrites(&self) -> u64 {
         self.rewrites
     }
 
@@ -202,8 +204,10 @@ impl RaftLog {
     /// durable because the first of the three writes is. What lies between is made up for by the
     /// report of the overwriting itself.
     pub(super) fn mark_durable(&mut self, index: LogIndex, rewrites: u64) {
+        sometimes!(durable_beyond_log, index > self.last_index());
         let mut index = index.min(self.last_index());
         if rewrites < self.rewrites && cfg!(not(mutant = "flush-races-truncate")) {
+            sometimes!(stale_durable_ignored, index >= self.rewritten_from);
             index = index.min(self.rewritten_from.prev());
         }
         self.durable = self.durable.max(index);

@@ -81,4 +81,4 @@ pub use message::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, HardState, Heartbeat, HeartbeatReply,
     Message, PreVote, PreVoteReply, Vote, VoteReply,
 };
-pub use replica::{Raft, Status};
+pub use replica::{FollowerStatus, Raft, Status};

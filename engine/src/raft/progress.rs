@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::config::Config;
-use crate::LogIndex;
-use crate::limits::APPEND_BYTES_MIN;
+use super::replica::FollowerStatus;
+use crate::{LogIndex, NodeId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -49,11 +49,13 @@ pub(super) struct Progress {
     pub(super) quiet: bool,
     inflight: Inflight,
     batch_bytes: usize,
+    /// [`Config::append_bytes_min`].
+    batch_bytes_min: usize,
 }
 
 impl Progress {
     /// The state at the beginning of a term: only a probe can tell where the logs agree.
-    pub(super) fn new(last_index: LogIndex, now: Duration) -> Self {
+    pub(super) fn new(last_index: LogIndex, now: Duration, config: &Config) -> Self {
         Self {
             matched: LogIndex(0),
             next: last_index.next(),
@@ -63,7 +65,20 @@ impl Progress {
             answered: false,
             quiet: false,
             inflight: Inflight::default(),
-            batch_bytes: APPEND_BYTES_MIN,
+            batch_bytes: config.append_bytes_min,
+            batch_bytes_min: config.append_bytes_min,
+        }
+    }
+
+    /// A look at it.
+    pub(super) fn status(&self, id: NodeId) -> FollowerStatus {
+        FollowerStatus {
+            id,
+            matched: self.matched,
+            next: self.next,
+            replicating: self.state == State::Replicate,
+            inflight_messages: self.inflight.messages.len(),
+            inflight_bytes: self.inflight.bytes,
         }
     }
 
@@ -77,6 +92,8 @@ impl Progress {
             State::Replicate => {
                 let room = config.inflight_bytes_max.saturating_sub(self.inflight.bytes);
                 let full = self.inflight.messages.len() >= config.inflight_messages_max;
+                sometimes!(window_full_messages, full);
+                sometimes!(window_full_bytes, room == 0);
                 (room > 0 && !full).then_some(self.batch_bytes.min(room))
             }
         }
@@ -124,6 +141,7 @@ impl Progress {
                 State::Probe { .. } => prev == self.next.prev(),
                 State::Replicate => true,
             };
+        sometimes!(reject_of_acknowledged, prev <= self.matched);
         if !current {
             return false;
         }
@@ -151,7 +169,8 @@ impl Progress {
     }
 
     fn probe_again(&mut self) {
-        self.batch_bytes = (self.batch_bytes / 2).max(APPEND_BYTES_MIN);
+        sometimes!(back_to_probe, self.state == State::Replicate);
+        self.batch_bytes = (self.batch_bytes / 2).max(self.batch_bytes_min);
         self.inflight.messages.clear();
         self.inflight.bytes = 0;
         self.state = State::Probe { waiting: false };
@@ -166,7 +185,7 @@ impl Progress {
             // Only a batch that made use of its size shows that the size is good.
             if bytes * 2 > self.batch_bytes {
                 self.batch_bytes =
-                    (self.batch_bytes + APPEND_BYTES_MIN).min(config.append_bytes_max);
+                    (self.batch_bytes + self.batch_bytes_min).min(config.append_bytes_max);
             }
         }
     }
@@ -175,11 +194,10 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NodeId;
-    use crate::limits::APPEND_BYTES_MAX;
+    use crate::limits::{APPEND_BYTES_MAX, APPEND_BYTES_MIN};
 
     fn replicating(config: &Config) -> Progress {
-        let mut progress = Progress::new(LogIndex(10), Duration::ZERO);
+        let mut progress = Progress::new(LogIndex(10), Duration::ZERO, config);
         progress.accepted(LogIndex(10), config);
         assert_eq!(progress.state, State::Replicate);
         progress
@@ -233,7 +251,7 @@ mod tests {
     #[test]
     fn a_lost_connection_does_not_send_the_whole_log_again() {
         let config = config();
-        let mut progress = Progress::new(LogIndex(1000), Duration::ZERO);
+        let mut progress = Progress::new(LogIndex(1000), Duration::ZERO, &config);
         progress.unreachable();
         assert_eq!(progress.next, LogIndex(1001), "not from 1, although nothing is acknowledged");
         progress.accepted(LogIndex(1001), &config);

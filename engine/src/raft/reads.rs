@@ -7,7 +7,6 @@
 //! delayed can't confirm a read that came after it.
 
 use crate::LogIndex;
-use crate::limits::READ_BATCHES_MAX;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
@@ -20,13 +19,18 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Takes in a read; `false` if too many wait.
-    pub(super) fn push(&mut self, id: u64) -> bool {
-        if self.confirming.len() + self.waiting.len() >= READ_BATCHES_MAX {
+    /// Takes in a read; `false` if `max` wait already.
+    pub(super) fn push(&mut self, id: u64, max: usize) -> bool {
+        if self.pending() >= max {
             return false;
         }
         self.waiting.push(id);
         true
+    }
+
+    /// How many reads wait.
+    pub(super) fn pending(&self) -> usize {
+        self.confirming.len() + self.waiting.len()
     }
 
     /// Number of the newest round.
@@ -56,6 +60,7 @@ impl Reads {
 
     /// Ends everything: no read can be answered any more. A new term counts its rounds anew.
     pub(super) fn fail(&mut self, failed: &mut Vec<u64>) {
+        sometimes!(reads_lost, self.pending() > 0);
         failed.append(&mut self.confirming);
         failed.append(&mut self.waiting);
         self.round = 0;

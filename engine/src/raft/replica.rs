@@ -69,6 +69,23 @@ pub struct Status {
     pub uncommitted_bytes: usize,
 }
 
+/// What a leader knows of a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub id: NodeId,
+    /// It has acknowledged everything up to here.
+    pub matched: LogIndex,
+    /// What it is sent next.
+    pub next: LogIndex,
+    /// Whether entries are sent ahead of their acknowledgements.
+    pub replicating: bool,
+    /// Append messages that are not acknowledged.
+    pub inflight_messages: usize,
+    /// Cost of the entries in them.
+    pub inflight_bytes: usize,
+}
+
 impl Raft {
     /// A replica with the state that was recovered from disk, all of it durable. `now` is the time on
     /// the clock that ticks will carry.
@@ -93,7 +110,8 @@ impl Raft {
         }
         let mut voters = config.voters.clone();
         voters.sort_unstable();
-        let peer = |id| Peer { id, vote: None, progress: Progress::new(log.last_index(), now) };
+        let progress = Progress::new(log.last_index(), now, &config);
+        let peer = |id| Peer { id, vote: None, progress: progress.clone() };
         let peers = voters.into_iter().filter(|id| *id != config.id).map(peer).collect();
         let random = config.random_seed ^ config.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut raft = Self {
@@ -116,6 +134,8 @@ impl Raft {
             term_start: LogIndex(0),
             config,
         };
+        sometimes!(restart_with_vote, raft.vote.is_some());
+        sometimes!(restart_with_uncommitted, commit < raft.log.last_index());
         raft.log.commit_to(commit);
         raft.restart_election_timer();
         if raft.peers.is_empty() {
@@ -222,6 +242,29 @@ impl Raft {
         }
     }
 
+    /// The settings it was started with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The newest term that is known to be stored durably here.
+    #[must_use]
+    pub fn durable_term(&self) -> Term {
+        self.durable_term
+    }
+
+    /// Batches of reads that wait for confirmation.
+    #[must_use]
+    pub fn reads_pending(&self) -> usize {
+        self.reads.pending()
+    }
+
+    /// What it knows of the other voters; means something only while it leads.
+    pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
+        self.peers.iter().map(|peer| peer.progress.status(peer.id))
+    }
+
     fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) {
         let own_vote = from == self.config.id && matches!(message, Message::VoteReply(_));
         if !own_vote && self.peer(from).is_none() {
@@ -257,6 +300,7 @@ impl Raft {
         if let Message::PreVote(_) | Message::Vote(_) | Message::Append(_) | Message::Heartbeat(_) =
             message
         {
+            sometimes!(outdated_answered);
             let reply = HeartbeatReply { term: self.term, round: 0 };
             effects.send(from, Message::HeartbeatReply(reply));
         }
@@ -267,10 +311,16 @@ impl Raft {
     fn enter_term_of(&mut self, from: NodeId, message: &Message, effects: &mut Effects) -> bool {
         let leader = match message {
             // Only asks about a term that may never come.
-            Message::PreVote(_) => return !self.hears_leader(),
+            Message::PreVote(_) => {
+                sometimes!(pre_vote_ignored, self.hears_leader());
+                return !self.hears_leader();
+            }
             Message::PreVoteReply(m) if m.granted => return true,
             // A replica that was cut off must not depose a leader whom others hear (thesis, 4.2.3).
-            Message::Vote(_) if self.hears_leader() => return false,
+            Message::Vote(_) if self.hears_leader() => {
+                sometimes!(vote_ignored);
+                return false;
+            }
             Message::Append(_) | Message::Heartbeat(_) => Some(from),
             _ => None,
         };

@@ -1,3 +1,5 @@
 //! The simulator: whole clusters in one thread, from one seed.
 
+pub mod disk;
+pub mod net;
 pub mod world;

@@ -1,0 +1,210 @@
+//! Probes: counters of rare states of this crate. What they are and how they work: `probe.rs` of
+//! `coracle-wal`. The macros are repeated here because the compiler reports unused probes only of a
+//! crate's own macros.
+
+/// Counts a visit of a rare state, always or if a condition holds.
+macro_rules! sometimes {
+    ($name:ident) => {
+        $crate::probe::$name::hit()
+    };
+    ($name:ident, $condition:expr) => {
+        if $condition {
+            $crate::probe::$name::hit();
+        }
+    };
+}
+
+/// Declares the probes of a crate: for each a module with its counter, and `probes()` over all of them.
+macro_rules! declare_probes {
+    ($($(#[doc = $what:literal])* $name:ident,)*) => {
+        $(
+            $(#[doc = $what])*
+            pub(crate) mod $name {
+                pub(super) static COUNT: std::sync::atomic::AtomicU64 =
+                    std::sync::atomic::AtomicU64::new(0);
+
+                /// Counts one visit.
+                #[cold]
+                pub(crate) fn hit() {
+                    COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        )*
+
+        /// Every probe of this crate by name, with how often it was met since the process began.
+        pub fn probes() -> impl Iterator<Item = (&'static str, u64)> {
+            let counts = [$((stringify!($name), &$name::COUNT),)*];
+            let load = |count: &std::sync::atomic::AtomicU64| {
+                count.load(std::sync::atomic::Ordering::Relaxed)
+            };
+            counts.into_iter().map(move |(name, count)| (name, load(count)))
+        }
+    };
+}
+
+declare_probes! {
+    /// A replica started with a vote in its hard state.
+    restart_with_vote,
+    /// A replica started with entries that are not known to be committed.
+    restart_with_uncommitted,
+    /// A candidate's time was over without a majority.
+    vote_split,
+    /// A pre-candidate's time was over without a majority.
+    pre_vote_unanswered,
+    /// A pre-vote was refused.
+    pre_vote_refused,
+    /// A pre-vote was ignored because a leader was heard.
+    pre_vote_ignored,
+    /// A pre-vote was refused by so many that it was lost.
+    pre_vote_lost,
+    /// A vote was refused because it had gone to another.
+    vote_taken,
+    /// A vote was refused because the candidate's log was behind.
+    vote_log_behind,
+    /// A vote of a later term was ignored because a leader was heard.
+    vote_ignored,
+    /// A vote was asked for again by the candidate that has it.
+    vote_repeated,
+    /// A vote was refused by so many that it was lost.
+    vote_lost,
+    /// Others had made a majority before the own vote was durable.
+    own_vote_awaited,
+    /// A candidate or pre-candidate heard of a leader of its term.
+    candidate_found_leader,
+    /// A leader heard of a later term.
+    leader_deposed,
+    /// A candidate heard of a later term.
+    candidate_outdated,
+    /// A leader had not heard a majority for an election timeout.
+    check_quorum_failed,
+    /// A new leader had entries that were not known to be committed.
+    leader_inherits_entries,
+    /// The term changed while entries were not durable yet.
+    term_change_in_flight,
+    /// A message of an earlier term was answered with the present one.
+    outdated_answered,
+    /// A follower's log was cut.
+    log_truncated,
+    /// A follower's log was cut while some of it was not durable.
+    log_truncated_in_flight,
+    /// A log was cut more than once.
+    log_truncated_again,
+    /// A report of durability came after an overwriting and counted for less than it says.
+    stale_durable_ignored,
+    /// A report of durability named entries that are not in the log any more.
+    durable_beyond_log,
+    /// An append brought entries that were there.
+    append_repeated,
+    /// An append ended before the end of the log, and nothing was cut.
+    append_kept_suffix,
+    /// An append's commit index was beyond what it proved.
+    append_commit_capped,
+    /// An append was rejected because the log was too short.
+    append_rejected_short,
+    /// An append was rejected because the terms differed.
+    append_rejected_conflict,
+    /// A rejection's hint jumped over entries of a later term.
+    hint_jumped_term,
+    /// A leader jumped over a term of its own log at a rejection.
+    leader_jumped_term,
+    /// An acknowledgement had to wait for the term alone.
+    ack_waited_for_term,
+    /// A rejection was about nothing that was under way.
+    reject_ignored,
+    /// A follower rejected what it had acknowledged.
+    reject_of_acknowledged,
+    /// A follower went from replicate back to probe.
+    back_to_probe,
+    /// A probe was sent again because nothing was answered.
+    probe_repeated,
+    /// A follower was asked where it is because it was quiet.
+    quiet_follower_asked,
+    /// The window of a follower was full of messages.
+    window_full_messages,
+    /// The window of a follower was full of bytes.
+    window_full_bytes,
+    /// An append message could not take all entries that wait.
+    append_batch_cut,
+    /// One step committed entries of several terms.
+    commit_across_terms,
+    /// A majority had an entry of an earlier term, which does not commit it.
+    commit_waited_for_own_term,
+    /// A majority of others had an entry durable before the leader.
+    leader_durable_last,
+    /// A proposal was refused: too much is uncommitted.
+    uncommitted_limit_hit,
+    /// A read waited for the first commit of the term.
+    read_waited_for_commit,
+    /// A read waited for the next round.
+    read_waited_for_round,
+    /// A read was refused: too many wait.
+    reads_full,
+    /// Reads were lost with leadership.
+    reads_lost,
+    /// Queries were answered with an error because their round failed.
+    queries_lost,
+    /// A query was refused: too many wait.
+    queries_full,
+    /// A request was refused: the core's queue is full.
+    requests_full,
+    /// A letter was refused: the mailbox is full.
+    mailbox_full,
+    /// A peer's messages had to wait outside of the queue.
+    frames_full,
+    /// A turn left events for the next one.
+    events_left_over,
+    /// A shard left committed entries for the next turn.
+    entries_left_over,
+    /// A proposal waited for an entry that another one has replaced.
+    proposal_replaced,
+    /// A proposal was cut from the log and its outcome is unknown.
+    proposal_cut,
+    /// Proposals of a lost leadership were given up.
+    proposals_given_up,
+    /// A proposal was larger than this core allows.
+    proposal_too_large,
+    /// The log refused a group for now.
+    group_refused,
+    /// A group was appended in several pieces.
+    group_split,
+    /// A group waited behind one that the log had refused.
+    group_queued,
+    /// Proposals were refused because the log is behind.
+    log_backlog_full,
+    /// Proposals were refused because the disk is full.
+    log_no_space,
+    /// A log failed under its core.
+    log_failed,
+    /// A message of a peer was dropped because the log could not take what it brings.
+    message_dropped_log_full,
+    /// A message was dropped because the core's log owes too much.
+    message_dropped_overdue,
+    /// A message was dropped because a link's buffer is full.
+    link_buffer_full,
+    /// A message was dropped because there is no link.
+    link_missing,
+    /// A link was replaced by a newer one.
+    link_replaced,
+    /// A link's end was heard of after a newer one had come up.
+    link_end_outdated,
+    /// Nothing was heard on a link for too long.
+    link_silent,
+    /// A quiet link was kept alive.
+    link_pinged,
+    /// A ping was not answered because the buffer is full.
+    ping_unanswered,
+    /// A connection broke off in the middle of a frame, or brought a bad one.
+    frame_bad,
+    /// A second process under one node id was refused.
+    duplicate_node_refused,
+    /// A peer was refused because this core stops.
+    peer_refused_stopping,
+    /// A peer did not say HELLO in time.
+    hello_timeout,
+    /// A connection was closed because too many are in HELLO.
+    handshakes_full,
+    /// A member that introduced itself ended a pause between attempts.
+    dial_poked,
+    /// News for a sibling core did not fit its mailbox.
+    sibling_news_missed,
+}

@@ -1,0 +1,355 @@
+//! The real log on the simulated disk, in any weather, against a plain model of what a log promises.
+#![allow(clippy::unwrap_used)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use coracle_wal::recovery::Label;
+use coracle_wal::{Lsn, OpenError, Options, Record, Recovery, Wal};
+use fastrand::Rng;
+
+use super::{DiskError, DiskWeather, OpKind, SimDevice, SimDisk};
+use crate::sim::world::{ProcessId, Step, World};
+
+const P: ProcessId = ProcessId(1);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// What was appended since the log began.
+#[derive(Default)]
+struct Model {
+    records: Vec<Vec<u8>>,
+    lsns: Vec<Lsn>,
+    /// Counts of records at which a group ends.
+    group_ends: Vec<usize>,
+    next: u64,
+    trimmed: Lsn,
+    acknowledged: usize,
+    /// Records that may be missing at the end although they were acknowledged: what damage excuses.
+    excused: usize,
+}
+
+impl Model {
+    fn append(&mut self, wal: &Wal<SimDisk>, records: usize, len: usize) {
+        let bodies: Vec<Vec<u8>> = (0..records as u64)
+            .map(|i| {
+                let number = self.next + i;
+                let mut bytes = number.to_le_bytes().to_vec();
+                bytes.resize(8 + (len + i as usize * 37) % 9000, number as u8);
+                bytes
+            })
+            .collect();
+        let group: Vec<Record<'_>> = bodies
+            .iter()
+            .map(|body| Record { stream: 3, kind: 1, head: &body[..4], body: &body[4..] })
+            .collect();
+        // Numbers are never used again, so that a record that comes back from the dead is noticed.
+        self.next += records as u64;
+        if let Ok(lsn) = wal.append(&group) {
+            self.lsns.extend(std::iter::repeat_n(lsn, records));
+            self.records.extend(bodies);
+            self.group_ends.push(self.records.len());
+        }
+    }
+
+    fn acknowledge(&mut self, durable: Lsn) {
+        let acknowledged = self.lsns.partition_point(|lsn| *lsn <= durable);
+        assert!(acknowledged >= self.acknowledged, "acknowledgements are not taken back");
+        self.acknowledged = acknowledged;
+    }
+
+    /// Checks what was recovered, and goes on from there.
+    fn check(&mut self, found: &[(Vec<u8>, Lsn)]) {
+        let given_up = self.lsns.partition_point(|lsn| *lsn < self.trimmed);
+        let start = match found.first() {
+            Some((first, _)) => {
+                self.records.iter().position(|record| record == first).expect("it was appended")
+            }
+            None => self.records.len().min(given_up),
+        };
+        let end = start + found.len();
+        assert!(start <= given_up, "{start} of {given_up} given up");
+        assert!(end <= self.records.len(), "more was found than appended");
+        let same =
+            found.iter().zip(&self.records[start..end]).all(|(found, model)| found.0 == *model);
+        assert!(same, "what was found is not what was appended");
+        let (acknowledged, excused) = (self.acknowledged, self.excused);
+        assert!(end + excused >= acknowledged, "{end} found, {acknowledged} acknowledged");
+        assert!(end == 0 || self.group_ends.contains(&end), "a group is torn at {end}");
+        self.records.truncate(end);
+        self.group_ends.retain(|group_end| *group_end <= end);
+        // What was found is promised from here on, like what was acknowledged.
+        self.acknowledged = end;
+        self.lsns.truncate(end);
+        for (lsn, found) in self.lsns[start..].iter_mut().zip(found) {
+            assert!(found.1 <= *lsn, "a record lies at or before the end of its group");
+            *lsn = (*lsn).max(found.1);
+        }
+    }
+}
+
+type Shared = Rc<RefCell<Model>>;
+
+async fn open(
+    disk: SimDisk,
+    options: Options,
+    model: &Shared,
+) -> Result<(Wal<SimDisk>, coracle_wal::Driver<SimDisk>, Recovery), OpenError> {
+    let mut found = Vec::new();
+    let opened = Wal::open(disk, options, &mut |record| {
+        assert_eq!((record.stream, record.kind), (3, 1));
+        found.push((record.payload.to_vec(), record.lsn));
+    })
+    .await?;
+    model.borrow_mut().check(&found);
+    Ok(opened)
+}
+
+/// Tells which seed it was when a test fails.
+struct Seed<'s>(u64, &'s World);
+
+impl Drop for Seed<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for line in self.1.take_story() {
+                eprintln!("{line}");
+            }
+            eprintln!("seed {}", self.0);
+        }
+        self.1.end();
+    }
+}
+
+fn run(world: &World, until: Duration) {
+    let mut polls = 0;
+    loop {
+        match world.step(until, &mut polls) {
+            Step::Ran => {}
+            Step::Idle => return,
+            Step::Stuck => panic!("the log is in a loop"),
+        }
+    }
+}
+
+/// What may go wrong with an opening now.
+#[derive(Clone, Copy, Default)]
+struct Excuse {
+    io: bool,
+    room: bool,
+}
+
+struct Rig<'w> {
+    world: &'w World,
+    device: SimDevice,
+    model: Shared,
+    options: Options,
+    rng: Rng,
+    opened: Rc<RefCell<Vec<Label>>>,
+    excuse: Rc<Cell<Excuse>>,
+}
+
+impl Rig<'_> {
+    fn new(world: &World, weather: DiskWeather) -> Rig<'_> {
+        let mut rng = world.rng_for("test");
+        let mut options = Options::default();
+        options.segment_bytes = rng.u64(16..=48) * 4096;
+        options.spares = rng.usize(1..=3);
+        options.writes_in_flight = rng.usize(1..=4);
+        options.log_id = *b"a simulated log!";
+        let device = SimDevice::new(world, "disk", weather);
+        Rig {
+            world,
+            device,
+            model: Shared::default(),
+            options,
+            rng,
+            opened: Rc::default(),
+            excuse: Rc::default(),
+        }
+    }
+
+    /// A process: opens the log and works on it until it is killed.
+    fn start(&mut self) {
+        let (world, model, options) =
+            (self.world.clone(), self.model.clone(), self.options.clone());
+        let (disk, mut rng) = (self.device.disk(0), self.rng.fork());
+        let (opened, excuse) = (self.opened.clone(), self.excuse.clone());
+        self.world.spawn(P, async move {
+            let (wal, driver, recovery) = match open(disk, options, &model).await {
+                Ok(opened) => opened,
+                Err(OpenError::Io { .. }) if excuse.get().io => return,
+                Err(OpenError::NoSpace { .. }) if excuse.get().room => return,
+                Err(error) => panic!("a crash is no damage: {error}"),
+            };
+            world.story(|| format!("{recovery:?}"));
+            opened.borrow_mut().push(recovery.label);
+            world.spawn(P, async move { drop(driver.run().await) });
+            let (watched, model_too) = (wal.clone(), model.clone());
+            world.spawn(P, async move {
+                let mut durable = watched.durable();
+                while let Ok(next) = watched.durable_beyond(durable).await {
+                    durable = next;
+                    model_too.borrow_mut().acknowledge(durable);
+                }
+            });
+            let pause = rng.u64(1..3000);
+            loop {
+                match rng.u8(..40) {
+                    0 => {
+                        let at = {
+                            let mut model = model.borrow_mut();
+                            let at = model.lsns.len() * rng.usize(..100) / 100;
+                            let Some(lsn) = model.lsns.get(at).copied() else { continue };
+                            // The log does not give up what is not durable.
+                            model.trimmed = model.trimmed.max(lsn.min(wal.durable()));
+                            lsn
+                        };
+                        wal.trim(at);
+                    }
+                    1 => wal.retry_space(),
+                    2 if rng.u8(..8) == 0 => {
+                        wal.close().await;
+                        return;
+                    }
+                    _ => {
+                        let (records, len) = (rng.usize(1..6), rng.usize(..9000));
+                        model.borrow_mut().append(&wal, records, len);
+                    }
+                }
+                world.sleep(Duration::from_micros(rng.u64(..pause))).await;
+            }
+        });
+    }
+
+    fn run_for(&self, duration: Duration) {
+        run(self.world, self.world.now() + duration);
+    }
+
+    fn crash(&mut self, power: bool) {
+        self.world.story(|| format!("crash, power: {power}"));
+        self.world.kill(P);
+        if power {
+            self.device.power_cut();
+        } else {
+            self.device.crash_process();
+        }
+    }
+
+    fn heal(&self) {
+        self.device.heal();
+        self.excuse.set(Excuse::default());
+    }
+
+    /// Opens the log in good weather until it is open; returns its label.
+    fn reopen(&mut self) -> Label {
+        let before = self.opened.borrow().len();
+        self.start();
+        while self.opened.borrow().len() == before {
+            self.run_for(ms(100));
+        }
+        self.opened.borrow()[before]
+    }
+}
+
+fn any_weather(seed: u64, faults: bool) -> (u64, BTreeMap<&'static str, u64>, Vec<Label>) {
+    let world = World::new(seed);
+    let _seed = Seed(seed, &world);
+    if std::env::var_os("STORY").is_some() {
+        world.keep_story();
+    }
+    world.shuffle_tasks();
+    let weather = DiskWeather::draw(&mut world.rng_for("weather"));
+    let mut rig = Rig::new(&world, weather);
+    for _ in 0..rig.rng.u64(2..10) {
+        rig.start();
+        for _ in 0..rig.rng.u64(1..4) {
+            let span = rig.rng.u64(1..=300);
+            let span = if rig.rng.u8(..8) == 0 { span * 20 } else { span };
+            let span = Duration::from_micros(rig.rng.u64(..=span * 1000));
+            rig.run_for(span);
+            if !faults {
+                continue;
+            }
+            match rig.rng.u8(..8) {
+                0 => {
+                    let kinds =
+                        [OpKind::WRITES, OpKind::CHANGES, &[OpKind::Sync], &[OpKind::SyncDir]];
+                    let kinds = kinds[rig.rng.usize(..kinds.len())];
+                    let error = [DiskError::Io, DiskError::ReadOnly][rig.rng.usize(..2)];
+                    let times = rig.rng.bool().then(|| rig.rng.u32(1..4));
+                    rig.device.fail(kinds, error, times);
+                    rig.excuse.set(Excuse { io: true, ..rig.excuse.get() });
+                }
+                1 => {
+                    let room = rig.device.used() + rig.rng.u64(..1 << 20);
+                    rig.device.set_capacity(Some(room));
+                    rig.excuse.set(Excuse { room: true, ..rig.excuse.get() });
+                }
+                2 => rig.device.stall(ms(rig.rng.u64(..2000))),
+                3 => {
+                    rig.heal();
+                }
+                _ => {}
+            }
+        }
+        let power = rig.rng.bool();
+        rig.crash(power);
+        if power && rig.rng.bool() {
+            rig.heal();
+        }
+    }
+    rig.heal();
+    rig.reopen();
+    // What a start gives to its visitor is durable.
+    rig.crash(true);
+    rig.reopen();
+    world.kill(P);
+    let labels = rig.opened.borrow().clone();
+    (world.trace_hash(), world.counts(), labels)
+}
+
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = number("FIRST").unwrap_or(0);
+    first..first + number("SEEDS").unwrap_or(usual)
+}
+
+#[test]
+fn a_log_keeps_its_promises_in_any_weather() {
+    let mut labels = BTreeMap::new();
+    let mut counts = BTreeMap::new();
+    for seed in seeds(500) {
+        let (_, counted, found) = any_weather(seed, false);
+        counted.into_iter().for_each(|(kind, count)| *counts.entry(kind).or_insert(0) += count);
+        found.iter().for_each(|label| *labels.entry(format!("{label:?}")).or_insert(0_u64) += 1);
+    }
+    eprintln!("{labels:?} {counts:?}");
+    assert!(labels.contains_key("TornTail") && labels.contains_key("CleanEnd"));
+}
+
+#[test]
+fn a_log_keeps_its_promises_on_a_failing_disk() {
+    let mut counts = BTreeMap::new();
+    for seed in seeds(500) {
+        let (_, counted, _) = any_weather(seed, true);
+        counted.into_iter().for_each(|(kind, count)| *counts.entry(kind).or_insert(0) += count);
+    }
+    eprintln!("{counts:?}");
+    assert!(counts.contains_key("disk/failed operation") && counts.contains_key("disk/cut torn"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let hashes: Vec<u64> = (0..40).map(|seed| any_weather(seed, true).0).collect();
+    for (seed, hash) in (0..).zip(&hashes) {
+        assert_eq!(any_weather(seed, true).0, *hash, "seed {seed}");
+    }
+    let mut distinct = hashes.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), hashes.len());
+}
