@@ -2,4 +2,5 @@
 
 pub mod disk;
 pub mod net;
+pub mod wal_only;
 pub mod world;
