@@ -8,12 +8,13 @@
 //!   between groups and begins no later than the oldest record that was not given up;
 //! * **durability**: it has everything that was said to be durable, or was found before;
 //! * **opens**: without damage, no crash makes the log refuse to open;
-//! * **damage**: with it, the log says so or has lost nothing, and what it can still read is what was
-//!   appended, in order.
+//! * **damage**: with it, the log says so or has lost nothing, and what it can still read was appended,
+//!   in that order.
 //!
 //! The disk damages only what a later batch vouches for: of the last batch nobody can know.
 
 use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use coracle_wal::limits::BLOCK_BYTES;
 use coracle_wal::{Disk, Driver, Lsn, OpenError, Options, Record, Wal};
 use fastrand::Rng;
 
-use super::disk::{DamageKind, DiskError, DiskWeather, OpKind, SimDevice, SimDisk};
+use super::disk::{DiskError, DiskWeather, OpKind, SimDevice, SimDisk};
 use super::world::{ProcessId, Step, World};
 
 /// The process that owns the log.
@@ -52,7 +53,8 @@ struct Model {
     lsns: Vec<Lsn>,
     /// Counts of records at which a group ends.
     group_ends: Vec<usize>,
-    next: u64,
+    /// Digest of every record that was ever appended, by its number; also of those that were cut off.
+    ever: Vec<u64>,
     trimmed: Lsn,
     acknowledged: usize,
     openings: u64,
@@ -67,7 +69,7 @@ impl Model {
 
     fn append<D: Disk>(&mut self, wal: &Wal<D>, records: usize, len: usize) {
         // Numbers are never used again, so that a record that comes back from the dead is noticed.
-        let bodies: Vec<Vec<u8>> = (self.next..)
+        let bodies: Vec<Vec<u8>> = (self.ever.len() as u64..)
             .take(records)
             .map(|number| {
                 let mut bytes = number.to_le_bytes().to_vec();
@@ -75,7 +77,7 @@ impl Model {
                 bytes
             })
             .collect();
-        self.next += records as u64;
+        self.ever.extend(bodies.iter().map(|body| digest(body)));
         let group: Vec<Record<'_>> = bodies
             .iter()
             .map(|body| Record { stream: 3, kind: 1, head: &body[..4], body: &body[4..] })
@@ -136,14 +138,27 @@ impl Model {
         }
     }
 
-    /// Checks what is left of a damaged log: whatever is found was appended, in that order.
+    /// Checks what is left of a damaged log: whatever is found was appended, in that order. It may have
+    /// been cut off since, if it was damage that made it come back.
     fn check_rest(&mut self, found: &[(Vec<u8>, Lsn)]) {
-        let mut rest = self.records.iter();
-        if !found.iter().all(|(payload, _)| rest.any(|record| record == payload)) {
+        let mut next = 0;
+        let appended = found.iter().all(|(payload, _)| {
+            let number = payload.get(..8).and_then(|bytes| bytes.try_into().ok());
+            let number = number.map_or(usize::MAX, |bytes| u64::from_le_bytes(bytes) as usize);
+            let in_order = number >= std::mem::replace(&mut next, number.saturating_add(1));
+            in_order && self.ever.get(number) == Some(&digest(payload))
+        });
+        if !appended {
             let message = "a damaged log gives records that were not appended so".to_owned();
             self.report("damage", message);
         }
     }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 type Shared = Rc<RefCell<Model>>;
@@ -166,6 +181,7 @@ struct Scenario<'w> {
     options: Options,
     habits: Habits,
     rng: Rng,
+    names_in_doubt: bool,
 }
 
 /// Runs the scenario of the world's seed. The same seed gives the same trace.
@@ -195,7 +211,15 @@ impl<'w> Scenario<'w> {
             len: [200, 3000, 9000][rng.usize(..3)],
         };
         let device = SimDevice::new(world, "disk", weather);
-        Self { world, device, model: Shared::default(), options, habits, rng }
+        Self {
+            world,
+            device,
+            model: Shared::default(),
+            options,
+            habits,
+            rng,
+            names_in_doubt: false,
+        }
     }
 
     fn live(&mut self) -> Result<(), Finding> {
@@ -211,8 +235,9 @@ impl<'w> Scenario<'w> {
                     self.disturb();
                 }
             }
-            // After a failed write the cache may hold what the device never gets: only a cut is honest.
-            let power = self.rng.bool();
+            // A name whose sync has failed is never durable for sure, whatever later syncs say, and a new
+            // process cannot know: only a cut shows the truth.
+            let power = self.rng.bool() || std::mem::take(&mut self.names_in_doubt);
             self.crash(power);
             self.device.heal();
         }
@@ -234,6 +259,7 @@ impl<'w> Scenario<'w> {
                 let kinds = [OpKind::WRITES, OpKind::CHANGES, &[OpKind::Sync], &[OpKind::SyncDir]];
                 let kinds = kinds[self.rng.usize(..kinds.len())];
                 let times = self.rng.u32(1..4);
+                self.names_in_doubt |= kinds.contains(&OpKind::SyncDir);
                 self.device.fail(kinds, DiskError::Io, Some(times));
             }
             1 => {
@@ -352,8 +378,8 @@ impl<'w> Scenario<'w> {
         self.after_damage()
     }
 
-    /// The last write before a crash lands on another place. It is lost, which nobody can know; but what
-    /// it has overwritten is missed.
+    /// The last write before a crash lands on another place. It is lost, which nobody can know, nor that
+    /// something else is if it has covered all that follows. But nothing may pass for what it is not.
     fn misdirect(&mut self) -> Result<(), Finding> {
         self.open_again()?;
         let span = Duration::from_millis(self.rng.u64(1..20));
@@ -371,12 +397,11 @@ impl<'w> Scenario<'w> {
         }
         disk.disarm();
         self.crash(false);
-        for lost in damages.iter().filter(|damage| damage.kind == DamageKind::NotWritten) {
-            if let Some(base) = header_of(&disk, lost.file).map(|(base, _)| base) {
+        for lost in damages {
+            if let Some((base, _)) = header_of(&disk, lost.file) {
                 let mut model = self.model.borrow_mut();
                 let kept = model.lsns.partition_point(|lsn| lsn.0 <= base + lost.position);
                 model.acknowledged = model.acknowledged.min(kept);
-                // What the cache still shows after a crash of the process alone was found, too.
             }
         }
         self.after_damage()
