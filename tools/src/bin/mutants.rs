@@ -55,6 +55,8 @@ enum With {
     Sim,
     /// The tests of the crate that the mutant lives in.
     Tests,
+    /// The simulator's scenario of the log alone, as a test (`CORACLE_SEEDS` seeds).
+    WalOnly,
     /// Only the compiler.
     Check,
 }
@@ -150,10 +152,13 @@ fn seeds(options: &Options, count: u64) -> Seeds {
 
 fn attempt(builder: &Builder, options: &Options, mutant: &'static Mutant) -> Tried {
     let time_max = Duration::from_secs(options.seconds_max);
-    let selection = test_selection(mutant.part);
+    let selection = match options.with {
+        With::WalOnly => &["-p", "coracle-tools", "--lib", "wal_only::tests::the_log"],
+        _ => test_selection(mutant.part),
+    };
     let built = match (options.with, mutant.part) {
         (With::Check, _) => builder.check(mutant.name).map(|took| (None, took)),
-        (With::Tests, _) | (With::Sim, Part::Server) => {
+        (With::Tests | With::WalOnly, _) | (With::Sim, Part::Server) => {
             builder.tests(mutant.name, selection).map(|took| (None, took))
         }
         (With::Sim, _) => builder.simulator(mutant.name).map(|(sim, took)| (Some(sim), took)),

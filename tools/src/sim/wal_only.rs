@@ -287,7 +287,10 @@ impl<'w> Scenario<'w> {
                     model_too.borrow_mut().acknowledge(durable);
                 }
             });
-            while !idle {
+            if idle {
+                return;
+            }
+            loop {
                 match rng.u8(..64) {
                     draw if draw < habits.trim => trim(&wal, &model, &mut rng),
                     draw if draw < habits.trim + habits.close => {
@@ -400,7 +403,10 @@ impl<'w> Scenario<'w> {
         for lost in damages {
             if let Some((base, _)) = header_of(&disk, lost.file) {
                 let mut model = self.model.borrow_mut();
-                let kept = model.lsns.partition_point(|lsn| lsn.0 <= base + lost.position);
+                // A batch is lost as a whole: the one that was hit may have begun before.
+                let before = (lost.position / BLOCK).saturating_sub(1);
+                let from = batch_of(&disk, lost.file, before).map_or(0, u64::from) * BLOCK;
+                let kept = model.lsns.partition_point(|lsn| lsn.0 <= base + from);
                 model.acknowledged = model.acknowledged.min(kept);
             }
         }
