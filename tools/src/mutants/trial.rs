@@ -83,7 +83,7 @@ pub fn simulate(simulator: &Path, seeds: Seeds) -> Outcome {
     let mut command = Command::new(simulator);
     command
         .args(["--seeds", &seeds.count.to_string(), "--first-seed", &seeds.first.to_string()])
-        .args(["--until-failure", "--json"]);
+        .args(["--until-failure", "--json", "--shrink-runs", "0"]);
     match run(&mut command, seeds.time_max) {
         Ok(ended) => judge(&ended, seeds.first),
         Err(error) => Outcome::Error { message: format!("{}: {error}", simulator.display()) },
