@@ -90,6 +90,10 @@ const _: () = assert!(
 /// per voter on the hot path are this long.
 pub const VOTERS_MAX: usize = 9;
 
+/// Learners of one shard: enough to bring in a whole new set of voters beside the present one. Each
+/// costs its leader as much as a voter.
+pub const LEARNERS_MAX: usize = VOTERS_MAX;
+
 /// What an entry counts for besides its payload, in windows and limits: about what it takes in
 /// memory and on the wire.
 pub const ENTRY_COST_BYTES: usize = 64;

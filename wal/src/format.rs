@@ -315,6 +315,12 @@ pub(crate) fn decode_batch_header(
     if fits && sane { Ok(header) } else { Err(Flaw::Broken) }
 }
 
+/// The position that a block says it is for if it looks like the start of a batch; unchecked.
+pub(crate) fn claimed_position(block: &[u8]) -> Option<Lsn> {
+    let (raw, _) = RawBatchHeader::read_from_prefix(block).ok()?;
+    (raw.magic.get() == BATCH_MAGIC).then(|| Lsn(raw.position.get()))
+}
+
 /// Writes `record` to `dst`, which has exactly its size, and returns its checksum.
 pub(crate) fn encode_record(dst: &mut [u8], seed: u32, record: &Record<'_>) -> u32 {
     let payload_bytes = dst.len() - RECORD_HEADER_BYTES;

@@ -58,6 +58,7 @@ mod commit;
 mod disk;
 mod driver;
 mod error;
+pub mod follow;
 mod format;
 pub mod limits;
 pub mod mem;

@@ -19,7 +19,8 @@
 //!
 //! A segment's name and header are durable before it is used, so a crash never explains a missing or
 //! unreadable one. Writes are pipelined, so a crash does explain a hole before later batches, unless one
-//! of them says that what lies before it was durable. After the mark that closes a generation nothing
+//! of them says that what lies before it was durable. So says, too, a later batch that is found in the wrong
+//! place, although it can't be read as part of the log. After the mark that closes a generation nothing
 //! follows in it.
 
 use std::fmt;

@@ -289,12 +289,12 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 None => self.probe(&halt).await?,
             };
             let later = match probe.next {
-                None => Later::Nothing,
                 #[cfg(mutant = "rot-cut-as-tail")]
                 Some(_) if halt.stop == Stop::Broken => Later::Pending,
                 #[cfg(mutant = "hole-cut-as-tail")]
                 Some(_) if halt.stop == Stop::Blank => Later::Pending,
-                Some(_) if probe.durable > self.lsn(halt.place) => Later::Durable,
+                _ if probe.durable > self.lsn(halt.place) => Later::Durable,
+                None => Later::Nothing,
                 Some(_) => Later::Pending,
             };
             sometimes!(recovery_hole_in_tail, later == Later::Pending);
@@ -406,10 +406,15 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             return Ok(Probe::default());
         }
         let mut probe = Probe::default();
-        let start = (index, offset + BLOCK_BYTES as u64);
-        let mut reader = Reader::new(self.ranges(start));
+        let mut reader = Reader::new(self.ranges((index, offset)));
         while let Some(place) = reader.place().await? {
             let Some(id) = &self.segments[place.0].id else { break };
+            let stray = self.stray(reader.peek(BLOCK_BYTES).await?, place);
+            probe.durable = probe.durable.max(stray.unwrap_or_default());
+            if place == halt.place {
+                reader.consume(BLOCK_BYTES);
+                continue;
+            }
             match next_batch(&mut reader, id, place.1).await? {
                 Ok((header, _)) => {
                     probe.next.get_or_insert(place);
@@ -426,6 +431,20 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         }
         self.claim = Some(probe.durable);
         Ok(probe)
+    }
+
+    /// What the header of a batch says was durable that lies at `place` and belongs further on. No crash
+    /// puts it there, as no position is used twice: its write went to the wrong place, and what it says is
+    /// all that is known of it.
+    fn stray(&self, block: &[u8], place: Place) -> Option<Lsn> {
+        let position = format::claimed_position(block)?;
+        let mut known = self.segments.iter().filter_map(|segment| segment.id);
+        let id = known.rfind(|id| id.base < position && position < id.end())?;
+        if position <= self.lsn(place) {
+            return None; // of the right place, or of the file's earlier use
+        }
+        let offset = position.0 - id.base.0;
+        format::decode_batch_header(block, &id, offset).ok().map(|header| header.durable)
     }
 
     /// Whether all segments behind `index` are prepared ones of its own generation. Behind the mark of an

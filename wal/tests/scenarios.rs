@@ -682,6 +682,30 @@ fn a_batch_in_the_place_of_another_is_damage() {
     }
 }
 
+/// The last write went over the batch before it, and so the only witness of that batch is not in its place.
+#[test]
+fn a_misdirected_last_write_does_not_hide_what_it_destroyed() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::open(&disk).unwrap();
+    for number in 0..4 {
+        rig.commit(&[number]);
+    }
+    let name = &segments(&disk)[0];
+    let places = batches(&disk, name);
+    let block = |index: usize| places[index].offset as usize..places[index].offset as usize + 4096;
+    let last = places.len() - 1;
+    for (hit, place) in places[..last].iter().enumerate() {
+        let mut bytes = disk.contents(name).unwrap();
+        bytes.copy_within(block(last), block(hit).start);
+        bytes[block(last)].fill(0);
+        let disk = disk.crash(&mut |_| 0);
+        disk.put(name, &bytes);
+        let error = Rig::open(&disk).err().unwrap();
+        let OpenError::Damaged(lost) = &error else { panic!("{error}") };
+        assert_eq!(lost[0].offset, place.offset, "{error}");
+    }
+}
+
 #[test]
 fn the_driver_does_not_end_before_the_last_mark_is_durable() {
     let disk = MemDisk::new();

@@ -59,8 +59,9 @@
 //! ```
 //!
 //! # What is not here yet
-//! Membership changes and learners, snapshots and log compaction (all entries stay in memory),
-//! leadership transfer, leases for reads, repair of a replica that lost acknowledged entries.
+//! Membership changes in the running core ([`membership`] has what they come to), snapshots and log
+//! compaction (all entries stay in memory), leadership transfer, leases for reads, repair of a replica that
+//! lost acknowledged entries.
 
 mod config;
 mod effects;
@@ -68,6 +69,7 @@ mod election;
 mod follower;
 mod leader;
 mod log;
+pub mod membership;
 mod message;
 mod progress;
 pub mod quorum;

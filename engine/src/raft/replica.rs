@@ -260,9 +260,11 @@ impl Raft {
         self.reads.pending()
     }
 
-    /// What it knows of the other voters; means something only while it leads.
+    /// What is known about each other voter, in the order of their ids; nothing unless leading.
     pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
-        self.peers.iter().map(|peer| peer.progress.status(peer.id))
+        let leads = self.role == Role::Leader;
+        let peers = self.peers.iter().filter(move |_| leads);
+        peers.map(|peer| peer.progress.status(peer.id))
     }
 
     fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) {

@@ -5,6 +5,7 @@
 mod cluster;
 mod conformance;
 mod direct;
+mod membership;
 mod render;
 mod scenarios;
 mod simulation;

@@ -49,6 +49,7 @@
 mod crash;
 mod damage;
 mod device;
+mod effects;
 mod image;
 mod names;
 mod node;

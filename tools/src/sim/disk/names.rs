@@ -84,25 +84,25 @@ impl Names {
         self.pending.push(Change { number, what, doomed: false });
     }
 
-    /// Makes the changes up to number `covered` durable; returns whether there were any.
+    /// Makes the changes up to number `covered` durable; returns whether there were any. Doomed ones alone
+    /// are held for clean, but they go with any later change: a directory is written by blocks.
     pub(super) fn settle(&mut self, covered: u64) -> bool {
-        let Self { durable, pending, .. } = self;
-        let before = pending.len();
-        pending.retain(|change| {
-            let waits = change.doomed || change.number > covered;
-            if !waits {
-                change.what.apply(durable);
-            }
-            waits
-        });
-        pending.len() < before
+        let count = self.pending.partition_point(|change| change.number <= covered);
+        let Some(last) = self.pending[..count].iter().rposition(|change| !change.doomed) else {
+            return false;
+        };
+        for change in self.pending.drain(..=last) {
+            change.what.apply(&mut self.durable);
+        }
+        true
     }
 
-    /// A sync of the changes up to `covered` failed: some are durable by chance, the others never will be.
+    /// A sync of the changes up to `covered` failed: the first ones may be durable by chance, the others are
+    /// doomed.
     pub(super) fn doom(&mut self, covered: u64, fates: &mut Fates<'_>) -> bool {
+        // A journal stops at some point: what lies behind it is not durable either.
         let mut broken = false;
         for change in self.pending.iter_mut().filter(|change| change.number <= covered) {
-            // A journal stops at some point: what lies behind it is not durable either.
             broken |= !fates.of_metadata();
             change.doomed |= broken;
         }

@@ -14,14 +14,14 @@ pub enum DurableChange {
         /// Bytes.
         len: u64,
     },
-    /// The size of a file grew.
+    /// The size of a file grew; content beyond the old one may have been written before.
     Grown {
         /// The file.
         file: u32,
         /// Its durable size.
         size: u64,
     },
-    /// Names.
+    /// Names. A file that has its first durable name may have content already: read it whole.
     Names,
     /// Anything: a power cut, or the directory was wiped.
     Reset,

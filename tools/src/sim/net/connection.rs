@@ -1,13 +1,8 @@
 //! One stream: two ends, and a pipe for each direction.
 //!
-//! A pipe is a chain of places: what was written and does not fit the window yet (`queue`), what is on the
-//! way (`wire`), what has arrived and is not read yet (`received`). The window bounds the latter two. One
-//! timer per pipe, for the head of the wire; what leaves together arrives together.
-//!
 //! Wakers are collected and called when no borrow is held any more.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::frames::{self, Fate, SentFrame, Unit};
 use super::path::{By, Incident, Path};
+use super::pipe::{Item, Late, Packet, Pipe};
 use super::{HostId, Net};
 use crate::sim::world::ProcessId;
 
@@ -52,120 +48,6 @@ struct End {
     reset_on_the_way: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-}
-
-/// Bytes under way: a frame, or a part of one.
-struct Chunk {
-    bytes: Bytes,
-    /// The frame whose last part this is, if it is not `bytes` itself.
-    whole: Option<Bytes>,
-    ends_frame: bool,
-}
-
-enum Item {
-    /// The first packet of the side that connected.
-    Open,
-    Data(Chunk),
-    /// Nothing comes after it.
-    Fin,
-}
-
-struct Packet {
-    at: Duration,
-    item: Item,
-}
-
-struct Late {
-    number: u64,
-    overtakers: u32,
-    frame: Bytes,
-}
-
-struct Pipe {
-    path: Rc<Path>,
-    queue: VecDeque<Chunk>,
-    queue_bytes: usize,
-    late: Vec<Late>,
-    lates: u64,
-    wire: VecDeque<Packet>,
-    /// Time of the timer that will look at the wire.
-    armed: Option<Duration>,
-    received: VecDeque<Bytes>,
-    received_bytes: usize,
-    window: usize,
-    /// Bytes on the wire or received, as the sender knows.
-    outstanding: usize,
-    /// Bytes read of which the sender has not heard yet.
-    credit: usize,
-    credit_armed: bool,
-    fin_sent: bool,
-    fin_arrived: bool,
-}
-
-impl Pipe {
-    fn new(path: Rc<Path>) -> Self {
-        Self {
-            window: path.window(),
-            path,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            late: Vec::new(),
-            lates: 0,
-            wire: VecDeque::new(),
-            armed: None,
-            received: VecDeque::new(),
-            received_bytes: 0,
-            outstanding: 0,
-            credit: 0,
-            credit_armed: false,
-            fin_sent: false,
-            fin_arrived: false,
-        }
-    }
-
-    fn enqueue(&mut self, bytes: Bytes, ends_frame: bool) {
-        self.queue_bytes += bytes.len();
-        self.queue.push_back(Chunk { bytes, whole: None, ends_frame });
-    }
-
-    fn clear_queue(&mut self) {
-        self.queue.clear();
-        self.queue_bytes = 0;
-        self.late.clear();
-    }
-
-    fn clear_received(&mut self) {
-        self.received.clear();
-        self.received_bytes = 0;
-    }
-
-    fn in_order(&self, at: Duration) -> Duration {
-        self.wire.back().map_or(at, |last| last.at.max(at))
-    }
-
-    /// Puts up to `room` bytes of the queue on the wire.
-    fn depart(&mut self, now: Duration, mut room: usize) {
-        let at = self.in_order(self.path.arrival(now, room));
-        self.outstanding += room;
-        self.queue_bytes -= room;
-        while room > 0 {
-            let Some(first) = self.queue.front_mut() else { return };
-            let chunk = if first.bytes.len() <= room {
-                match self.queue.pop_front() {
-                    Some(chunk) => chunk,
-                    None => return,
-                }
-            } else {
-                if first.whole.is_none() && first.ends_frame {
-                    first.whole = Some(first.bytes.clone());
-                }
-                let bytes = first.bytes.split_to(room);
-                Chunk { bytes, whole: None, ends_frame: false }
-            };
-            room -= chunk.bytes.len();
-            self.wire.push_back(Packet { at, item: Item::Data(chunk) });
-        }
-    }
 }
 
 struct Both {
@@ -276,7 +158,10 @@ impl Connection {
                 let (near, far) = ends(&mut both.ends, side);
                 let alive = matches!(far.stage, Stage::Open | Stage::Coming);
                 match item {
-                    Item::Open => opened = alive,
+                    Item::Open => {
+                        opened = alive;
+                        unwanted |= !alive;
+                    }
                     Item::Fin => {
                         pipe.fin_arrived = true;
                         wakes.reader(far);
@@ -395,11 +280,17 @@ impl Connection {
         both.ends.iter().all(|end| matches!(end.stage, Stage::Closed | Stage::Gone))
     }
 
-    /// The listener's queue takes the stream: end 1 belongs to `process` from now on.
-    pub(super) fn accept(&self, process: ProcessId) -> String {
+    /// The host on which a process holds an end.
+    pub(super) fn host_of(&self, process: ProcessId) -> Option<HostId> {
+        let both = self.both.borrow();
+        both.ends.iter().find(|end| end.process == process).map(|end| end.host)
+    }
+
+    /// The listener's queue takes the stream.
+    pub(super) fn accept(&self) -> String {
         let both = &mut *self.both.borrow_mut();
         let end = &mut both.ends[1];
-        (end.stage, end.halves, end.process) = (Stage::Open, 2, process);
+        (end.stage, end.halves) = (Stage::Open, 2);
         format!("{}:{}", both.ends[0].host, 32_768 + self.id % 28_232)
     }
 
@@ -570,7 +461,7 @@ impl Connection {
             path.remember(&self.address, self.id, &frame);
         }
         if fate != Fate::Delay && !pipe.late.is_empty() {
-            pass_late(pipe);
+            pipe.pass_late();
         }
     }
 
@@ -712,15 +603,22 @@ impl Connection {
     /// The process that holds an end dies. In a power cut nobody is told.
     pub(super) fn process_died(self: &Rc<Self>, net: &Net, process: ProcessId, power_cut: bool) {
         for side in 0..2 {
-            let (path, open) = {
-                let both = self.both.borrow();
-                let end = &both.ends[side];
-                let open = end.process == process && end.stage == Stage::Open;
-                (both.pipes[side].path.clone(), open)
+            let path = {
+                let both = &mut *self.both.borrow_mut();
+                let end = &mut both.ends[side];
+                if end.process != process {
+                    continue;
+                }
+                match end.stage {
+                    Stage::Open => both.pipes[side].path.clone(),
+                    Stage::Coming => {
+                        // Its listener has promised to take it.
+                        end.stage = if power_cut { Stage::Gone } else { Stage::Closed };
+                        continue;
+                    }
+                    Stage::Closed | Stage::Gone => continue,
+                }
             };
-            if !open {
-                continue;
-            }
             if !power_cut {
                 let with_reset = path.chance(net.reset_at_death());
                 if with_reset {
@@ -818,20 +716,6 @@ impl Connection {
 fn ends(ends: &mut [End; 2], side: usize) -> (&End, &mut End) {
     let [first, second] = ends;
     if side == 0 { (first, second) } else { (second, first) }
-}
-
-/// One more frame has passed those that are held back.
-fn pass_late(pipe: &mut Pipe) {
-    let mut at = 0;
-    while at < pipe.late.len() {
-        pipe.late[at].overtakers -= 1;
-        if pipe.late[at].overtakers == 0 {
-            let late = pipe.late.remove(at);
-            pipe.enqueue(late.frame, true);
-        } else {
-            at += 1;
-        }
-    }
 }
 
 /// Length and last bytes: cheap, and a frame's checksum or its end stands there.

@@ -37,6 +37,7 @@
 mod connection;
 mod frames;
 mod path;
+mod pipe;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -249,7 +250,7 @@ impl Net {
         let backlog = self.0.listeners.borrow().get(&connection.address).cloned();
         match backlog {
             Some(backlog) if self.has_room(&backlog) => {
-                let from = connection.accept(backlog.owner);
+                let from = connection.accept();
                 backlog.queue.borrow_mut().push_back((connection.clone(), from));
                 let waker = backlog.waker.borrow_mut().take();
                 if let Some(waker) = waker {
@@ -349,7 +350,9 @@ impl Net {
         if power_cut {
             let names = self.0.names.borrow();
             let hosts = theirs.iter().filter_map(|backlog| names.get(name_of(&backlog.address)));
-            self.0.down.borrow_mut().extend(hosts);
+            let mut down = self.0.down.borrow_mut();
+            down.extend(hosts);
+            down.extend(self.connections().iter().filter_map(|c| c.host_of(process)));
         }
         for connection in self.connections() {
             connection.process_died(self, process, power_cut);
@@ -441,13 +444,14 @@ impl Net {
     }
 
     /// Ends all faults, for good: blocks, clogs and stalls are lifted, what was held flows, and nothing
-    /// more happens by chance.
+    /// more happens by chance. What is blocked later on is blocked all the same.
     pub fn heal(&self) {
         self.world().story(|| "net: healed".to_owned());
         {
             let mut weather = self.0.weather.borrow_mut();
             weather.frames = FrameRates::NONE;
             (weather.spike, weather.reset, weather.blackout, weather.stall) = (0.0, 0.0, 0.0, 0.0);
+            weather.reset_after_block = 0.0;
         }
         let paths: Vec<Rc<Path>> = self.0.paths.borrow().values().cloned().collect();
         paths.iter().for_each(|path| self.heal_path(path));

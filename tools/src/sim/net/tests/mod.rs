@@ -19,6 +19,9 @@ const SERVER: ProcessId = ProcessId(2);
 const ADDRESS: &str = "n2:7100";
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+mod frames;
+mod streams;
+
 type Shelf<T> = Rc<RefCell<T>>;
 
 fn ms(count: u64) -> Duration {
@@ -190,19 +193,6 @@ fn some_bytes(rng: &mut Rng) -> Vec<u8> {
     let rest = rng.usize(..20_000);
     bytes.extend((0..rest).map(|_| rng.u8(..)));
     bytes
-}
-
-async fn write_in_pieces(mut writer: SimWriter, bytes: Vec<u8>, mut rng: Rng) {
-    let mut rest = Bytes::from(bytes);
-    while !rest.is_empty() {
-        let mut bufs = Vec::new();
-        for _ in 0..rng.usize(1..5) {
-            bufs.push(rest.split_to(rng.usize(..=rest.len().min(3000))));
-        }
-        writer.write_all(&mut bufs).await.unwrap();
-        assert!(bufs.is_empty());
-    }
-    writer.shutdown();
 }
 
 /// Both directions at once, with windows, pieces, spikes, blackouts and stalls of all sizes.

@@ -1,0 +1,146 @@
+//! One node of a scenario: a core of ours, its clock, its disk and its threads.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::{
+    Config, Effects, Entry, Event, HardState, Message, Raft, RaftLog, Role, WriteMark,
+};
+use coracle_engine::{LogIndex, NodeId, Term};
+
+use super::replay::Options;
+use super::text::Letter;
+
+/// What a node's append thread has to do.
+pub struct Work {
+    pub write: Option<Write>,
+    pub letters: Vec<Letter>,
+}
+
+pub struct Write {
+    pub entries: Vec<Entry>,
+    pub mark: WriteMark,
+}
+
+pub struct Node {
+    pub id: NodeId,
+    /// Absent for a node that belongs to no cluster: it would need a change of membership.
+    pub raft: Option<Raft>,
+    pub now: Duration,
+    /// A leader was heard since the clock last moved on for a request for votes.
+    pub heard: bool,
+    /// After how many ticks it was told to campaign, and how many have passed.
+    pub patience: Option<u64>,
+    pub waited: u64,
+    /// What [`Node::to_tell`] was when heartbeats were last due.
+    pub told: Vec<LogIndex>,
+    /// Gathered since the last Ready.
+    pub effects: Effects,
+    /// Places in `effects.messages` that are notices.
+    pub notices: BTreeSet<usize>,
+    /// What the last Ready has shown.
+    pub shown: (HardState, Role, Option<NodeId>),
+    /// Entries up to here were handed out to be applied.
+    pub handed: LogIndex,
+    pub base: LogIndex,
+    pub disk: Vec<Entry>,
+    pub append_work: VecDeque<Work>,
+    pub apply_work: VecDeque<Vec<Entry>>,
+    pub configuration: Configuration,
+}
+
+impl Node {
+    /// A node of a cluster whose voters include it; otherwise one without a core.
+    pub fn new(id: NodeId, base: LogIndex, options: &Options) -> Self {
+        let state = HardState { term: Term(0), vote: None, commit: base };
+        let raft = options.voters.contains(&id).then(|| {
+            let mut config = Config::new(id, options.voters.clone(), 1);
+            config.inflight_messages_max = options.inflight.unwrap_or(config.inflight_messages_max);
+            let log = RaftLog::restore(base, Term(0), Vec::new()).unwrap();
+            Raft::new(config, state, log, Duration::ZERO).unwrap()
+        });
+        Self {
+            id,
+            raft,
+            now: Duration::ZERO,
+            heard: false,
+            patience: None,
+            waited: 0,
+            told: Vec::new(),
+            effects: Effects::default(),
+            notices: BTreeSet::new(),
+            shown: (state, Role::Follower, None),
+            handed: base,
+            base,
+            disk: Vec::new(),
+            append_work: VecDeque::new(),
+            apply_work: VecDeque::new(),
+            configuration: Configuration::default(),
+        }
+    }
+
+    pub fn role(&self) -> Option<Role> {
+        self.raft.as_ref().map(Raft::role)
+    }
+
+    pub fn position(&self) -> Option<(Role, Term)> {
+        self.raft.as_ref().map(|raft| (raft.role(), raft.term()))
+    }
+
+    pub fn step(&mut self, event: Event) {
+        if let Some(raft) = &mut self.raft {
+            raft.step(event, &mut self.effects);
+        }
+    }
+
+    /// Moves the clock, and says what time it is.
+    pub fn moved(&mut self, by: impl Fn(&Config) -> Duration) -> Duration {
+        // All nodes have the default times.
+        self.now += by(&Config::new(self.id, vec![self.id], 0));
+        self.now
+    }
+
+    /// Up to where entries may be applied. etcd's asynchronous mode waits for them to be stored.
+    pub fn to_apply(&self, asynchronous: bool) -> LogIndex {
+        let Some(raft) = &self.raft else { return self.handed };
+        let durable = if asynchronous { raft.log().durable() } else { LogIndex(u64::MAX) };
+        raft.commit().min(durable).max(self.handed)
+    }
+
+    /// The commit index that a leader can tell each follower with a heartbeat. Nothing before the first
+    /// entry of its term is committed.
+    pub fn to_tell(&self) -> Vec<LogIndex> {
+        let Some(raft) = &self.raft else { return Vec::new() };
+        let commit = raft.commit();
+        let own = raft.log().term_at(commit) == Some(raft.term());
+        raft.followers().filter(|_| own).map(|peer| peer.matched.min(commit)).collect()
+    }
+
+    pub fn has_ready(&self, asynchronous: bool) -> bool {
+        let Some(raft) = &self.raft else { return false };
+        let effects = &self.effects;
+        !effects.messages.is_empty()
+            || !effects.after_durable.is_empty()
+            || effects.write_mark.is_some()
+            || self.to_apply(asynchronous) > self.handed
+            || self.shown != (raft.hard_state(), raft.role(), raft.leader())
+            || self.told != self.to_tell()
+    }
+
+    pub fn write(&mut self, entries: &[Entry]) {
+        if let Some(first) = entries.first() {
+            self.disk.retain(|entry| entry.index < first.index);
+            self.disk.extend(entries.iter().cloned());
+        }
+    }
+
+    /// The first entry of an append that has another term here.
+    pub fn conflict(&self, message: &Message) -> Option<(LogIndex, Term, Term)> {
+        let (Message::Append(append), Some(raft)) = (message, &self.raft) else { return None };
+        append.entries.iter().find_map(|entry| {
+            let own = raft.log().term_at(entry.index)?;
+            (own != entry.term).then_some((entry.index, own, entry.term))
+        })
+    }
+}

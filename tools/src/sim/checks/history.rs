@@ -1,0 +1,1 @@
+//! What clients saw, and whether one copy of the data could have shown it to them.

@@ -1,0 +1,359 @@
+//! What may never happen, checked after every event of a simulated cluster.
+//!
+//! A [`Checker`] knows the whole cluster: it is shown every core after each of its turns, every frame
+//! when it is sent, what each disk holds durably, and what every state machine applies. It keeps, for
+//! each shard, everything that was ever committed and every leader there ever was, and compares only what
+//! is new with it. Logs are compared as chains of hashes: one comparison for all entries up to an index.
+//!
+//! | fed by | with | checked |
+//! |---|---|---|
+//! | [`Checker::after_turn`] | a core after a turn | leaders, logs, cursors, commits, windows, queues |
+//! | [`Checker::sent`] | a frame when it is sent | that no vote or acknowledgement comes before its durability |
+//! | [`DurableView`] | the durable bytes of a disk | hard states and logs as a power cut would leave them |
+//! | [`Checker::applied`] | an entry and its reply | that all replicas apply the same, in order |
+//! | [`Checker::digest`] | the state of a replica | that equal logs give equal states |
+//! | [`Checker::started`], [`Checker::stopped`], [`Checker::wiped`], [`Checker::damaged`] | life and death | that a restart brings back what was durable |
+//!
+//! Every function returns the first [`Violation`] it finds. Nothing here panics, and the state after a
+//! violation means nothing. [`Watch`] glues a checker to cores and state machines that can't return
+//! anything, and keeps the violation.
+//!
+//! A disk that was wiped or damaged breaks promises by itself: its node is *excused* from then on. It
+//! counts as having what it has promised, and its own promises are not compared with its disk.
+//!
+//! What clients see is another matter: [`history`].
+
+mod chain;
+mod durable;
+mod frames;
+pub mod history;
+mod replica;
+mod shard;
+mod violation;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coracle_engine::core::{CoreView, Queues};
+use coracle_engine::limits::{FRAME_BYTES_MAX, Limits};
+use coracle_engine::raft::Role;
+use coracle_engine::raft::quorum::majority;
+use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, Term};
+
+pub use chain::{Chain, Link, hash_bytes, hash_entry};
+pub use durable::{Change, DurableLog, DurableShard, DurableView};
+pub use replica::{Replica, Windows};
+pub use violation::{Checked, Invariant, Violation};
+pub use watch::Watch;
+
+use shard::ShardTruth;
+use violation::fail;
+
+/// Checks a cluster. See the [module](self).
+#[derive(Debug)]
+pub struct Checker {
+    shards: Vec<ShardTruth>,
+    /// Cores of each node.
+    nodes: BTreeMap<NodeId, u16>,
+    disks: BTreeMap<(NodeId, CoreId), DurableLog>,
+    excused: BTreeSet<NodeId>,
+    /// How often something was compared.
+    looks: u64,
+}
+
+impl Checker {
+    /// A checker of a cluster of `shards` shards on these nodes, each with its number of cores.
+    #[must_use]
+    pub fn new(shards: u32, nodes: &[(NodeId, u16)]) -> Self {
+        Self {
+            shards: (0..shards).map(|_| ShardTruth::default()).collect(),
+            nodes: nodes.iter().copied().collect(),
+            disks: BTreeMap::new(),
+            excused: BTreeSet::new(),
+            looks: 0,
+        }
+    }
+
+    /// How many replicas and frames were looked at.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// Index of the last entry of a shard that was ever committed.
+    #[must_use]
+    pub fn committed(&self, shard: ShardId) -> LogIndex {
+        self.truth(shard).map_or(LogIndex(0), |truth| truth.committed.last())
+    }
+
+    /// Who was ever seen to lead a shard.
+    pub fn leaders(&self, shard: ShardId) -> impl Iterator<Item = (Term, NodeId)> {
+        self.truth(shard).into_iter().flat_map(|truth| &truth.leaders).map(|(t, n)| (*t, *n))
+    }
+
+    /// Sets the disk of a core; to be done before the core starts for the first time.
+    pub fn set_disk(
+        &mut self,
+        node: NodeId,
+        core: CoreId,
+        log_id: [u8; 16],
+        view: Option<Box<dyn DurableView>>,
+    ) {
+        self.disks.insert((node, core), DurableLog::new(node, log_id, view));
+    }
+
+    /// The process of a node starts, with so many cores.
+    pub fn started(&mut self, node: NodeId, cores: u16) {
+        self.nodes.insert(node, cores);
+        self.stopped(node);
+    }
+
+    /// The process of a node has ended, one way or the other.
+    pub fn stopped(&mut self, node: NodeId) {
+        for truth in &mut self.shards {
+            truth.mirrors.remove(&node);
+        }
+    }
+
+    /// The disks of a node were replaced by empty ones.
+    pub fn wiped(&mut self, node: NodeId) {
+        self.excused.insert(node);
+        for (_, disk) in self.disks.iter_mut().filter(|((owner, _), _)| *owner == node) {
+            disk.reset();
+        }
+    }
+
+    /// Durable bytes of a node were damaged or lost by its disks.
+    pub fn damaged(&mut self, node: NodeId) {
+        self.excused.insert(node);
+    }
+
+    /// A core after a turn. The first time after [`Checker::started`], a core that has just recovered.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
+        self.check_queues(core)?;
+        self.catch_up(core.node, core.core)?;
+        for replica in core.touched() {
+            self.replica(core.node, &replica, core.failed)?;
+        }
+        Ok(())
+    }
+
+    /// One replica after a turn; `failed` if its core's log has failed.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn replica(&mut self, node: NodeId, replica: &impl Replica, failed: bool) -> Checked {
+        self.looks += 1;
+        let id = replica.id();
+        self.look(node, replica, failed).map_err(|violation| Box::new(violation.on_if(node, id)))
+    }
+
+    fn look(&mut self, node: NodeId, replica: &impl Replica, failed: bool) -> Checked {
+        let id = replica.id();
+        let Some(truth) = self.shards.get_mut(id.0 as usize) else { return Ok(()) };
+        let first = !truth.mirrors.contains_key(&node);
+        let committed = truth.look(node, replica)?;
+        if first {
+            self.check_recovery(node, replica)?;
+        }
+        if let Some(term) = committed {
+            let commit = replica.hard_state().commit;
+            self.check_quorum(node, replica, commit)?;
+            if let Some(truth) = self.shards.get_mut(id.0 as usize) {
+                truth.extend(node, term, commit)?;
+            }
+        }
+        if let Some(truth) = self.shards.get_mut(id.0 as usize) {
+            truth.check_applied(node, id)?;
+        }
+        // A core whose log has failed promises nothing any more.
+        if failed { Ok(()) } else { self.check_durable(node, replica) }
+    }
+
+    /// A state machine has applied an entry; called before the turn is over.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn applied(&mut self, node: NodeId, entry: &Apply<'_>, reply: &[u8]) -> Checked {
+        let Some(truth) = self.shards.get_mut(entry.shard.0 as usize) else { return Ok(()) };
+        let hash = hash_entry(coracle_engine::raft::EntryKind::Normal, entry.payload);
+        let place = (node, entry.index, entry.term);
+        truth
+            .note_applied(place, hash, hash_bytes(reply))
+            .map_err(|violation| Box::new(violation.on(node, entry.shard)))
+    }
+
+    /// The state of a replica, as a hash of all of it, after it has applied everything up to `applied`.
+    ///
+    /// # Errors
+    /// A violation if another replica had another state then.
+    pub fn digest(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+        applied: LogIndex,
+        digest: u64,
+    ) -> Checked {
+        let Some(truth) = self.shards.get_mut(shard.0 as usize) else { return Ok(()) };
+        truth
+            .note_digest(node, applied, digest)
+            .map_err(|violation| Box::new(violation.on(node, shard)))
+    }
+
+    fn truth(&self, shard: ShardId) -> Option<&ShardTruth> {
+        self.shards.get(shard.0 as usize)
+    }
+
+    /// Where a node keeps a shard.
+    fn place(&self, node: NodeId, shard: ShardId) -> Option<(NodeId, CoreId)> {
+        let cores = *self.nodes.get(&node)?;
+        let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        (shard.0 < shards && cores > 0).then(|| (node, CoreId::hosting(shard, shards, cores)))
+    }
+
+    fn catch_up(&mut self, node: NodeId, core: CoreId) -> Checked {
+        if self.excused.contains(&node) {
+            return Ok(());
+        }
+        self.disks.get_mut(&(node, core)).map_or(Ok(()), DurableLog::catch_up)
+    }
+
+    /// What a node has of a shard on disk now. `None` for a node that is excused, or has no disk here.
+    fn on_disk(&mut self, node: NodeId, shard: ShardId) -> Checked<Option<&DurableShard>> {
+        let Some(place) = self.place(node, shard) else { return Ok(None) };
+        self.catch_up(node, place.1)?;
+        if self.excused.contains(&node) {
+            return Ok(None);
+        }
+        let Some(disk) = self.disks.get_mut(&place) else { return Ok(None) };
+        Ok(Some(disk.shard_mut(shard)))
+    }
+
+    /// A replica that has just started: its state is that of its disk.
+    fn check_recovery(&mut self, node: NodeId, replica: &impl Replica) -> Checked {
+        let id = replica.id();
+        let log = match self.truth(id).and_then(|truth| truth.mirrors.get(&node)) {
+            Some(mirror) => mirror.log.clone(),
+            None => return Ok(()),
+        };
+        let state = replica.hard_state();
+        let Some(disk) = self.on_disk(node, id)? else { return Ok(()) };
+        let stored = disk.hard_state;
+        if stored != state {
+            let (expected, seen) = (format!("{stored:?}, as on disk"), format!("{state:?}"));
+            return fail(Violation::new(Invariant::Recovery, expected, seen).term(state.term));
+        }
+        let last = disk.log.last().max(log.last());
+        if disk.has(&log, last) {
+            return Ok(());
+        }
+        let shorter = disk.log.last().min(log.last()).next();
+        let at = disk.log.difference(&log).unwrap_or(shorter);
+        let expected = format!("{}, as on disk", disk.log.describe(at));
+        let violation = Violation::new(Invariant::Recovery, expected, log.describe(at));
+        fail(violation.term(state.term).index(at))
+    }
+
+    /// What a leader commits is on the disks of a majority.
+    fn check_quorum(&mut self, node: NodeId, replica: &impl Replica, commit: LogIndex) -> Checked {
+        let id = replica.id();
+        let Some(wanted) = self.link(node, id, commit) else { return Ok(()) };
+        let (mut durable, mut unknown, mut lacking) = (0, 0, Vec::new());
+        for voter in replica.voters() {
+            match self.on_disk(*voter, id)? {
+                None => unknown += 1,
+                Some(disk) if disk.log.at(commit).is_some_and(|link| link.chain == wanted) => {
+                    durable += 1;
+                }
+                Some(disk) => {
+                    lacking.push(format!("node {voter} has {}", disk.log.describe(commit)));
+                }
+            }
+        }
+        let needed = majority(replica.voters().len());
+        if durable + unknown >= needed {
+            return Ok(());
+        }
+        let expected = format!("the entry on {needed} disks");
+        let seen = format!("it is on {durable}; {}", lacking.join(", "));
+        let violation = Violation::new(Invariant::CommitQuorum, expected, seen);
+        fail(violation.term(replica.hard_state().term).index(commit))
+    }
+
+    /// What a replica takes for durable is on its disk.
+    fn check_durable(&mut self, node: NodeId, replica: &impl Replica) -> Checked {
+        let (id, durable, term) = (replica.id(), replica.durable(), replica.durable_term());
+        let Some(wanted) = self.link(node, id, durable) else { return Ok(()) };
+        let Some(disk) = self.on_disk(node, id)? else { return Ok(()) };
+        if disk.log.at(durable).is_none_or(|link| link.chain != wanted) {
+            let expected = "the log up to here on disk";
+            let seen = disk.log.describe(durable);
+            let violation = Violation::new(Invariant::DurableCursor, expected, seen);
+            return fail(violation.term(replica.hard_state().term).index(durable));
+        }
+        if disk.hard_state.term < term {
+            let expected = format!("term {term} on disk");
+            let seen = format!("term {}", disk.hard_state.term);
+            return fail(Violation::new(Invariant::DurableCursor, expected, seen).term(term));
+        }
+        Ok(())
+    }
+
+    /// The link of a replica's log at `index`.
+    fn link(&self, node: NodeId, shard: ShardId, index: LogIndex) -> Option<u64> {
+        let mirror = self.truth(shard)?.mirrors.get(&node)?;
+        mirror.log.at(index).map(|link| link.chain)
+    }
+
+    /// Whether a node leads a term of a shard, as far as was seen.
+    fn leads(&self, node: NodeId, shard: ShardId, term: Term) -> bool {
+        self.truth(shard).is_some_and(|truth| truth.leaders.get(&term) == Some(&node))
+    }
+
+    fn check_queues(&self, core: &CoreView<'_>) -> Checked {
+        let over = |violation: Box<Violation>| Box::new(violation.node(core.node));
+        check_bounds(&core.queues, core.limits, core.shards().count()).map_err(over)?;
+        for shard in core.touched() {
+            let (queries, most) = (shard.queries(), core.limits.queries_per_shard_max);
+            if queries > most {
+                let seen = format!("{queries} queries wait");
+                let violation = Violation::new(Invariant::Limits, format!("at most {most}"), seen);
+                return fail(violation.on(core.node, shard.id()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether some replica of a shard leads now.
+    #[must_use]
+    pub fn has_leader(&self, shard: ShardId) -> bool {
+        self.truth(shard).is_some_and(|t| t.mirrors.values().any(|m| m.role == Role::Leader))
+    }
+}
+
+/// Compares what waits in a core of so many shards with its limits.
+fn check_bounds(queues: &Queues, limits: &Limits, shards: usize) -> Checked {
+    let bounds = [
+        ("requests", queues.requests, limits.requests_per_core_max),
+        ("bytes of requests", queues.request_bytes, limits.request_bytes_per_core_max),
+        ("messages", queues.frames, limits.frames_queued_max),
+        ("bytes of messages", queues.frame_bytes, limits.frame_bytes_queued_max + FRAME_BYTES_MAX),
+        // The message that fills a buffer still goes in.
+        ("bytes of a link", queues.link_bytes_max, limits.link_buffer_bytes_max + FRAME_BYTES_MAX),
+        // What the shards of one turn give after the limit was reached has to wait, too.
+        ("refused groups", queues.groups_refused, limits.groups_refused_max + shards),
+    ];
+    match bounds.into_iter().find(|(_, value, most)| value > most) {
+        None => Ok(()),
+        Some((name, value, most)) => {
+            let seen = format!("{value} {name} wait in a core");
+            fail(Violation::new(Invariant::Limits, format!("at most {most}"), seen))
+        }
+    }
+}

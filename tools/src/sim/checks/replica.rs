@@ -1,0 +1,325 @@
+//! What the checks look at in a replica, and what they remember of it from turn to turn.
+
+use std::collections::BTreeMap;
+
+use coracle_engine::core::ShardView;
+use coracle_engine::raft::{Entry, FollowerStatus, HardState, Role};
+use coracle_engine::{LogIndex, NodeId, ShardId, Term};
+
+use super::chain::{Chain, hash_entry};
+use super::violation::{Checked, Invariant, Violation, fail};
+
+/// Bounds of one replica's windows.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Append messages to one follower.
+    pub inflight_messages_max: usize,
+    /// Cost of the entries in them.
+    pub inflight_bytes_max: usize,
+    /// Cost of the entries that a leader accepts beyond its commit index.
+    pub uncommitted_bytes_max: usize,
+    /// Batches of reads that wait.
+    pub read_batches_max: usize,
+    /// Largest payload.
+    pub payload_bytes_max: usize,
+}
+
+/// A replica after a turn. Implemented for what an observer is shown; tests fabricate others.
+pub trait Replica {
+    /// Which shard.
+    fn id(&self) -> ShardId;
+    /// Term, vote and commit index.
+    fn hard_state(&self) -> HardState;
+    /// What it is.
+    fn role(&self) -> Role;
+    /// Whom it takes for the leader.
+    fn leader(&self) -> Option<NodeId>;
+    /// All voters.
+    fn voters(&self) -> &[NodeId];
+    /// End of the log.
+    fn last(&self) -> LogIndex;
+    /// Durable, as it believes.
+    fn durable(&self) -> LogIndex;
+    /// Term that is durable, as it believes.
+    fn durable_term(&self) -> Term;
+    /// Applied.
+    fn applied(&self) -> LogIndex;
+    /// How often the log was cut.
+    fn rewrites(&self) -> u64;
+    /// An entry.
+    fn entry(&self, index: LogIndex) -> Option<&Entry>;
+    /// What a leader knows of the others.
+    fn followers(&self) -> impl Iterator<Item = FollowerStatus>;
+    /// Cost of what is not committed; a leader's.
+    fn uncommitted_bytes(&self) -> usize;
+    /// Batches of reads that wait.
+    fn reads_pending(&self) -> usize;
+    /// Its bounds.
+    fn windows(&self) -> Windows;
+}
+
+impl Replica for ShardView<'_> {
+    fn id(&self) -> ShardId {
+        ShardView::id(self)
+    }
+
+    fn hard_state(&self) -> HardState {
+        self.raft().hard_state()
+    }
+
+    fn role(&self) -> Role {
+        self.raft().role()
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.raft().leader()
+    }
+
+    fn voters(&self) -> &[NodeId] {
+        &self.raft().config().voters
+    }
+
+    fn last(&self) -> LogIndex {
+        self.raft().last_index()
+    }
+
+    fn durable(&self) -> LogIndex {
+        self.raft().log().durable()
+    }
+
+    fn durable_term(&self) -> Term {
+        self.raft().durable_term()
+    }
+
+    fn applied(&self) -> LogIndex {
+        ShardView::applied(self)
+    }
+
+    fn rewrites(&self) -> u64 {
+        self.raft().log().rewrites()
+    }
+
+    fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.raft().entry(index)
+    }
+
+    fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
+        self.raft().followers()
+    }
+
+    fn uncommitted_bytes(&self) -> usize {
+        self.raft().status().uncommitted_bytes
+    }
+
+    fn reads_pending(&self) -> usize {
+        self.raft().reads_pending()
+    }
+
+    fn windows(&self) -> Windows {
+        let config = self.raft().config();
+        Windows {
+            inflight_messages_max: config.inflight_messages_max,
+            inflight_bytes_max: config.inflight_bytes_max,
+            uncommitted_bytes_max: config.uncommitted_bytes_max,
+            read_batches_max: config.read_batches_max,
+            payload_bytes_max: config.payload_bytes_max,
+        }
+    }
+}
+
+/// A replica as it was after the last turn that touched it. Empty for one that does not run.
+#[derive(Clone, Debug)]
+pub(super) struct Mirror {
+    pub(super) state: HardState,
+    pub(super) role: Role,
+    pub(super) applied: LogIndex,
+    pub(super) durable_term: Term,
+    pub(super) uncommitted: usize,
+    rewrites: u64,
+    pub(super) log: Chain,
+    /// Applied since the last look: index, term and hash of the entry.
+    pub(super) applied_new: Vec<(LogIndex, Term, u64)>,
+    pub(super) applied_last: LogIndex,
+}
+
+impl Mirror {
+    /// That of a replica that is seen for the first time in its process.
+    pub(super) fn new() -> Self {
+        Self {
+            state: HardState::default(),
+            role: Role::Follower,
+            applied: LogIndex(0),
+            durable_term: Term(0),
+            uncommitted: 0,
+            rewrites: 0,
+            log: Chain::default(),
+            applied_new: Vec::new(),
+            applied_last: LogIndex(0),
+        }
+    }
+
+    /// Follows the replica's log; only what is new in it is looked at. Returns the first index that is
+    /// new.
+    pub(super) fn follow(&mut self, replica: &impl Replica) -> Checked<LogIndex> {
+        let last = replica.last();
+        if replica.rewrites() != self.rewrites || last < self.log.last() {
+            let same = |index: LogIndex| {
+                let own = self.log.at(index).map(|link| link.term);
+                index.0 == 0 || own == replica.entry(index).map(|entry| entry.term)
+            };
+            // Nothing below the commit index can have been cut; if it was, it shows here.
+            let mut keep = last.min(self.log.last()).min(self.state.commit);
+            while !same(keep) {
+                keep = keep.prev();
+            }
+            let leads = self.role == Role::Leader && replica.role() == Role::Leader;
+            let term = replica.hard_state().term;
+            if leads && self.state.term == term {
+                let expected = "a leader to keep its log";
+                let seen = format!("its log was cut, it ended at {}", self.log.last());
+                let violation = Violation::new(Invariant::LeaderAppendOnly, expected, seen);
+                return fail(violation.term(term).index(last));
+            }
+            self.log.cut_behind(keep);
+            self.rewrites = replica.rewrites();
+        }
+        let first = self.log.last().next();
+        while self.log.last() < last {
+            let index = self.log.last().next();
+            let Some(entry) = replica.entry(index) else {
+                let seen = format!("no entry, but the log ends at {last}");
+                let violation = Violation::new(Invariant::CursorOrder, "an entry", seen);
+                return fail(violation.index(index));
+            };
+            let term = replica.hard_state().term;
+            let before = self.log.end().term;
+            if entry.term < before || entry.term > term {
+                let expected = format!("a term from {before} to the replica's own, {term}");
+                let seen = format!("an entry of term {}", entry.term);
+                let violation = Violation::new(Invariant::LogTerms, expected, seen);
+                return fail(violation.term(term).index(index));
+            }
+            self.log.push(entry.term, hash_entry(entry.kind, &entry.payload));
+        }
+        Ok(first)
+    }
+
+    /// Compares the cursors with those of the last look and with each other.
+    pub(super) fn check_cursors(&self, replica: &impl Replica) -> Checked {
+        let (old, new) = (self.state, replica.hard_state());
+        if new.term < old.term {
+            let expected = format!("a term of at least {}", old.term);
+            let seen = format!("term {}", new.term);
+            return fail(Violation::new(Invariant::TermMonotonic, expected, seen).term(new.term));
+        }
+        if new.term == old.term && old.vote.is_some() && new.vote != old.vote {
+            let expected = format!("the vote for {:?} to stay", old.vote);
+            let seen = format!("a vote for {:?}", new.vote);
+            return fail(Violation::new(Invariant::OneVotePerTerm, expected, seen).term(new.term));
+        }
+        let monotonic = [
+            ("commit", old.commit, new.commit),
+            ("applied", self.applied, replica.applied()),
+            ("durable term", LogIndex(self.durable_term.0), LogIndex(replica.durable_term().0)),
+        ];
+        for (name, before, now) in monotonic {
+            if now < before {
+                let expected = format!("{name} of at least {before}");
+                let seen = format!("{name} {now}");
+                let violation = Violation::new(Invariant::CursorMonotonic, expected, seen);
+                return fail(violation.term(new.term).index(now));
+            }
+        }
+        let last = replica.last();
+        let ordered = [
+            ("applied", replica.applied(), "commit", new.commit),
+            ("commit", new.commit, "last", last),
+            ("durable", replica.durable(), "last", last),
+            ("durable term", LogIndex(replica.durable_term().0), "term", LogIndex(new.term.0)),
+        ];
+        for (low_name, low, high_name, high) in ordered {
+            if low > high {
+                let (expected, seen) =
+                    (format!("{low_name} <= {high_name}"), format!("{low} > {high}"));
+                let violation = Violation::new(Invariant::CursorOrder, expected, seen);
+                return fail(violation.term(new.term).index(low));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a leader keeps about its followers and its clients.
+    pub(super) fn check_windows(&self, replica: &impl Replica) -> Checked {
+        let (windows, last) = (replica.windows(), replica.last());
+        let over = |what: String, most: usize| {
+            fail(Violation::new(Invariant::Limits, format!("at most {most}"), what))
+        };
+        if replica.reads_pending() > windows.read_batches_max {
+            let what = format!("{} batches of reads wait", replica.reads_pending());
+            return over(what, windows.read_batches_max);
+        }
+        if replica.role() != Role::Leader {
+            return Ok(());
+        }
+        let one = windows.payload_bytes_max + coracle_engine::limits::ENTRY_COST_BYTES;
+        for follower in replica.followers() {
+            let FollowerStatus { id, matched, next, inflight_messages, inflight_bytes, .. } =
+                follower;
+            if matched > last || next > last.next() || next.0 == 0 {
+                let expected = format!("matched <= last, 0 < next <= last + 1 for follower {id}");
+                let seen = format!("matched {matched}, next {next}, last {last}");
+                return fail(Violation::new(Invariant::CursorOrder, expected, seen).index(matched));
+            }
+            if inflight_messages > windows.inflight_messages_max {
+                let what = format!("{inflight_messages} messages are on their way to {id}");
+                return over(what, windows.inflight_messages_max);
+            }
+            // The last message may be larger than the room by an entry.
+            if inflight_bytes > windows.inflight_bytes_max + one {
+                let what = format!("{inflight_bytes} bytes are on their way to {id}");
+                return over(what, windows.inflight_bytes_max + one);
+            }
+        }
+        // What a leader has taken over from others may be more; it must not grow then.
+        let (before, now) = (self.uncommitted, replica.uncommitted_bytes());
+        let grew = self.role == Role::Leader && now > before;
+        if grew && now > windows.uncommitted_bytes_max.max(one) {
+            let what = format!("{now} bytes are not committed, {before} a turn before");
+            return over(what, windows.uncommitted_bytes_max);
+        }
+        Ok(())
+    }
+
+    /// Remembers the rest for the next look.
+    pub(super) fn remember(&mut self, replica: &impl Replica) {
+        self.state = replica.hard_state();
+        self.role = replica.role();
+        self.applied = replica.applied();
+        self.durable_term = replica.durable_term();
+        self.uncommitted = replica.uncommitted_bytes();
+    }
+}
+
+/// Every entry that any log ever had, by index and term: with its link, which stands for all before it.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    /// The first one seen at each index.
+    first: Vec<(Term, u64)>,
+    others: BTreeMap<(LogIndex, Term), u64>,
+}
+
+impl Registry {
+    /// Notes an entry; `false` if another one, or another past, was seen at its place and term.
+    pub(super) fn note(&mut self, index: LogIndex, term: Term, chain: u64) -> bool {
+        let place = (index.0 - 1) as usize;
+        match self.first.get(place) {
+            None => {
+                // Logs are followed without gaps.
+                self.first.push((term, chain));
+                true
+            }
+            Some((known, link)) if *known == term => *link == chain,
+            Some(_) => *self.others.entry((index, term)).or_insert(chain) == chain,
+        }
+    }
+}

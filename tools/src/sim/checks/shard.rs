@@ -1,0 +1,214 @@
+//! What is true of a shard as a whole: its leaders, its committed log, and its replicas.
+
+use std::collections::BTreeMap;
+
+use coracle_engine::raft::Role;
+use coracle_engine::{LogIndex, NodeId, ShardId, Term};
+
+use super::chain::Chain;
+use super::replica::{Mirror, Registry, Replica};
+use super::violation::{Checked, Invariant, Violation, fail};
+
+/// An entry as state machines have taken it.
+#[derive(Clone, Copy, Debug)]
+struct Applied {
+    term: Term,
+    hash: u64,
+    reply: u64,
+    by: NodeId,
+}
+
+/// All that is known of one shard.
+#[derive(Debug, Default)]
+pub(super) struct ShardTruth {
+    pub(super) leaders: BTreeMap<Term, NodeId>,
+    registry: Registry,
+    /// What was ever committed, anywhere.
+    pub(super) committed: Chain,
+    /// Where the terms in which it was committed end: entries up to the index were committed in the term
+    /// or before.
+    commit_ends: BTreeMap<Term, LogIndex>,
+    /// By node.
+    pub(super) mirrors: BTreeMap<NodeId, Mirror>,
+    applied: BTreeMap<LogIndex, Applied>,
+    digests: BTreeMap<LogIndex, (NodeId, u64)>,
+}
+
+impl ShardTruth {
+    /// Notes that `node` leads `term`, or says so of somebody.
+    pub(super) fn note_leader(&mut self, term: Term, leader: NodeId, witness: NodeId) -> Checked {
+        let known = *self.leaders.entry(term).or_insert(leader);
+        if known == leader {
+            return Ok(());
+        }
+        let expected = format!("node {known} to be the only leader");
+        let seen = format!("node {leader}, as node {witness} says");
+        fail(Violation::new(Invariant::ElectionSafety, expected, seen).term(term).node(witness))
+    }
+
+    /// Compares the entries of a log from `first` on with all that were ever seen.
+    pub(super) fn check_matching(&mut self, node: NodeId, first: LogIndex) -> Checked {
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        for index in (first.0..=mirror.log.last().0).map(LogIndex) {
+            let Some(link) = mirror.log.at(index) else { break };
+            if !self.registry.note(index, link.term, link.chain) {
+                let other = self.mirrors.iter().find_map(|(other, theirs)| {
+                    let same_term = theirs.log.at(index).is_some_and(|l| l.term == link.term);
+                    let differs = mirror.log.difference(&theirs.log);
+                    (*other != node && same_term).then_some((*other, differs?))
+                });
+                let (expected, index) = match other {
+                    Some((other, at)) => {
+                        let theirs = self.mirrors[&other].log.describe(at);
+                        (format!("{theirs}, as on node {other}"), at)
+                    }
+                    None => ("the log that was seen with this entry before".to_owned(), index),
+                };
+                let seen = mirror.log.describe(index);
+                let violation = Violation::new(Invariant::LogMatching, expected, seen);
+                return fail(violation.term(link.term).index(index));
+            }
+        }
+        Ok(())
+    }
+
+    /// A new leader of `term`: it must have what was committed before its term.
+    pub(super) fn check_complete(&self, node: NodeId, term: Term) -> Checked {
+        let before = self.commit_ends.range(..term).max_by_key(|(_, index)| **index);
+        let Some((committed_in, index)) = before else { return Ok(()) };
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        if mirror.log.agrees(&self.committed, *index) {
+            return Ok(());
+        }
+        let at = mirror.log.difference(&self.committed).unwrap_or(mirror.log.last().next());
+        let committed = self.committed.describe(at);
+        let expected = format!("{committed}, committed in term {committed_in} or before");
+        let seen = mirror.log.describe(at);
+        let violation = Violation::new(Invariant::LeaderCompleteness, expected, seen);
+        fail(violation.node(node).term(term).index(at))
+    }
+
+    /// Compares what a replica has committed with what was ever committed.
+    pub(super) fn check_commit(&self, node: NodeId, commit: LogIndex) -> Checked {
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        let shared = commit.min(self.committed.last());
+        if mirror.log.agrees(&self.committed, shared) {
+            return Ok(());
+        }
+        let at = mirror.log.difference(&self.committed).unwrap_or(shared);
+        let expected = format!("{}, committed before", self.committed.describe(at));
+        let seen = format!("{}, committed, too", mirror.log.describe(at));
+        let violation = Violation::new(Invariant::CommittedImmutable, expected, seen);
+        fail(violation.term(mirror.state.term).index(at))
+    }
+
+    /// Adds what the leader of `term` has committed anew. Leaders of later terms must have it.
+    pub(super) fn extend(&mut self, node: NodeId, term: Term, commit: LogIndex) -> Checked {
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        while self.committed.last() < commit {
+            let Some(link) = mirror.log.at(self.committed.last().next()) else { break };
+            self.committed.push(link.term, link.hash);
+        }
+        let end = self.commit_ends.entry(term).or_insert(commit);
+        *end = commit.max(*end);
+        for (later, leader) in self.leaders.range(Term(term.0 + 1)..) {
+            let leads = |m: &Mirror| m.role == Role::Leader && m.state.term == *later;
+            if self.mirrors.get(leader).is_some_and(leads) {
+                self.check_complete(*leader, *later)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a state machine was given and what it replied.
+    pub(super) fn note_applied(
+        &mut self,
+        (node, index, term): (NodeId, LogIndex, Term),
+        hash: u64,
+        reply: u64,
+    ) -> Checked {
+        let mirror = self.mirrors.entry(node).or_insert_with(Mirror::new);
+        if index <= mirror.applied_last {
+            let expected = format!("an entry behind {}", mirror.applied_last);
+            let seen = format!("entry {index} applied");
+            return fail(Violation::new(Invariant::ApplyOrder, expected, seen).index(index));
+        }
+        mirror.applied_last = index;
+        mirror.applied_new.push((index, term, hash));
+        let new = Applied { term, hash, reply, by: node };
+        let first = *self.applied.entry(index).or_insert(new);
+        if (first.term, first.hash) != (term, hash) {
+            let expected = format!("what node {} applied, of term {}", first.by, first.term);
+            let seen = format!("another entry, of term {term}");
+            let violation = Violation::new(Invariant::StateMachineSafety, expected, seen);
+            return fail(violation.term(term).index(index));
+        }
+        if first.reply != reply {
+            let expected = format!("the reply that node {} gave", first.by);
+            let violation = Violation::new(Invariant::ApplyResult, expected, "another reply");
+            return fail(violation.term(term).index(index));
+        }
+        Ok(())
+    }
+
+    /// What was applied since the last look must have been committed.
+    pub(super) fn check_applied(&mut self, node: NodeId, id: ShardId) -> Checked {
+        let Some(mirror) = self.mirrors.get_mut(&node) else { return Ok(()) };
+        for (index, term, hash) in mirror.applied_new.drain(..) {
+            let committed = self.committed.at(index).filter(|_| index.0 > 0);
+            if committed.is_none_or(|link| (link.term, link.hash) != (term, hash)) {
+                let expected = format!("{}, as it is committed", self.committed.describe(index));
+                let seen = format!("an entry of term {term} (hash {hash:016x}) applied");
+                let violation = Violation::new(Invariant::StateMachineSafety, expected, seen);
+                return fail(violation.on(node, id).term(term).index(index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the state of a replica that has applied everything up to `applied` with that of others.
+    pub(super) fn note_digest(&mut self, node: NodeId, applied: LogIndex, digest: u64) -> Checked {
+        let (other, known) = *self.digests.entry(applied).or_insert((node, digest));
+        if known == digest {
+            return Ok(());
+        }
+        let expected = format!("the state of node {other} ({known:016x})");
+        let seen = format!("another state ({digest:016x})");
+        fail(Violation::new(Invariant::Convergence, expected, seen).index(applied))
+    }
+
+    /// Follows a replica through one turn, except for what needs the disks. Returns whether it has
+    /// committed what nobody had before, and the term in which it did.
+    pub(super) fn look(&mut self, node: NodeId, replica: &impl Replica) -> Checked<Option<Term>> {
+        let mirror = self.mirrors.entry(node).or_insert_with(Mirror::new);
+        mirror.check_cursors(replica)?;
+        mirror.check_windows(replica)?;
+        let first = mirror.follow(replica)?;
+        let (was, old_term) = (mirror.role, mirror.state.term);
+        mirror.remember(replica);
+        let state = replica.hard_state();
+        self.check_matching(node, first)?;
+        if let Some(leader) = replica.leader() {
+            self.note_leader(state.term, leader, node)?;
+        }
+        let leads = replica.role() == Role::Leader;
+        if leads && (was != Role::Leader || old_term != state.term) {
+            self.check_complete(node, state.term)?;
+        }
+        self.check_commit(node, state.commit)?;
+        if state.commit <= self.committed.last() {
+            return Ok(None);
+        }
+        if leads {
+            return Ok(Some(state.term));
+        }
+        if was == Role::Leader {
+            // It led until some moment of this turn.
+            return Ok(Some(old_term));
+        }
+        let expected = format!("a commit index of at most {}", self.committed.last());
+        let seen = format!("{}, which no leader has committed", state.commit);
+        let violation = Violation::new(Invariant::CommitQuorum, expected, seen);
+        fail(violation.term(state.term).index(state.commit))
+    }
+}

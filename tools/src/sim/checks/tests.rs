@@ -1,0 +1,593 @@
+//! Each invariant is violated once, by fabricated replicas, frames and disks: no check is vacuous.
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use coracle_engine::core::LogRecord;
+use coracle_engine::limits::ENTRY_COST_BYTES;
+use coracle_engine::raft::{
+    Append, AppendOutcome, AppendReply, Entry, EntryKind, FollowerStatus, HardState, Heartbeat,
+    HeartbeatReply, Message, Vote, VoteReply,
+};
+use coracle_engine::wire::Frame;
+
+use super::*;
+
+const SHARD: ShardId = ShardId(0);
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+const C: NodeId = NodeId(3);
+const VOTERS: [NodeId; 3] = [A, B, C];
+
+/// A replica that claims whatever a test wants it to.
+#[derive(Clone)]
+struct Fake {
+    state: HardState,
+    role: Role,
+    leader: Option<NodeId>,
+    log: Vec<Entry>,
+    durable: u64,
+    durable_term: u64,
+    applied: u64,
+    rewrites: u64,
+    followers: Vec<FollowerStatus>,
+    uncommitted: usize,
+    reads: usize,
+}
+
+impl Replica for Fake {
+    fn id(&self) -> ShardId {
+        SHARD
+    }
+
+    fn hard_state(&self) -> HardState {
+        self.state
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    fn voters(&self) -> &[NodeId] {
+        &VOTERS
+    }
+
+    fn last(&self) -> LogIndex {
+        LogIndex(self.log.len() as u64)
+    }
+
+    fn durable(&self) -> LogIndex {
+        LogIndex(self.durable)
+    }
+
+    fn durable_term(&self) -> Term {
+        Term(self.durable_term)
+    }
+
+    fn applied(&self) -> LogIndex {
+        LogIndex(self.applied)
+    }
+
+    fn rewrites(&self) -> u64 {
+        self.rewrites
+    }
+
+    fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.get(usize::try_from(index.0.checked_sub(1)?).ok()?)
+    }
+
+    fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
+        self.followers.iter().copied()
+    }
+
+    fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted
+    }
+
+    fn reads_pending(&self) -> usize {
+        self.reads
+    }
+
+    fn windows(&self) -> Windows {
+        Windows {
+            inflight_messages_max: 4,
+            inflight_bytes_max: 1000,
+            uncommitted_bytes_max: 1000,
+            read_batches_max: 10,
+            payload_bytes_max: 100,
+        }
+    }
+}
+
+fn entry(term: u64, index: u64, payload: &'static str) -> Entry {
+    let payload = Bytes::from_static(payload.as_bytes());
+    Entry { term: Term(term), index: LogIndex(index), kind: EntryKind::Normal, payload }
+}
+
+/// A follower in `term` with entries of these terms.
+fn fake(term: u64, terms: &[u64]) -> Fake {
+    Fake {
+        state: HardState { term: Term(term), ..HardState::default() },
+        role: Role::Follower,
+        leader: None,
+        log: terms.iter().zip(1..).map(|(term, index)| entry(*term, index, "x")).collect(),
+        durable: 0,
+        durable_term: 0,
+        applied: 0,
+        rewrites: 0,
+        followers: Vec::new(),
+        uncommitted: 0,
+        reads: 0,
+    }
+}
+
+impl Fake {
+    fn leads(mut self, own: NodeId) -> Self {
+        self.role = Role::Leader;
+        self.leader = Some(own);
+        self
+    }
+
+    fn commits(mut self, commit: u64) -> Self {
+        self.state.commit = LogIndex(commit);
+        self
+    }
+}
+
+/// A cluster of three nodes, and a process on each that has just begun.
+struct Rig(Checker);
+
+impl Rig {
+    fn new() -> Self {
+        let mut checker = Checker::new(1, &VOTERS.map(|node| (node, 1)));
+        for node in VOTERS {
+            checker.set_disk(node, CoreId(0), [0; 16], None);
+        }
+        let mut rig = Self(checker);
+        for node in VOTERS {
+            rig.sees(node, &fake(0, &[]));
+        }
+        rig
+    }
+
+    fn looks(&mut self, node: NodeId, replica: &Fake) -> Checked {
+        self.0.replica(node, replica, false)
+    }
+
+    #[track_caller]
+    fn sees(&mut self, node: NodeId, replica: &Fake) {
+        self.looks(node, replica).unwrap();
+    }
+
+    #[track_caller]
+    fn finds(&mut self, invariant: Invariant, node: NodeId, replica: &Fake) {
+        expect(invariant, self.looks(node, replica));
+    }
+
+    fn disk(&mut self, node: NodeId) -> &mut DurableShard {
+        self.0.disks.get_mut(&(node, CoreId(0))).unwrap().shard_mut(SHARD)
+    }
+
+    /// Puts hard state and log of a replica on a disk.
+    #[track_caller]
+    fn stores(&mut self, node: NodeId, replica: &Fake) {
+        let disk = self.disk(node);
+        disk.take(&LogRecord::HardState(replica.state)).unwrap();
+        for entry in &replica.log {
+            disk.take(&record(entry)).unwrap();
+        }
+    }
+
+    /// The log of `replica` becomes durable everywhere, and it leads and commits all of it.
+    fn commits(&mut self, node: NodeId, replica: &Fake) {
+        for voter in VOTERS {
+            let mut stored = replica.clone();
+            stored.state.vote = Some(node);
+            self.stores(voter, &stored);
+        }
+        let leader = replica.clone().leads(node).commits(replica.log.len() as u64);
+        self.sees(node, &leader);
+    }
+
+    fn sends(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
+        self.0.sent(from, to, &Frame::Raft { shard: SHARD, message })
+    }
+}
+
+fn record(entry: &Entry) -> LogRecord<'_> {
+    let Entry { term, index, kind, ref payload } = *entry;
+    LogRecord::Entry { term, index, kind, payload }
+}
+
+#[track_caller]
+fn expect(invariant: Invariant, outcome: Checked) {
+    let violation = outcome.expect_err("a violation");
+    assert_eq!(violation.invariant, invariant, "{violation}");
+    assert!(!violation.to_string().is_empty());
+}
+
+fn vote(term: u64, granted: bool) -> Message {
+    Message::VoteReply(VoteReply { term: Term(term), granted })
+}
+
+fn ack(term: u64, matched: u64) -> Message {
+    let outcome = AppendOutcome::Accepted { matched: LogIndex(matched) };
+    Message::AppendReply(AppendReply { term: Term(term), outcome })
+}
+
+#[test]
+fn a_life_without_faults_violates_nothing() {
+    let mut rig = Rig::new();
+    let log = fake(1, &[1, 1]);
+    rig.commits(A, &log);
+    rig.sees(B, &log.clone().commits(1));
+    rig.sends(A, B, Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(2), round: 3 }))
+        .unwrap();
+    rig.sends(B, A, ack(1, 2)).unwrap();
+    rig.sends(B, A, vote(1, true)).unwrap();
+    // A tail that was never acknowledged is replaced by the next leader.
+    rig.sees(C, &fake(1, &[1, 1, 1]));
+    let mut next = fake(2, &[1, 1, 2]);
+    next.rewrites = 1;
+    rig.sees(C, &next);
+    rig.commits(B, &fake(2, &[1, 1, 2]));
+    assert_eq!(rig.0.committed(SHARD), LogIndex(3));
+    assert_eq!(rig.0.leaders(SHARD).collect::<Vec<_>>(), [(Term(1), A), (Term(2), B)]);
+    assert!(rig.0.looks() > 0 && rig.0.has_leader(SHARD));
+}
+
+#[test]
+fn two_leaders_of_a_term() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(1, &[]).leads(A));
+    rig.finds(Invariant::ElectionSafety, B, &fake(1, &[]).leads(B));
+    // A follower that follows another one shows it, too; and so does a leader that was long ago.
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(1, &[]).leads(A));
+    rig.sees(A, &fake(2, &[]));
+    rig.finds(Invariant::ElectionSafety, B, &Fake { leader: Some(C), ..fake(1, &[]) });
+}
+
+#[test]
+fn a_leader_without_a_committed_entry() {
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1, 1]));
+    rig.finds(Invariant::LeaderCompleteness, B, &fake(2, &[1]).leads(B));
+    // An old leader that does not know what was committed later is none of it.
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(3, &[3, 3]));
+    rig.sees(B, &fake(2, &[2]).leads(B));
+}
+
+#[test]
+fn a_commit_that_a_later_leader_does_not_have() {
+    let mut rig = Rig::new();
+    rig.sees(B, &fake(2, &[]).leads(B));
+    for node in [A, C] {
+        rig.stores(node, &fake(1, &[1]));
+    }
+    rig.finds(Invariant::LeaderCompleteness, A, &fake(1, &[1]).leads(A).commits(1));
+}
+
+#[test]
+fn a_leader_that_cuts_its_log() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(1, &[1, 1]).leads(A));
+    let cut = Fake { rewrites: 1, ..fake(1, &[1]) };
+    rig.finds(Invariant::LeaderAppendOnly, A, &cut.leads(A));
+}
+
+#[test]
+fn logs_that_differ_at_one_index_and_term_or_before() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(1, &[1, 1]));
+    let mut other = fake(1, &[1, 1]);
+    other.log[1] = entry(1, 2, "y");
+    rig.finds(Invariant::LogMatching, B, &other);
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(3, &[1, 3]));
+    let violation = rig.looks(B, &fake(3, &[2, 3])).unwrap_err();
+    assert_eq!((violation.invariant, violation.index), (Invariant::LogMatching, Some(LogIndex(1))));
+}
+
+#[test]
+fn terms_that_decrease_along_a_log_or_exceed_the_own() {
+    Rig::new().finds(Invariant::LogTerms, A, &fake(3, &[2, 1]));
+    Rig::new().finds(Invariant::LogTerms, A, &fake(1, &[2]));
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(3, &[2]));
+    let earlier = entry(1, 2, "x");
+    expect(Invariant::LogTerms, rig.disk(A).take(&record(&earlier)));
+}
+
+#[test]
+fn a_committed_entry_that_is_another_one_elsewhere() {
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1, 1]));
+    rig.finds(Invariant::CommittedImmutable, B, &fake(2, &[1, 2]).commits(2));
+    // Or in the same process, some time later.
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1, 1]));
+    rig.sees(B, &fake(1, &[1, 1]).commits(2));
+    let replaced = Fake { rewrites: 1, ..fake(2, &[1, 2]) };
+    rig.finds(Invariant::CommittedImmutable, B, &replaced.commits(2));
+}
+
+#[test]
+fn a_commit_without_a_durable_majority() {
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(1, &[1]));
+    rig.finds(Invariant::CommitQuorum, A, &fake(1, &[1]).leads(A).commits(1));
+    // Another entry at the place does not count.
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(2, &[2]));
+    rig.stores(B, &fake(2, &[1]));
+    rig.finds(Invariant::CommitQuorum, A, &fake(2, &[2]).leads(A).commits(1));
+    // Nor does it help that a follower says so.
+    Rig::new().finds(Invariant::CommitQuorum, B, &fake(1, &[1]).commits(1));
+    // A node whose disk was replaced may have had it.
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(1, &[1]));
+    rig.0.wiped(B);
+    rig.sees(A, &fake(1, &[1]).leads(A).commits(1));
+}
+
+#[test]
+fn a_vote_that_changes_within_a_term() {
+    let voted = |node| {
+        let mut fake = fake(1, &[]);
+        fake.state.vote = Some(node);
+        fake
+    };
+    let mut rig = Rig::new();
+    rig.sees(A, &voted(B));
+    rig.finds(Invariant::OneVotePerTerm, A, &voted(C));
+    // On disk, over a restart.
+    let mut rig = Rig::new();
+    rig.stores(A, &voted(B));
+    rig.0.started(A, 1);
+    expect(Invariant::OneVotePerTerm, rig.disk(A).take(&LogRecord::HardState(voted(C).state)));
+}
+
+#[test]
+fn terms_that_go_back() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(2, &[]));
+    rig.finds(Invariant::TermMonotonic, A, &fake(1, &[]));
+    rig.stores(B, &fake(2, &[]));
+    expect(Invariant::TermMonotonic, rig.disk(B).take(&LogRecord::HardState(fake(1, &[]).state)));
+}
+
+#[test]
+fn cursors_that_go_back() {
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1, 1]));
+    rig.finds(Invariant::CursorMonotonic, A, &fake(1, &[1, 1]).leads(A).commits(1));
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1, 1]));
+    rig.sees(B, &Fake { applied: 2, ..fake(1, &[1, 1]).commits(2) });
+    rig.finds(Invariant::CursorMonotonic, B, &Fake { applied: 1, ..fake(1, &[1, 1]).commits(2) });
+}
+
+#[test]
+fn cursors_out_of_order() {
+    Rig::new().finds(Invariant::CursorOrder, A, &Fake { applied: 1, ..fake(1, &[1]) });
+    Rig::new().finds(Invariant::CursorOrder, A, &fake(1, &[1]).commits(2));
+    Rig::new().finds(Invariant::CursorOrder, A, &Fake { durable: 2, ..fake(1, &[1]) });
+    Rig::new().finds(Invariant::CursorOrder, A, &Fake { durable_term: 2, ..fake(1, &[1]) });
+    let follower = |matched, next| FollowerStatus {
+        id: B,
+        matched: LogIndex(matched),
+        next: LogIndex(next),
+        replicating: true,
+        inflight_messages: 0,
+        inflight_bytes: 0,
+    };
+    for (matched, next) in [(2, 2), (0, 3), (0, 0)] {
+        let followers = vec![follower(matched, next)];
+        let leader = Fake { followers, ..fake(1, &[1]).leads(A) };
+        Rig::new().finds(Invariant::CursorOrder, A, &leader);
+    }
+}
+
+#[test]
+fn a_durable_cursor_that_is_ahead_of_the_disk() {
+    let mut rig = Rig::new();
+    rig.finds(Invariant::DurableCursor, A, &Fake { durable: 1, ..fake(1, &[1]) });
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(2, &[1]));
+    rig.finds(Invariant::DurableCursor, A, &Fake { durable: 1, ..fake(2, &[2]) });
+    Rig::new().finds(Invariant::DurableCursor, A, &Fake { durable_term: 1, ..fake(1, &[]) });
+    // A core whose log has failed does not promise anything any more.
+    let mut rig = Rig::new();
+    rig.0.replica(A, &Fake { durable: 1, ..fake(1, &[1]) }, true).unwrap();
+}
+
+#[test]
+fn a_vote_before_it_is_durable() {
+    let mut rig = Rig::new();
+    expect(Invariant::VotePromise, rig.sends(B, A, vote(1, true)));
+    let mut voted = fake(1, &[]);
+    voted.state.vote = Some(C);
+    rig.stores(B, &voted);
+    expect(Invariant::VotePromise, rig.sends(B, A, vote(1, true)));
+    rig.sends(B, C, vote(1, true)).unwrap();
+    // A vote that was overtaken by a later term binds nobody.
+    rig.stores(B, &fake(3, &[]));
+    rig.sends(B, A, vote(2, true)).unwrap();
+    expect(Invariant::VotePromise, rig.sends(B, A, vote(1, true)));
+}
+
+#[test]
+fn a_candidate_before_term_vote_and_log_are_durable() {
+    let ask = |last_term, last_index| {
+        let (last_term, last_index) = (Term(last_term), LogIndex(last_index));
+        Message::Vote(Vote { term: Term(2), last_index, last_term })
+    };
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(1, &[1]));
+    expect(Invariant::CandidatePromise, rig.sends(A, B, ask(1, 1)));
+    let mut candidate = fake(2, &[1]);
+    candidate.state.vote = Some(A);
+    rig.stores(A, &candidate);
+    rig.sends(A, B, ask(1, 1)).unwrap();
+    expect(Invariant::CandidatePromise, rig.sends(A, B, ask(1, 2)));
+}
+
+#[test]
+fn an_acknowledgement_before_it_is_durable() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(2, &[1, 2]).leads(A));
+    rig.sees(B, &fake(2, &[1, 2]));
+    rig.stores(B, &fake(1, &[1]));
+    expect(Invariant::AckPromise, rig.sends(B, A, ack(2, 1)));
+    rig.stores(B, &fake(2, &[1]));
+    rig.sends(B, A, ack(2, 1)).unwrap();
+    expect(Invariant::AckPromise, rig.sends(B, A, ack(2, 2)));
+    rig.stores(B, &fake(2, &[1, 1]));
+    expect(Invariant::AckPromise, rig.sends(B, A, ack(2, 2)));
+    rig.0.damaged(B);
+    rig.sends(B, A, ack(2, 2)).unwrap();
+}
+
+#[test]
+fn messages_of_a_leader_from_somebody_else_and_answers_of_terms_to_come() {
+    let mut rig = Rig::new();
+    let beat = Message::Heartbeat(Heartbeat { term: Term(1), commit: LogIndex(0), round: 0 });
+    expect(Invariant::Impersonation, rig.sends(A, B, beat.clone()));
+    rig.sees(A, &fake(1, &[]).leads(A));
+    rig.sends(A, B, beat.clone()).unwrap();
+    expect(Invariant::Impersonation, rig.sends(B, A, beat));
+    let reply = Message::HeartbeatReply(HeartbeatReply { term: Term(2), round: 0 });
+    expect(Invariant::Impersonation, rig.sends(A, B, reply));
+    expect(Invariant::Impersonation, rig.sends(A, B, vote(2, false)));
+}
+
+#[test]
+fn a_commit_index_that_is_not_committed() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(1, &[1]).leads(A));
+    let (term, commit) = (Term(1), LogIndex(1));
+    let beat = Message::Heartbeat(Heartbeat { term, commit, round: 0 });
+    expect(Invariant::CommitAnnounced, rig.sends(A, B, beat));
+    let (prev_index, prev_term) = (LogIndex(0), Term(0));
+    let append = Append { term, prev_index, prev_term, commit, entries: Vec::new() };
+    expect(Invariant::CommitAnnounced, rig.sends(A, B, Message::Append(append)));
+}
+
+#[test]
+fn a_restart_with_more_or_less_than_the_disk_had() {
+    let restart = |replica: &Fake| {
+        let mut rig = Rig::new();
+        rig.stores(A, &fake(2, &[1, 2]));
+        rig.0.started(A, 1);
+        rig.looks(A, replica)
+    };
+    restart(&fake(2, &[1, 2])).unwrap();
+    for wrong in [fake(2, &[1]), fake(2, &[1, 2, 2]), fake(2, &[1, 1]), fake(3, &[1, 2])] {
+        expect(Invariant::Recovery, restart(&wrong));
+    }
+    let mut voted = fake(2, &[1, 2]);
+    voted.state.vote = Some(B);
+    expect(Invariant::Recovery, restart(&voted));
+}
+
+#[test]
+fn a_gap_on_disk() {
+    let mut rig = Rig::new();
+    let behind = entry(1, 2, "x");
+    expect(Invariant::DurableRecords, rig.disk(A).take(&record(&behind)));
+}
+
+fn apply(rig: &mut Rig, node: NodeId, entry: &Entry, reply: &str) -> Checked {
+    let Entry { index, term, ref payload, .. } = *entry;
+    rig.0.applied(node, &Apply { shard: SHARD, index, term, payload }, reply.as_bytes())
+}
+
+#[test]
+fn entries_applied_twice_or_backwards() {
+    let mut rig = Rig::new();
+    apply(&mut rig, A, &entry(1, 2, "x"), "").unwrap();
+    expect(Invariant::ApplyOrder, apply(&mut rig, A, &entry(1, 2, "x"), ""));
+    let mut rig = Rig::new();
+    apply(&mut rig, A, &entry(1, 2, "x"), "").unwrap();
+    expect(Invariant::ApplyOrder, apply(&mut rig, A, &entry(1, 1, "x"), ""));
+    // A new process begins anew.
+    let mut rig = Rig::new();
+    apply(&mut rig, A, &entry(1, 1, "x"), "").unwrap();
+    rig.0.started(A, 1);
+    apply(&mut rig, A, &entry(1, 1, "x"), "").unwrap();
+}
+
+#[test]
+fn different_entries_or_replies_at_one_index() {
+    let mut rig = Rig::new();
+    apply(&mut rig, A, &entry(1, 1, "x"), "ok").unwrap();
+    expect(Invariant::StateMachineSafety, apply(&mut rig, B, &entry(1, 1, "y"), "ok"));
+    expect(Invariant::StateMachineSafety, apply(&mut rig, C, &entry(2, 1, "x"), "ok"));
+    let mut rig = Rig::new();
+    apply(&mut rig, A, &entry(1, 1, "x"), "1").unwrap();
+    expect(Invariant::ApplyResult, apply(&mut rig, B, &entry(1, 1, "x"), "2"));
+}
+
+#[test]
+fn an_entry_applied_that_is_not_committed() {
+    let mut rig = Rig::new();
+    apply(&mut rig, A, &entry(1, 1, "x"), "").unwrap();
+    rig.finds(Invariant::StateMachineSafety, A, &fake(1, &[1]));
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1]));
+    apply(&mut rig, B, &entry(1, 1, "y"), "").unwrap();
+    rig.finds(Invariant::StateMachineSafety, B, &fake(1, &[1]).commits(1));
+}
+
+#[test]
+fn states_that_differ_after_the_same_entries() {
+    let mut rig = Rig::new();
+    rig.0.digest(A, SHARD, LogIndex(7), 1).unwrap();
+    rig.0.digest(B, SHARD, LogIndex(7), 1).unwrap();
+    rig.0.digest(B, SHARD, LogIndex(8), 2).unwrap();
+    expect(Invariant::Convergence, rig.0.digest(C, SHARD, LogIndex(7), 2));
+}
+
+#[test]
+fn windows_beyond_their_limits() {
+    let follower = |inflight_messages, inflight_bytes| FollowerStatus {
+        id: B,
+        matched: LogIndex(0),
+        next: LogIndex(1),
+        replicating: true,
+        inflight_messages,
+        inflight_bytes,
+    };
+    let leader = |status| Fake { followers: vec![status], ..fake(1, &[]).leads(A) };
+    Rig::new().sees(A, &leader(follower(4, 1000 + 100 + ENTRY_COST_BYTES)));
+    Rig::new().finds(Invariant::Limits, A, &leader(follower(5, 0)));
+    Rig::new().finds(Invariant::Limits, A, &leader(follower(0, 1001 + 100 + ENTRY_COST_BYTES)));
+    Rig::new().finds(Invariant::Limits, A, &Fake { reads: 11, ..fake(1, &[]) });
+    // What a leader has inherited may be more, but not grow.
+    let mut rig = Rig::new();
+    rig.sees(A, &Fake { uncommitted: 2000, ..fake(1, &[]).leads(A) });
+    rig.sees(A, &Fake { uncommitted: 2000, ..fake(1, &[]).leads(A) });
+    rig.finds(Invariant::Limits, A, &Fake { uncommitted: 2001, ..fake(1, &[]).leads(A) });
+}
+
+#[test]
+fn queues_beyond_their_limits() {
+    let limits = Limits::default();
+    check_bounds(&Queues::default(), &limits, 1).unwrap();
+    let many = usize::MAX;
+    for queues in [
+        Queues { requests: many, ..Queues::default() },
+        Queues { request_bytes: many, ..Queues::default() },
+        Queues { frames: many, ..Queues::default() },
+        Queues { frame_bytes: many, ..Queues::default() },
+        Queues { link_bytes_max: many, ..Queues::default() },
+        Queues { groups_refused: limits.groups_refused_max + 2, ..Queues::default() },
+    ] {
+        expect(Invariant::Limits, check_bounds(&queues, &limits, 1));
+    }
+}

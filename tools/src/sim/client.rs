@@ -1,0 +1,267 @@
+//! Clients of a simulated cluster: they find the leader, try again what was certainly not done, and give up
+//! what may have been done.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use coracle_engine::core::{Consistency, RemoteCore};
+use coracle_engine::{NodeId, ProposeError, QueryError};
+use fastrand::Rng;
+use futures_util::future::{Either, select};
+
+use super::cluster::{CLIENTS, Cluster};
+use super::workload::{Ask, Outcome, Request, Then, Workload};
+use super::world::World;
+
+/// Attempts of one request in a row that are known to have done nothing, before a client gives up.
+const ATTEMPTS_MAX: u32 = 20;
+
+/// Counts of what clients saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests answered.
+    pub replied: u64,
+    /// Requests that were certainly not done.
+    pub refused: u64,
+    /// Requests of which nobody knows.
+    pub unknown: u64,
+}
+
+/// What all clients share.
+pub struct Clients<W> {
+    world: World,
+    cluster: Rc<RefCell<Cluster>>,
+    workload: Rc<RefCell<W>>,
+    shards: u32,
+    request_timeout: Duration,
+    /// The first answer that the workload found wrong.
+    wrong: RefCell<Option<String>>,
+    tally: Cell<Tally>,
+    /// Clients that have not finished.
+    running: Cell<u32>,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Ended(Outcome),
+    /// Certainly nothing was done; perhaps this node knows better.
+    Again(Option<NodeId>),
+}
+
+impl<W: Workload> Clients<W> {
+    /// No client yet.
+    pub fn new(
+        world: &World,
+        cluster: &Rc<RefCell<Cluster>>,
+        workload: &Rc<RefCell<W>>,
+        shards: u32,
+        request_timeout: Duration,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            world: world.clone(),
+            cluster: cluster.clone(),
+            workload: workload.clone(),
+            shards,
+            request_timeout,
+            wrong: RefCell::new(None),
+            tally: Cell::default(),
+            running: Cell::new(0),
+        })
+    }
+
+    /// Takes the first wrong answer.
+    pub fn take_wrong(&self) -> Option<String> {
+        self.wrong.borrow_mut().take()
+    }
+
+    /// What clients saw so far.
+    pub fn tally(&self) -> Tally {
+        self.tally.get()
+    }
+
+    /// Whether all clients have finished.
+    pub fn are_done(&self) -> bool {
+        self.running.get() == 0
+    }
+
+    /// Starts a client that does so many operations with pauses of up to `think_max` between them, and
+    /// begins none after `end`.
+    pub fn start(
+        self: &Rc<Self>,
+        client: u32,
+        operations: u32,
+        think_max: Duration,
+        end: Duration,
+    ) {
+        let clients = self.clone();
+        self.running.set(self.running.get() + 1);
+        let mut rng = self.world.rng_for(&format!("client/{client}"));
+        self.world.spawn(CLIENTS, async move {
+            for _ in 0..operations {
+                let think = Duration::from_nanos(rng.u64(..=think_max.as_nanos() as u64));
+                clients.world.sleep(think).await;
+                if clients.world.now() > end {
+                    break;
+                }
+                let target = clients.random_node(&mut rng);
+                let (words, request) = clients.workload.borrow_mut().next(Ask {
+                    client,
+                    shards: clients.shards,
+                    now: clients.world.now(),
+                    unix_ms: clients.unix_ms(target),
+                    rng: &mut rng,
+                });
+                clients.perform(client, &words, request, &mut rng, ATTEMPTS_MAX).await;
+            }
+            clients.running.set(clients.running.get() - 1);
+        });
+    }
+
+    /// Starts a client that asks for the whole state, each read until it is answered.
+    pub fn start_final_reads(self: &Rc<Self>, client: u32) {
+        let clients = self.clone();
+        self.running.set(self.running.get() + 1);
+        let mut rng = self.world.rng_for(&format!("final reads/{client}"));
+        self.world.spawn(CLIENTS, async move {
+            let mut number = 0;
+            loop {
+                let target = clients.random_node(&mut rng);
+                let read = clients.workload.borrow_mut().final_read(
+                    number,
+                    Ask {
+                        client,
+                        shards: clients.shards,
+                        now: clients.world.now(),
+                        unix_ms: clients.unix_ms(target),
+                        rng: &mut rng,
+                    },
+                );
+                let Some((words, request)) = read else { break };
+                if clients.perform(client, &words, request, &mut rng, u32::MAX).await {
+                    number += 1;
+                }
+            }
+            clients.running.set(clients.running.get() - 1);
+        });
+    }
+
+    fn random_node(&self, rng: &mut Rng) -> usize {
+        rng.usize(..self.cluster.borrow().len())
+    }
+
+    fn unix_ms(&self, at: usize) -> u64 {
+        self.cluster.borrow().clock(at).unix_ms(self.world.now())
+    }
+
+    /// Does one operation with all requests that it takes. Whether it was answered.
+    async fn perform(
+        &self,
+        client: u32,
+        words: &str,
+        mut request: Request,
+        rng: &mut Rng,
+        attempts_max: u32,
+    ) -> bool {
+        self.world.story(|| format!("client {client}: {words}"));
+        loop {
+            let outcome = self.ask(&request, rng, attempts_max).await;
+            let mut tally = self.tally.get();
+            match &outcome {
+                Outcome::Replied(_) => tally.replied += 1,
+                Outcome::Refused => tally.refused += 1,
+                Outcome::Unknown => tally.unknown += 1,
+            }
+            self.tally.set(tally);
+            self.world.story(|| format!("client {client}: {words}: {}", show(&outcome)));
+            let answered = matches!(outcome, Outcome::Replied(_));
+            let then = self.workload.borrow_mut().ended(client, self.world.now(), outcome);
+            match then {
+                Ok(Then::Done) => return answered,
+                Ok(Then::Ask(next)) => request = next,
+                Err(wrong) => {
+                    self.wrong.borrow_mut().get_or_insert(wrong);
+                    return answered;
+                }
+            }
+        }
+    }
+
+    /// Sends a request to one node after another until one of them does something about it.
+    async fn ask(&self, request: &Request, rng: &mut Rng, attempts_max: u32) -> Outcome {
+        let mut hint = None;
+        for attempt in 0..attempts_max {
+            if attempt > 0 {
+                let pause = self.request_timeout / 20;
+                self.world.sleep(pause.mul_f64(rng.f64()) + Duration::from_micros(1)).await;
+            }
+            self.way(rng).await;
+            let core = {
+                let cluster = self.cluster.borrow();
+                let guess = hint.take().map(|id| cluster.place(id));
+                let at = guess.unwrap_or_else(|| rng.usize(..cluster.len()));
+                cluster.core_of(at, request.shard)
+            };
+            let Some(core) = core else { continue };
+            let attempt = self.attempt(&core, request).await;
+            self.way(rng).await;
+            match attempt {
+                Attempt::Ended(outcome) => return outcome,
+                Attempt::Again(leader) => hint = leader,
+            }
+        }
+        Outcome::Refused
+    }
+
+    /// The way between client and node.
+    async fn way(&self, rng: &mut Rng) {
+        self.world.sleep(Duration::from_micros(rng.u64(20..500))).await;
+    }
+
+    async fn attempt(&self, core: &RemoteCore, request: &Request) -> Attempt {
+        let (shard, payload) = (request.shard, request.payload.clone());
+        if request.write {
+            match self.in_time(core.propose(shard, payload)).await {
+                Some(Ok(committed)) => Attempt::Ended(Outcome::Replied(committed.reply)),
+                Some(Err(ProposeError::NotLeader { leader, .. })) => Attempt::Again(leader),
+                Some(Err(
+                    ProposeError::Overloaded(_)
+                    | ProposeError::NoSpace
+                    | ProposeError::ShuttingDown
+                    | ProposeError::UnknownShard(_),
+                )) => Attempt::Again(None),
+                Some(Err(ProposeError::TooLarge { .. })) => Attempt::Ended(Outcome::Refused),
+                Some(Err(ProposeError::OutcomeUnknown { .. } | ProposeError::StorageFailed(_)))
+                | None => Attempt::Ended(Outcome::Unknown),
+            }
+        } else {
+            match self.in_time(core.query(shard, payload, Consistency::Linearizable)).await {
+                Some(Ok(reply)) => Attempt::Ended(Outcome::Replied(reply)),
+                Some(Err(QueryError::NotLeader { leader, .. })) => Attempt::Again(leader),
+                // A read changes nothing.
+                Some(Err(_)) | None => Attempt::Again(None),
+            }
+        }
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        match select(pin!(answer), self.world.sleep(self.request_timeout)).await {
+            Either::Left((answer, _)) => Some(answer),
+            Either::Right(_) => None,
+        }
+    }
+}
+
+fn show(outcome: &Outcome) -> String {
+    const SHOWN: usize = 40;
+    match outcome {
+        Outcome::Replied(reply) if reply.len() <= SHOWN => reply.escape_ascii().to_string(),
+        Outcome::Replied(reply) => {
+            format!("{}... ({} bytes)", reply[..SHOWN].escape_ascii(), reply.len())
+        }
+        Outcome::Refused => "refused".to_owned(),
+        Outcome::Unknown => "nobody knows".to_owned(),
+    }
+}

@@ -1,0 +1,263 @@
+//! The faults of a run: a list with times, drawn from the seed before anything runs, so that a run that
+//! fails can be cut down by leaving faults out.
+
+use std::fmt;
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::settings::{Settings, log_uniform, one_of};
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// This node; the first is 0.
+    Node(u32),
+    /// Whoever leads this shard at that moment; nobody, if nobody does.
+    LeaderOf(u32),
+}
+
+/// A kind of operation of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskOp {
+    /// Writes, durable or not.
+    Write,
+    /// Syncs of files.
+    Sync,
+    /// Syncs of the directory, creations, renames, removals.
+    Names,
+}
+
+/// Damage to what a disk holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Damage {
+    /// Bits of a durable block flip.
+    Rot,
+    /// The next write lands elsewhere.
+    Misdirected,
+    /// The next write is reported, but not done.
+    LostWrite,
+    /// A block cannot be read any more.
+    Unreadable,
+}
+
+/// Something bad that happens. Times are milliseconds; nodes are counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(missing_docs)] // the fields are explained above
+pub enum Fault {
+    /// The process dies, what it wrote stays in the disk's cache; it comes back.
+    Crash { who: Who, down_ms: u64 },
+    /// The machine loses power: what was not durable is lost, kept or torn; it comes back.
+    PowerCut { who: Who, down_ms: u64 },
+    /// All machines lose power at once.
+    PowerCutAll { down_ms: u64 },
+    /// The process is stopped in order and started again.
+    Stop { who: Who, down_ms: u64 },
+    /// The process does not run for a while.
+    Pause { who: Who, ms: u64 },
+    /// The disk is lost for good, and the node with it.
+    Wipe { who: Who },
+    /// Nothing gets from one node to another.
+    Block { from: u32, to: u32, ms: u64 },
+    /// The nodes in the bit set `side` and the others do not hear each other; with `one_way`, only the others
+    /// do not hear `side`.
+    Partition { side: u32, one_way: bool, ms: u64 },
+    /// A node hears nobody, or nobody hears it.
+    Isolate { who: Who, inbound: bool, outbound: bool, ms: u64 },
+    /// What one node sends to another crawls.
+    Clog { from: u32, to: u32, ms: u64 },
+    /// All connections between two nodes break.
+    Reset { a: u32, b: u32 },
+    /// Nothing that the disk is asked for is done for a while.
+    DiskStall { who: Who, ms: u64 },
+    /// An operation of the disk fails, once or from now on.
+    DiskError { who: Who, op: DiskOp, sticky: bool },
+    /// The disk takes no more for a while.
+    DiskFull { who: Who, ms: u64 },
+    /// What the disk holds is damaged.
+    Damage { who: Who, what: Damage },
+    /// The wall clock of a node jumps.
+    WallClock { who: Who, jump_ms: i64 },
+    /// The clocks of a node run faster or slower, in parts per million.
+    ClockRate { who: Who, ppm: i32 },
+}
+
+/// A fault and its time, since the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Milliseconds since the beginning.
+    pub at_ms: u64,
+    /// What happens.
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "node {}", node + 1),
+            Self::LeaderOf(shard) => write!(f, "the leader of shard {shard}"),
+        }
+    }
+}
+
+impl Fault {
+    /// A short name, for counting.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Crash { .. } => "process.crash",
+            Self::PowerCut { .. } => "process.power_cut",
+            Self::PowerCutAll { .. } => "process.power_cut_all",
+            Self::Stop { .. } => "process.stop",
+            Self::Pause { .. } => "process.pause",
+            Self::Wipe { .. } => "process.wipe",
+            Self::Block { .. } => "net.block",
+            Self::Partition { one_way: false, .. } => "net.partition",
+            Self::Partition { one_way: true, .. } => "net.partition_one_way",
+            Self::Isolate { .. } => "net.isolate",
+            Self::Clog { .. } => "net.clog",
+            Self::Reset { .. } => "net.reset",
+            Self::DiskStall { .. } => "disk.stall",
+            Self::DiskError { .. } => "disk.error",
+            Self::DiskFull { .. } => "disk.full",
+            Self::Damage { what: Damage::Rot, .. } => "disk.rot",
+            Self::Damage { what: Damage::Misdirected, .. } => "disk.misdirected",
+            Self::Damage { what: Damage::LostWrite, .. } => "disk.lost_write",
+            Self::Damage { what: Damage::Unreadable, .. } => "disk.unreadable",
+            Self::WallClock { .. } => "clock.jump",
+            Self::ClockRate { .. } => "clock.rate",
+        }
+    }
+}
+
+/// Everything that a run is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Where all other decisions come from.
+    pub seed: u64,
+    /// The cluster and its surroundings.
+    pub settings: Settings,
+    /// What happens, ordered by time.
+    #[serde(default)]
+    pub faults: Vec<Timed>,
+}
+
+/// Kinds of faults, to choose from: a run with few kinds goes deeper into each than a run with all.
+const KINDS: u32 = 16;
+
+impl Plan {
+    /// Draws the plan of a seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(super::world::derive(seed, "plan"));
+        let settings = Settings::draw(&mut rng);
+        let faults = draw_faults(&mut rng, &settings);
+        Self { seed, settings, faults }
+    }
+}
+
+fn draw_faults(rng: &mut Rng, settings: &Settings) -> Vec<Timed> {
+    let calm = rng.f64() < 0.05;
+    if calm {
+        return Vec::new();
+    }
+    let chosen: Vec<u32> = {
+        let share = one_of(rng, &[0.1, 0.25, 0.5, 1.0]);
+        let mut kinds: Vec<u32> = (0..KINDS).filter(|_| rng.f64() < share).collect();
+        if kinds.is_empty() {
+            kinds.push(rng.u32(..KINDS));
+        }
+        kinds
+    };
+    let count = log_uniform(rng, 1, 40);
+    let mut faults: Vec<Timed> = (0..count)
+        .map(|_| {
+            let at_ms = rng.u64(..settings.chaos_ms);
+            let kind = one_of(rng, &chosen);
+            Timed { at_ms, fault: draw_fault(rng, settings, kind) }
+        })
+        .collect();
+    faults.sort_by_key(|timed| timed.at_ms);
+    faults
+}
+
+fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
+    let who = draw_who(rng, settings);
+    // From much shorter than an election to several of them.
+    let ms = log_uniform(rng, 5, 6 * settings.election_timeout_ms);
+    let down_ms = log_uniform(rng, 1, 4 * settings.election_timeout_ms);
+    let (from, to) = (rng.u32(..settings.nodes), rng.u32(..settings.nodes));
+    match kind {
+        0 | 1 => Fault::Crash { who, down_ms },
+        2 | 3 => Fault::PowerCut { who, down_ms },
+        4 => Fault::PowerCutAll { down_ms },
+        5 => one_of(rng, &[Fault::Stop { who, down_ms }, Fault::Pause { who, ms }]),
+        6 => Fault::Pause { who, ms },
+        7 => Fault::Partition { side: rng.u32(..1 << settings.nodes), one_way: rng.bool(), ms },
+        8 => {
+            let inbound = rng.bool();
+            Fault::Isolate { who, inbound, outbound: !inbound || rng.bool(), ms }
+        }
+        9 => one_of(rng, &[Fault::Block { from, to, ms }, Fault::Clog { from, to, ms }]),
+        10 => Fault::Reset { a: from, b: to },
+        11 => Fault::DiskStall { who, ms },
+        12 => {
+            let op = one_of(rng, &[DiskOp::Write, DiskOp::Sync, DiskOp::Names]);
+            Fault::DiskError { who, op, sticky: rng.f64() < 0.3 }
+        }
+        13 => Fault::DiskFull { who, ms },
+        14 => match rng.u32(..10) {
+            0 => Fault::Wipe { who },
+            1..4 => Fault::Damage { who, what: Damage::Rot },
+            4..6 => Fault::Damage { who, what: Damage::Misdirected },
+            6..8 => Fault::Damage { who, what: Damage::LostWrite },
+            _ => Fault::Damage { who, what: Damage::Unreadable },
+        },
+        _ => {
+            let hours = rng.i64(-2..=2);
+            let jump_ms = if rng.bool() { hours * 3_600_000 } else { rng.i64(-5000..5000) };
+            let ppm = one_of(rng, &[-100_000, -500, 500, 100_000]);
+            one_of(rng, &[Fault::WallClock { who, jump_ms }, Fault::ClockRate { who, ppm }])
+        }
+    }
+}
+
+fn draw_who(rng: &mut Rng, settings: &Settings) -> Who {
+    if rng.f64() < 0.5 {
+        Who::Node(rng.u32(..settings.nodes))
+    } else {
+        Who::LeaderOf(rng.u32(..settings.shards))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn plans_are_the_same_for_the_same_seed_and_survive_being_written_down() {
+        for seed in 0..200 {
+            let plan = Plan::draw(seed);
+            assert_eq!(plan, Plan::draw(seed));
+            let text = toml::to_string(&plan).unwrap();
+            assert_eq!(toml::from_str::<Plan>(&text).unwrap(), plan, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_drawn() {
+        let mut names = std::collections::BTreeSet::new();
+        for seed in 0..2000 {
+            names.extend(Plan::draw(seed).faults.iter().map(|timed| timed.fault.name()));
+        }
+        assert_eq!(names.len(), 21, "{names:?}");
+    }
+}

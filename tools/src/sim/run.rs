@@ -1,0 +1,619 @@
+//! One run: chaos, healing of a quorum, convergence, service, healing of the rest, a final look at what
+//! survived on disk.
+//!
+//! # Phases
+//! 1. **Chaos**: the faults of the plan happen while clients work.
+//! 2. **Quorum**: a random majority of the undamaged nodes is brought up and connected; everybody else is
+//!    cut off. Within a bound every shard must answer reads of its whole state, and clients must get their
+//!    work done: a stall is a bug.
+//! 3. **All**: everybody who is not lost comes back. Within a bound all replicas have applied the same.
+//! 4. **Scan**: all lose power at once and start again from what is durable; the whole state is read again.
+//!    Nothing that was acknowledged may be missing.
+//!
+//! # Budget
+//! Damage to what a disk has promised to keep (rot, misdirected and lost writes, unreadable blocks, loss of
+//! the disk) hits fewer nodes than are needed for a majority, so that every promise survives somewhere. A node
+//! that finds such damage must refuse to start; it then stays away. All other faults have no budget.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use coracle_engine::{NodeId, ShardId};
+use fastrand::Rng;
+
+use super::client::{Clients, Tally};
+use super::cluster::{Cluster, Health, News};
+use super::disk::{DiskError, DiskWeather, OpKind, SimDevice, SimDisk};
+use super::net::{FrameRates, HostId, Net, NetWeather};
+use super::plan::{Damage, DiskOp, Fault, Plan, Who};
+use super::settings::Settings;
+use super::watch::{Checks, host_of};
+use super::workload::Workload;
+use super::world::{Step, World};
+
+/// What a run must not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Short name of what was violated.
+    pub invariant: String,
+    /// The details.
+    pub message: String,
+    /// When, since the beginning.
+    pub at: Duration,
+}
+
+/// What a run was like.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What went wrong, if anything did.
+    pub failure: Option<Failure>,
+    /// Hash of all that happened.
+    pub trace_hash: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Tasks run.
+    pub polls: u64,
+    /// Injected faults, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// What clients saw.
+    pub tally: Tally,
+    /// What happened, if asked for.
+    pub story: Vec<String>,
+}
+
+/// Something that is due at a certain time.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    Fault(Fault),
+    Restart(usize),
+    Resume(usize),
+    Unblock(usize, usize),
+    Unclog(usize, usize),
+    MakeRoom(usize),
+    /// A process that was asked to stop and has not.
+    StopByForce(usize, u32),
+}
+
+struct Driver<W: Workload> {
+    world: World,
+    net: Net,
+    cluster: Rc<RefCell<Cluster>>,
+    checks: Checks,
+    clients: Rc<Clients<W>>,
+    workload: Rc<RefCell<W>>,
+    settings: Settings,
+    agenda: BTreeMap<(Duration, u64), Due>,
+    agenda_count: u64,
+    /// How many faults hold the way from one node to another, by (from, to).
+    blocks: BTreeMap<(usize, usize), u32>,
+    /// Restarts and the like happen by plan only while chaos lasts.
+    chaos: bool,
+    rng: Rng,
+}
+
+/// Runs a plan with a workload made from the plan. `story` keeps a readable account.
+pub fn run<W: Workload>(plan: &Plan, make: &dyn Fn(&Settings, &World) -> W, story: bool) -> Report {
+    let world = World::new(plan.seed);
+    if story {
+        world.keep_story();
+    }
+    if plan.settings.shuffle_tasks {
+        world.shuffle_tasks();
+    }
+    let mut driver = Driver::new(&world, plan, make);
+    let failure = driver.run(plan).err();
+    let report = Report {
+        failure,
+        trace_hash: world.trace_hash(),
+        simulated: world.now(),
+        polls: world.polls(),
+        faults: world.counts(),
+        tally: driver.clients.tally(),
+        story: world.take_story(),
+    };
+    world.end();
+    report
+}
+
+impl<W: Workload> Driver<W> {
+    fn new(world: &World, plan: &Plan, make: &dyn Fn(&Settings, &World) -> W) -> Self {
+        let settings = plan.settings.clone();
+        let mut rng = world.rng_for("driver");
+        let mut net_weather =
+            if settings.net_weather { NetWeather::draw(&mut rng) } else { NetWeather::calm() };
+        let rates = NetWeather::draw(&mut rng).frames;
+        net_weather.frames = if settings.frame_faults { rates } else { FrameRates::NONE };
+        let net = Net::new(world.clone(), net_weather);
+        let devices: Vec<SimDevice> = (0..settings.nodes)
+            .map(|at| {
+                let weather = if settings.disk_weather {
+                    DiskWeather::draw(&mut rng)
+                } else {
+                    DiskWeather::calm()
+                };
+                SimDevice::new(world, &format!("disk/{}", at + 1), weather)
+            })
+            .collect();
+        let workload = Rc::new(RefCell::new(make(&settings, world)));
+        let checks = Checks::new(world, &settings, &devices);
+        let machines: Rc<dyn Fn(NodeId, ShardId) -> _> = {
+            let (workload, checks) = (workload.clone(), checks.clone());
+            Rc::new(move |node, shard| {
+                checks.machine(node, shard, workload.borrow().machine(shard))
+            })
+        };
+        checks.tap(&net);
+        let cluster = Cluster::new(world, &net, &settings, &checks, devices, machines);
+        let cluster = Rc::new(RefCell::new(cluster));
+        let timeout = settings.election_timeout() * rng.u32(2..=5);
+        let clients = Clients::new(world, &cluster, &workload, settings.shards, timeout);
+        Self {
+            world: world.clone(),
+            net,
+            cluster,
+            checks,
+            clients,
+            workload,
+            settings,
+            agenda: BTreeMap::new(),
+            agenda_count: 0,
+            blocks: BTreeMap::new(),
+            chaos: true,
+            rng,
+        }
+    }
+
+    fn run(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.chaos(plan)?;
+        self.serve_with_a_quorum()?;
+        self.bring_all_back()?;
+        self.scan()?;
+        let verdict = self.workload.borrow_mut().verdict();
+        verdict.map_err(|message| self.failure("history", message))
+    }
+
+    fn chaos(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.world.story(|| "chaos begins".to_owned());
+        for at in 0..self.settings.nodes as usize {
+            let delay = self.rng.u64(..self.settings.election_timeout_ms);
+            self.schedule(Duration::from_millis(delay), Due::Restart(at));
+        }
+        for timed in &plan.faults {
+            self.schedule(Duration::from_millis(timed.at_ms), Due::Fault(timed.fault));
+        }
+        let end = Duration::from_millis(self.settings.chaos_ms);
+        self.start_clients(0, self.settings.operations, end);
+        self.advance(end, |_| false)?;
+        Ok(())
+    }
+
+    fn start_clients(&self, first: u32, operations: u32, end: Duration) {
+        let think_max = Duration::from_millis(self.settings.think_ms_max);
+        for client in first..first + self.settings.clients {
+            self.clients.start(client, operations, think_max, end);
+        }
+    }
+
+    /// Ends all faults, brings a majority up, cuts the others off; everything must work then.
+    fn serve_with_a_quorum(&mut self) -> Result<(), Failure> {
+        self.chaos = false;
+        self.agenda.clear();
+        self.blocks.clear();
+        self.net.heal();
+        let mut sound: Vec<usize> =
+            (0..self.nodes()).filter(|at| !self.cluster.borrow().is_damaged(*at)).collect();
+        self.rng.shuffle(&mut sound);
+        let size = self.rng.usize(self.settings.majority() as usize..=sound.len());
+        let (quorum, others) = sound.split_at(size);
+        self.world.story(|| format!("a quorum is healed: {}", list(quorum)));
+        for at in 0..self.nodes() {
+            let mut cluster = self.cluster.borrow_mut();
+            cluster.device(at).heal();
+            cluster.resume(at);
+            if quorum.contains(&at) {
+                continue;
+            }
+            if self.rng.bool() && others.contains(&at) {
+                let power_cut = self.rng.bool();
+                cluster.crash(at, power_cut);
+            } else {
+                for other in 0..self.nodes() {
+                    self.net.block(host(at as usize), host(other as usize));
+                    self.net.block(host(other as usize), host(at as usize));
+                }
+            }
+        }
+        for at in quorum {
+            self.revive(*at);
+        }
+        self.work_must_get_done(1000)
+    }
+
+    /// Clients do some work, and the whole state is read; both within a bound.
+    fn work_must_get_done(&mut self, first_client: u32) -> Result<(), Failure> {
+        let deadline = self.world.now() + self.patience();
+        self.start_clients(first_client, 3, deadline);
+        self.clients.start_final_reads(first_client + 500);
+        if !self.advance(deadline, |driver| driver.clients.are_done())? {
+            let message = format!(
+                "clients got no answer within {:?} although a majority was healthy and connected: {}",
+                self.patience(),
+                self.checks.describe()
+            );
+            return Err(self.failure("progress", message));
+        }
+        Ok(())
+    }
+
+    /// Everybody who is not lost or damaged comes back, and must become like the others.
+    fn bring_all_back(&mut self) -> Result<(), Failure> {
+        self.world.story(|| "everybody comes back".to_owned());
+        self.net.heal();
+        let sound = self.sound();
+        for at in 0..self.nodes() {
+            if sound.contains(&at) {
+                self.revive(at);
+            } else {
+                // What it holds is worth nothing any more.
+                self.cluster.borrow_mut().lose(at, "its disk was damaged");
+            }
+        }
+        let deadline = self.world.now() + self.patience();
+        let ids: Vec<NodeId> = sound.iter().map(|at| NodeId(*at as u64 + 1)).collect();
+        if !self.advance(deadline, |driver| driver.checks.have_converged(&ids))? {
+            let message = format!(
+                "replicas of nodes {} did not become alike within {:?}: {}",
+                list(&sound),
+                self.patience(),
+                self.checks.describe()
+            );
+            return Err(self.failure("convergence", message));
+        }
+        Ok(())
+    }
+
+    /// What was acknowledged survives a power cut of everybody.
+    fn scan(&mut self) -> Result<(), Failure> {
+        self.world.story(|| "final scan: everybody loses power".to_owned());
+        let sound = self.sound();
+        for at in &sound {
+            self.cluster.borrow_mut().crash(*at, true);
+        }
+        for at in &sound {
+            self.revive(*at);
+        }
+        self.work_must_get_done(2000)
+    }
+
+    fn sound(&self) -> Vec<usize> {
+        (0..self.nodes()).filter(|at| !self.cluster.borrow().is_damaged(*at)).collect()
+    }
+
+    /// A node that is not quite well is restarted.
+    fn revive(&self, at: usize) {
+        let mut cluster = self.cluster.borrow_mut();
+        if *cluster.health(at) == Health::Stopping || cluster.has_failed_disk(at) {
+            cluster.crash(at, false);
+        }
+        cluster.start(at);
+    }
+
+    /// How long a healthy majority may take for anything.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(120) + 200 * self.settings.election_timeout()
+    }
+
+    fn nodes(&self) -> usize {
+        self.settings.nodes as usize
+    }
+
+    fn failure(&self, invariant: &str, message: String) -> Failure {
+        Failure { invariant: invariant.to_owned(), message, at: self.world.now() }
+    }
+
+    fn schedule(&mut self, delay: Duration, due: Due) {
+        self.agenda_count += 1;
+        self.agenda.insert((self.world.now() + delay, self.agenda_count), due);
+    }
+
+    /// Runs until `until`, or until `done`, which it says.
+    fn advance(&mut self, until: Duration, done: impl Fn(&Self) -> bool) -> Result<bool, Failure> {
+        const STEPS_PER_LOOK: u32 = 32;
+        let (mut polls_now, mut steps) = (0, 0);
+        loop {
+            let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
+            let step = match next {
+                Some(at) if at <= self.world.now() => {
+                    if let Some((_, due)) = self.agenda.pop_first() {
+                        self.perform(due);
+                    }
+                    Step::Ran
+                }
+                _ => self.world.step(next.unwrap_or(until).min(until), &mut polls_now),
+            };
+            if let Some(violation) = self.checks.violation() {
+                let invariant = violation.invariant.to_string();
+                return Err(self.failure(&invariant, violation.to_string()));
+            }
+            steps += 1;
+            if step == Step::Ran && steps % STEPS_PER_LOOK != 0 {
+                continue;
+            }
+            if let Some(wrong) = self.clients.take_wrong() {
+                return Err(self.failure("answer", wrong));
+            }
+            if step == Step::Stuck {
+                let message = "tasks wake each other without end".to_owned();
+                return Err(self.failure("livelock", message));
+            }
+            self.look()?;
+            if done(self) {
+                return Ok(true);
+            }
+            if step == Step::Idle && self.world.now() >= until {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<(), Failure> {
+        let news = self.cluster.borrow_mut().look();
+        let news = news.map_err(|message| self.failure("refused_start", message))?;
+        for news in news {
+            match news {
+                News::Stopped(_) => {} // its restart is on the agenda
+                News::Lost(at) => {
+                    self.cluster.borrow_mut().lose(at, "it refuses its damaged disk");
+                }
+                News::Failed(at) => {
+                    // An operator notices after a while.
+                    let delay = self.rng.u64(..2 * self.settings.election_timeout_ms);
+                    let fault = Fault::PowerCut { who: Who::Node(at as u32), down_ms: 1 };
+                    self.schedule(Duration::from_millis(delay), Due::Fault(fault));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, due: Due) {
+        match due {
+            Due::Fault(fault) => self.inflict(fault),
+            Due::Restart(at) => self.cluster.borrow_mut().start(at),
+            Due::Resume(at) => self.cluster.borrow_mut().resume(at),
+            Due::Unblock(from, to) => self.unblock(from, to),
+            Due::Unclog(from, to) => self.net.clog(host(from as usize), host(to as usize), 1.0),
+            Due::MakeRoom(at) => self.cluster.borrow().device(at).set_capacity(None),
+            Due::StopByForce(at, incarnation) => {
+                let mut cluster = self.cluster.borrow_mut();
+                if cluster.incarnation(at) == incarnation && *cluster.health(at) == Health::Stopping
+                {
+                    cluster.crash(at, false);
+                    drop(cluster);
+                    self.schedule(Duration::from_millis(1), Due::Restart(at));
+                }
+            }
+        }
+    }
+
+    /// The node that a fault hits, unless it takes no part any more.
+    fn victim(&self, who: Who) -> Option<usize> {
+        let cluster = self.cluster.borrow();
+        let at = match who {
+            Who::Node(at) => at as usize % cluster.len(),
+            Who::LeaderOf(shard) => cluster.leader_of(ShardId(shard))?,
+        };
+        (!matches!(cluster.health(at), Health::Lost(_))).then_some(at)
+    }
+
+    fn inflict(&mut self, fault: Fault) {
+        let millis = Duration::from_millis;
+        if !self.do_inflict(fault, millis) {
+            return;
+        }
+        self.world.count(fault.name());
+        self.world.trace(0xfa01, fault.name().len() as u64);
+    }
+
+    /// Whether it could be done.
+    fn do_inflict(&mut self, fault: Fault, millis: fn(u64) -> Duration) -> bool {
+        match fault {
+            Fault::Crash { who, down_ms } => self.crash(who, false, millis(down_ms)),
+            Fault::PowerCut { who, down_ms } => self.crash(who, true, millis(down_ms)),
+            Fault::PowerCutAll { down_ms } => {
+                for at in 0..self.nodes() {
+                    let spread = self.rng.u64(..=down_ms / 2);
+                    self.crash(Who::Node(at as u32), true, millis(down_ms + spread));
+                }
+                true
+            }
+            Fault::Stop { who, down_ms } => {
+                let Some(at) = self.victim(who) else { return false };
+                self.cluster.borrow_mut().stop(at);
+                let incarnation = self.cluster.borrow().incarnation(at);
+                let force = 10 * self.settings.election_timeout();
+                self.schedule(force, Due::StopByForce(at, incarnation));
+                self.schedule(force / 2 + millis(down_ms), Due::Restart(at));
+                true
+            }
+            Fault::Pause { who, ms } => {
+                let Some(at) = self.victim(who) else { return false };
+                self.cluster.borrow_mut().pause(at);
+                self.schedule(millis(ms), Due::Resume(at));
+                true
+            }
+            Fault::Wipe { who } => {
+                let Some(at) = self.victim(who).filter(|at| self.may_damage(*at)) else {
+                    return false;
+                };
+                self.cluster.borrow_mut().lose(at, "its disk is gone");
+                true
+            }
+            Fault::Damage { who, what } => self.damage(who, what),
+            Fault::DiskStall { who, ms } => {
+                let Some(at) = self.victim(who) else { return false };
+                self.cluster.borrow().device(at).stall(millis(ms));
+                true
+            }
+            Fault::DiskError { who, op, sticky } => self.disk_error(who, op, sticky),
+            Fault::DiskFull { who, ms } => {
+                let Some(at) = self.victim(who) else { return false };
+                let cluster = self.cluster.borrow();
+                let device = cluster.device(at);
+                device.set_capacity(Some(device.used()));
+                drop(cluster);
+                self.schedule(millis(ms), Due::MakeRoom(at));
+                true
+            }
+            Fault::WallClock { who, jump_ms } => {
+                let Some(at) = self.victim(who) else { return false };
+                self.cluster.borrow().clock(at).jump(jump_ms);
+                true
+            }
+            Fault::ClockRate { who, ppm } => {
+                let Some(at) = self.victim(who) else { return false };
+                self.cluster.borrow().clock(at).set_rate(self.world.now(), ppm);
+                true
+            }
+            Fault::Block { .. }
+            | Fault::Partition { .. }
+            | Fault::Isolate { .. }
+            | Fault::Clog { .. }
+            | Fault::Reset { .. } => self.disturb_network(fault, millis),
+        }
+    }
+
+    fn disturb_network(&mut self, fault: Fault, millis: fn(u64) -> Duration) -> bool {
+        match fault {
+            Fault::Block { from, to, ms } => self.block(from as usize, to as usize, millis(ms)),
+            Fault::Partition { side, one_way, ms } => {
+                for from in 0..self.nodes() {
+                    for to in 0..self.nodes() {
+                        let (a, b) = (side >> from & 1 == 1, side >> to & 1 == 1);
+                        if a && !b || !one_way && !a && b {
+                            self.block(from, to, millis(ms));
+                        }
+                    }
+                }
+            }
+            Fault::Isolate { who, inbound, outbound, ms } => {
+                let Some(at) = self.victim(who) else { return false };
+                for other in (0..self.nodes()).filter(|other| *other != at) {
+                    if inbound {
+                        self.block(other, at, millis(ms));
+                    }
+                    if outbound {
+                        self.block(at, other, millis(ms));
+                    }
+                }
+            }
+            Fault::Clog { from, to, ms } => {
+                self.net.clog(
+                    host(from as usize),
+                    host(to as usize),
+                    self.rng.u32(10..1000).into(),
+                );
+                self.schedule(millis(ms), Due::Unclog(from as usize, to as usize));
+            }
+            Fault::Reset { a, b } => self.net.reset(host(a as usize), host(b as usize)),
+            _ => return false,
+        }
+        true
+    }
+
+    fn crash(&mut self, who: Who, power_cut: bool, down: Duration) -> bool {
+        let Some(at) = self.victim(who) else { return false };
+        self.cluster.borrow_mut().crash(at, power_cut);
+        self.schedule(down, Due::Restart(at));
+        true
+    }
+
+    fn block(&mut self, from: usize, to: usize, duration: Duration) {
+        let holds = self.blocks.entry((from, to)).or_insert(0);
+        *holds += 1;
+        if *holds == 1 {
+            self.net.block(host(from as usize), host(to as usize));
+        }
+        self.schedule(duration, Due::Unblock(from, to));
+    }
+
+    fn unblock(&mut self, from: usize, to: usize) {
+        let Some(holds) = self.blocks.get_mut(&(from, to)) else { return };
+        *holds -= 1;
+        if *holds == 0 {
+            self.blocks.remove(&(from, to));
+            self.net.unblock(host(from as usize), host(to as usize));
+        }
+    }
+
+    fn disk_error(&mut self, who: Who, op: DiskOp, sticky: bool) -> bool {
+        let Some(at) = self.victim(who) else { return false };
+        let mut cluster = self.cluster.borrow_mut();
+        let kinds: &'static [OpKind] = match op {
+            DiskOp::Write => &[OpKind::Write, OpKind::WriteDurable],
+            DiskOp::Sync => &[OpKind::WriteDurable, OpKind::Sync],
+            DiskOp::Names => &[OpKind::Create, OpKind::Rename, OpKind::Remove, OpKind::SyncDir],
+        };
+        cluster.device(at).fail(kinds, DiskError::Io, (!sticky).then_some(1));
+        cluster.note_disk_error(at);
+        true
+    }
+
+    /// Whether a majority of sound nodes is left if this one is damaged.
+    fn may_damage(&self, at: usize) -> bool {
+        let cluster = self.cluster.borrow();
+        let spare = self.nodes() - self.settings.majority() as usize;
+        cluster.is_damaged(at) || cluster.damaged() < spare
+    }
+
+    fn damage(&mut self, who: Who, what: Damage) -> bool {
+        let Some(at) = self.victim(who).filter(|at| self.may_damage(*at)) else { return false };
+        let mut cluster = self.cluster.borrow_mut();
+        let disks = cluster.disks(at);
+        let disk = &disks[self.rng.usize(..disks.len())];
+        let done = match what {
+            Damage::LostWrite => {
+                disk.lose_next_write();
+                true
+            }
+            Damage::Misdirected => {
+                disk.misdirect_next_write();
+                true
+            }
+            Damage::Rot | Damage::Unreadable => match self.some_block(disk) {
+                Some((file, block)) if what == Damage::Rot => {
+                    disk.rot(file, block, self.rng.u32(..))
+                }
+                Some((file, block)) => disk.make_unreadable(file, block),
+                None => false,
+            },
+        };
+        if done {
+            cluster.note_damage(at);
+            self.checks.damaged(NodeId(at as u64 + 1));
+        }
+        done
+    }
+
+    /// A block with durable content.
+    fn some_block(&self, disk: &SimDisk) -> Option<(u32, u32)> {
+        let files = disk.durable_files();
+        let mut rng = self.world.rng_for(&format!("block at {:?}", self.world.now()));
+        let blocks: Vec<(u32, u32)> = files
+            .iter()
+            .flat_map(|(_, file, _)| disk.written_blocks(*file).into_iter().map(|b| (*file, b)))
+            .collect();
+        (!blocks.is_empty()).then(|| blocks[rng.usize(..blocks.len())])
+    }
+}
+
+/// The host of a node that is counted from 0.
+fn host(at: usize) -> HostId {
+    host_of(NodeId(at as u64 + 1))
+}
+
+fn list(nodes: &[usize]) -> String {
+    nodes.iter().map(|at| (at + 1).to_string()).collect::<Vec<_>>().join(", ")
+}

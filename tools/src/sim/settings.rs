@@ -1,0 +1,195 @@
+//! What a seed draws before anything runs: the cluster, its limits, the weather, the work.
+//!
+//! Sizes and limits are small and odd on purpose: a window of one message, a segment of sixteen blocks, a
+//! log that takes one batch at a time. Times are long or short as a whole, because a cluster with an election
+//! timeout of ten seconds is, for everything but the disk, the same cluster in slow motion.
+
+use std::time::Duration;
+
+use coracle_engine::limits::{APPEND_GROUP_MARGIN_BYTES, Limits};
+use coracle_wal::Options;
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::world::derive;
+
+/// A cluster and its surroundings. Everything that is not here follows from the seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Nodes, 1 to 7.
+    pub nodes: u32,
+    /// Cores of each node.
+    pub cores: Vec<u16>,
+    /// Shards of the cluster.
+    pub shards: u32,
+    /// See `coracle_engine::core::CoreConfig`.
+    pub election_timeout_ms: u64,
+    /// See `coracle_engine::core::CoreConfig`.
+    pub heartbeat_interval_ms: u64,
+    /// Size of a log segment.
+    pub segment_bytes: u64,
+    /// Segments prepared ahead.
+    pub spares: usize,
+    /// Durable writes in flight.
+    pub writes_in_flight: usize,
+    /// Bytes that a log takes beyond what is durable.
+    pub wal_buffer_bytes_max: usize,
+    /// Largest batch of a log.
+    pub batch_bytes_max: usize,
+    /// Letters that a core's mailbox takes.
+    pub mailbox_letters: usize,
+    /// Whether the limits of the engine are small as well.
+    pub tight_limits: bool,
+    /// Whether ready tasks run in a random order.
+    pub shuffle_tasks: bool,
+    /// Clients.
+    pub clients: u32,
+    /// Operations of each client during chaos.
+    pub operations: u32,
+    /// Longest pause of a client between two operations.
+    pub think_ms_max: u64,
+    /// Different keys.
+    pub keys: u32,
+    /// Largest value.
+    pub value_bytes_max: usize,
+    /// How long faults happen.
+    pub chaos_ms: u64,
+    /// Frames may be lost, repeated, reordered and damaged.
+    pub frame_faults: bool,
+    /// The network is slow and uneven.
+    pub net_weather: bool,
+    /// The disk is slow, uneven, and transfers less than it was asked for.
+    pub disk_weather: bool,
+}
+
+/// Draws a number whose logarithm is uniform between those of `low` and `high`.
+pub fn log_uniform(rng: &mut Rng, low: u64, high: u64) -> u64 {
+    let (low, high) = (low.max(1) as f64, high.max(1) as f64);
+    (low.ln() + rng.f64() * (high.ln() - low.ln())).exp().round() as u64
+}
+
+/// Draws one of a few values.
+pub fn one_of<T: Copy>(rng: &mut Rng, values: &[T]) -> T {
+    values[rng.usize(..values.len())]
+}
+
+impl Settings {
+    /// Draws them.
+    #[must_use]
+    pub fn draw(rng: &mut Rng) -> Self {
+        let nodes = one_of(rng, &[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let most_cores = one_of(rng, &[1, 1, 1, 2, 3]);
+        let even = rng.f64() < 0.8;
+        let cores = (0..nodes)
+            .map(|_| if even { most_cores } else { rng.u16(1..=most_cores) })
+            .collect::<Vec<_>>();
+        let per_core = one_of(rng, &[1, 1, 1, 2, 2, 3, 8]);
+        let shards = u32::from(most_cores) * per_core;
+        let election_timeout_ms = log_uniform(rng, 150, 10_000);
+        let divisor = rng.u64(3..=10);
+        let large = rng.f64() < 0.15;
+        let batch_bytes_max =
+            one_of(rng, &[8 << 10, 8 << 10, 12 << 10, 32 << 10, 64 << 10, 1 << 20]);
+        Self {
+            nodes,
+            cores,
+            shards,
+            election_timeout_ms,
+            heartbeat_interval_ms: (election_timeout_ms / divisor).max(2),
+            segment_bytes: 4096 * one_of(rng, &[16, 16, 17, 19, 24, 32, 64, 256]),
+            spares: rng.usize(1..=3),
+            writes_in_flight: one_of(rng, &[1, 2, 2, 2, 3, 4]),
+            wal_buffer_bytes_max: batch_bytes_max * one_of(rng, &[1, 1, 2, 4, 64]),
+            batch_bytes_max,
+            mailbox_letters: one_of(rng, &[4, 64, 1024]),
+            tight_limits: rng.f64() < 0.7,
+            shuffle_tasks: rng.f64() < 0.5,
+            clients: rng.u32(1..=6),
+            operations: log_uniform(rng, 20, 300) as u32,
+            think_ms_max: log_uniform(rng, 1, 2 * election_timeout_ms),
+            keys: rng.u32(1..=12),
+            value_bytes_max: if large { 40_000 } else { one_of(rng, &[16, 100, 1000, 5000]) },
+            chaos_ms: election_timeout_ms * rng.u64(10..=80),
+            frame_faults: rng.f64() < 0.6,
+            net_weather: rng.f64() < 0.7,
+            disk_weather: rng.f64() < 0.7,
+        }
+    }
+
+    /// How the logs are kept.
+    #[must_use]
+    pub fn wal_options(&self) -> Options {
+        let mut options = Options::default();
+        options.segment_bytes = self.segment_bytes;
+        options.spares = self.spares;
+        options.writes_in_flight = self.writes_in_flight;
+        options.batch_bytes_max = self.batch_bytes_max;
+        options.buffer_bytes_max = self.wal_buffer_bytes_max;
+        options
+    }
+
+    /// The limits of the engine. What is not part of the settings follows from `seed`.
+    #[must_use]
+    pub fn limits(&self, seed: u64) -> Limits {
+        let group = self.wal_options().group_bytes_max() - APPEND_GROUP_MARGIN_BYTES;
+        let usual = Limits {
+            payload_bytes_max: group.min(Limits::default().payload_bytes_max),
+            append_group_bytes_max: group.min(Limits::default().append_group_bytes_max),
+            ..Limits::default()
+        };
+        if !self.tight_limits {
+            return usual;
+        }
+        let rng = &mut Rng::with_seed(derive(seed, "limits"));
+        let payload = usual.payload_bytes_max;
+        Limits {
+            append_group_bytes_max: one_of(rng, &[1, 500, group / 2, group]).max(1),
+            requests_per_core_max: one_of(rng, &[1, 3, 100]),
+            request_bytes_per_core_max: payload * one_of(rng, &[1, 4]),
+            frames_queued_max: one_of(rng, &[1, 2, 7, 100]),
+            frame_bytes_queued_max: one_of(rng, &[1000, 100_000]),
+            queries_per_shard_max: one_of(rng, &[1, 2, 100]),
+            events_per_turn_max: one_of(rng, &[1, 2, 5, 100]),
+            entries_per_turn_max: one_of(rng, &[1, 2, 10, 100]),
+            groups_refused_max: one_of(rng, &[1, 2, 10, 100]),
+            link_buffer_bytes_max: one_of(rng, &[1, 300, 5000, 100_000]),
+            receive_chunk_bytes: one_of(rng, &[64, 500, 4096]),
+            receive_room_bytes_min: one_of(rng, &[1, 16]),
+            append_bytes_min: one_of(rng, &[1, 100]),
+            append_bytes_max: one_of(rng, &[100, 1000, 10_000]),
+            inflight_messages_max: one_of(rng, &[1, 2, 3, 10]),
+            inflight_bytes_max: one_of(rng, &[1, 200, 2000, 100_000]),
+            uncommitted_bytes_max: payload * one_of(rng, &[1, 2, 10]),
+            read_batches_max: one_of(rng, &[1, 2, 10]),
+            ..usual
+        }
+    }
+
+    /// Shortest time without a leader before an election.
+    #[must_use]
+    pub fn election_timeout(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_ms)
+    }
+
+    /// How many nodes are a majority.
+    #[must_use]
+    pub fn majority(&self) -> u32 {
+        self.nodes / 2 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_drawn_makes_sense_together() {
+        for seed in 0..5000 {
+            let settings = Settings::draw(&mut Rng::with_seed(seed));
+            let group = settings.wal_options().group_bytes_max();
+            assert_eq!(settings.limits(seed).flaw(group), None, "{settings:?}");
+            assert!(settings.heartbeat_interval_ms * 3 <= settings.election_timeout_ms);
+        }
+    }
+}

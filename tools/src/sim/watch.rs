@@ -1,0 +1,254 @@
+//! What the simulator shows its checks: every turn of every core, every frame that is sent, every entry that
+//! is applied, every disk.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use coracle_engine::core::{CoreView, Observer};
+use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, SnapshotError, StateMachine};
+use coracle_wal::follow::DurableFiles;
+
+use super::checks::{Change, Checker, DurableView, Violation, Watch};
+use super::disk::{DurableChange, SimDevice, SimDisk};
+use super::net::{HostId, Net};
+use super::settings::Settings;
+use super::world::World;
+
+/// All checks of a run. Clones are the same checks.
+#[derive(Clone)]
+pub struct Checks(Rc<Inner>);
+
+struct Inner {
+    world: World,
+    watch: Watch,
+    shards: u32,
+    progress: RefCell<Progress>,
+}
+
+/// How far the replicas are, for the end of a run.
+#[derive(Default)]
+struct Progress {
+    /// Hash of all that each replica has applied.
+    states: BTreeMap<(NodeId, ShardId), u64>,
+    /// What each replica has applied last.
+    applied: BTreeMap<(NodeId, ShardId), LogIndex>,
+    /// Nodes with a core whose log has failed since somebody asked.
+    failed: BTreeMap<NodeId, bool>,
+}
+
+/// What names a core's log.
+#[must_use]
+pub fn log_id(node: NodeId, core: CoreId) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&node.0.to_le_bytes());
+    id[8..10].copy_from_slice(&core.0.to_le_bytes());
+    id
+}
+
+/// The host of a node.
+#[must_use]
+pub fn host_of(node: NodeId) -> HostId {
+    HostId(node.0 as u16)
+}
+
+impl Checks {
+    /// Checks that have seen nothing yet.
+    pub fn new(world: &World, settings: &Settings, devices: &[SimDevice]) -> Self {
+        let ids = (1..).map(NodeId);
+        let nodes: Vec<(NodeId, u16)> = ids.zip(settings.cores.iter().copied()).collect();
+        let mut checker = Checker::new(settings.shards, &nodes);
+        for ((node, cores), device) in nodes.iter().zip(devices) {
+            for core in (0..*cores).map(CoreId) {
+                let disk =
+                    Durable { disk: device.disk(core.0.into()), changes: RefCell::default() };
+                checker.set_disk(*node, core, log_id(*node, core), Some(Box::new(disk)));
+            }
+        }
+        Self(Rc::new(Inner {
+            world: world.clone(),
+            watch: Watch::new(checker),
+            shards: settings.shards,
+            progress: RefCell::default(),
+        }))
+    }
+
+    /// The first violation, if there was one.
+    pub fn violation(&self) -> Option<Violation> {
+        if self.0.watch.is_violated() { self.0.watch.violation() } else { None }
+    }
+
+    /// A process of a node begins.
+    pub fn started(&self, node: NodeId, cores: u16) {
+        self.0.watch.checker_mut().started(node, cores);
+        let mut progress = self.0.progress.borrow_mut();
+        progress.failed.insert(node, false);
+        progress.applied.retain(|(of, _), _| *of != node);
+        progress.states.retain(|(of, _), _| *of != node);
+    }
+
+    /// The process of a node has ended.
+    pub fn ended(&self, node: NodeId) {
+        self.0.watch.checker_mut().stopped(node);
+    }
+
+    /// The disk of a node was damaged.
+    pub fn damaged(&self, node: NodeId) {
+        self.0.watch.checker_mut().damaged(node);
+    }
+
+    /// Whether the log of a core of this node has failed since the last call.
+    pub fn take_storage_failure(&self, node: NodeId) -> bool {
+        self.0.progress.borrow_mut().failed.insert(node, false).unwrap_or(false)
+    }
+
+    /// What watches the turns of a core.
+    pub fn observer(&self) -> Box<dyn Observer> {
+        Box::new(Turns { checks: self.clone(), watch: self.0.watch.observer(), failed: false })
+    }
+
+    /// Watches the frames of a network.
+    pub fn tap(&self, net: &Net) {
+        let watch = self.0.watch.clone();
+        net.set_tap(Rc::new(move |sent| {
+            if !sent.is_raft() {
+                return;
+            }
+            if let Ok(Some(frame)) = sent.decode() {
+                watch.sent(NodeId(sent.from.0.into()), NodeId(sent.to.0.into()), &frame);
+            }
+        }));
+    }
+
+    /// A state machine that tells what is applied to it.
+    pub fn machine(
+        &self,
+        node: NodeId,
+        shard: ShardId,
+        machine: Box<dyn StateMachine>,
+    ) -> Box<dyn StateMachine> {
+        let watched = Watched { checks: self.clone(), node, shard, machine, state: 0 };
+        self.0.watch.machine(node, Box::new(watched))
+    }
+
+    /// Whether these nodes have applied the same in all shards.
+    pub fn have_converged(&self, nodes: &[NodeId]) -> bool {
+        let progress = self.0.progress.borrow();
+        let checker = self.0.watch.checker();
+        (0..self.0.shards).map(ShardId).all(|shard| {
+            let commit = checker.committed(shard);
+            let mut states = nodes.iter().map(|node| progress.states.get(&(*node, shard)));
+            let first = states.next().flatten();
+            nodes.iter().all(|node| progress.applied.get(&(*node, shard)) == Some(&commit))
+                && states.all(|state| state == first)
+        })
+    }
+
+    /// Where the replicas are, for messages.
+    pub fn describe(&self) -> String {
+        let progress = self.0.progress.borrow();
+        let shards = (0..self.0.shards).map(ShardId).map(|shard| {
+            let of_shard = progress.applied.iter().filter(|((_, id), _)| *id == shard);
+            let applied: Vec<String> =
+                of_shard.map(|((node, _), index)| format!("node {node}: {index}")).collect();
+            let commit = self.0.watch.checker().committed(shard);
+            format!("shard {shard} has committed {commit} and applied {}", applied.join(", "))
+        });
+        shards.collect::<Vec<_>>().join("; ")
+    }
+}
+
+struct Turns {
+    checks: Checks,
+    watch: Box<dyn Observer>,
+    failed: bool,
+}
+
+impl Observer for Turns {
+    fn after_turn(&mut self, core: &CoreView<'_>) {
+        let mut progress = self.checks.0.progress.borrow_mut();
+        if core.failed && !std::mem::replace(&mut self.failed, true) {
+            progress.failed.insert(core.node, true);
+        }
+        for shard in core.touched() {
+            let place = (core.node, shard.id());
+            if progress.applied.insert(place, shard.applied()) != Some(shard.applied()) {
+                self.checks
+                    .0
+                    .world
+                    .trace(core.node.0 << 32 | u64::from(shard.id().0), shard.applied().0);
+            }
+        }
+        drop(progress);
+        self.watch.after_turn(core);
+    }
+}
+
+/// A state machine of which a hash is kept: of all entries and replies so far.
+struct Watched {
+    checks: Checks,
+    node: NodeId,
+    shard: ShardId,
+    machine: Box<dyn StateMachine>,
+    state: u64,
+}
+
+impl StateMachine for Watched {
+    fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
+        self.machine.apply(entry, reply);
+        let hash = super::checks::hash_bytes(entry.payload) ^ super::checks::hash_bytes(reply);
+        self.state = (self.state.rotate_left(5) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let inner = &self.checks.0;
+        inner.world.trace(u64::from(self.shard.0), self.state);
+        inner.progress.borrow_mut().states.insert((self.node, self.shard), self.state);
+    }
+
+    fn query(&self, request: &Bytes, reply: &mut BytesMut) {
+        self.machine.query(request, reply);
+    }
+
+    fn snapshot(&self, image: &mut dyn std::io::Write) -> Result<(), SnapshotError> {
+        self.machine.snapshot(image)
+    }
+
+    fn restore(&mut self, image: &mut dyn std::io::Read) -> Result<(), SnapshotError> {
+        self.machine.restore(image)
+    }
+}
+
+/// The durable image of a simulated disk, for the checks.
+struct Durable {
+    disk: SimDisk,
+    changes: RefCell<Vec<DurableChange>>,
+}
+
+impl DurableFiles for Durable {
+    fn files(&self) -> Vec<(String, u32)> {
+        self.disk.durable_files().into_iter().map(|(name, file, _)| (name, file)).collect()
+    }
+
+    fn read(&self, file: u32, position: u64, buf: &mut [u8]) -> usize {
+        self.disk.read_durable(file, position, buf)
+    }
+}
+
+impl DurableView for Durable {
+    fn version(&self) -> u64 {
+        self.disk.durable_version()
+    }
+
+    fn take_changes(&self) -> Option<Change> {
+        let mut changes = self.changes.borrow_mut();
+        self.disk.drain_durable(&mut changes);
+        let names =
+            |change: &DurableChange| matches!(change, DurableChange::Names | DurableChange::Reset);
+        let change = if changes.iter().any(names) {
+            Some(Change::Names)
+        } else {
+            (!changes.is_empty()).then_some(Change::Bytes)
+        };
+        changes.clear();
+        change
+    }
+}
