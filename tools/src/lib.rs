@@ -2,4 +2,5 @@
 
 pub mod layout;
 pub mod licences;
+pub mod mutants;
 pub mod sim;
