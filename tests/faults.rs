@@ -17,13 +17,12 @@ mod support;
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use support::cluster::Cluster;
 use support::nemesis::{Nemesis, Pace};
 use support::network::namespace;
-use support::traffic::Traffic;
+use support::traffic::{Finding, Traffic};
 use support::wait;
 
 /// Client threads.
@@ -35,12 +34,12 @@ const SHORT_CYCLES: u64 = 2;
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Of the short run: enough for every kind of fault once or twice.
-const SHORT: Pace = Pace { pause: (100, 400), length: (400, 2500), chaos: (5500, 5500), calm: 500 };
+/// Of the short run: enough for most kinds of faults.
+const SHORT: Pace = Pace { pause: (50, 250), length: (200, 1000), chaos: (6000, 6000), calm: 300 };
 
 /// Of the long run: times up to several election timeouts, and at times a storm.
 const LONG: Pace =
-    Pace { pause: (200, 2000), length: (300, 6000), chaos: (5000, 20_000), calm: 3000 };
+    Pace { pause: (100, 2000), length: (300, 5000), chaos: (5000, 20_000), calm: 3000 };
 
 /// Lines of the timeline that a failure shows.
 const TIMELINE_SHOWN: usize = 60;
@@ -59,14 +58,14 @@ const EXPECTED_ERRORS: [&str; 1] = [
 ];
 
 /// Lines in the logs of the nodes that should not be there.
-fn complaints(cluster: &Cluster) -> Vec<String> {
+fn complaints(cluster: &Cluster) -> Vec<Finding> {
     let mut found = Vec::new();
     for id in 1..=support::cluster::NODES {
         let log = std::fs::read(cluster.path(&format!("node-{id}.log"))).unwrap_or_default();
         for line in String::from_utf8_lossy(&log).lines() {
             let is_bad = line.contains("panicked") || line.contains(" ERROR ");
             if is_bad && !EXPECTED_ERRORS.iter().any(|expected| line.contains(expected)) {
-                found.push(format!("node {id} logged: {line}"));
+                found.push(format!("node {id} logged: {line}").into());
             }
         }
     }
@@ -74,23 +73,25 @@ fn complaints(cluster: &Cluster) -> Vec<String> {
 }
 
 /// Keeps all that is known about a run that failed, and gives what to print.
-fn evidence(cluster: &mut Cluster, nemesis: &Nemesis, wrong: &[String]) -> (PathBuf, String) {
+fn evidence(cluster: &mut Cluster, nemesis: &Nemesis, wrong: &[Finding]) -> (PathBuf, String) {
     let directory = cluster.keep_directory();
     let timeline = nemesis.timeline();
+    let details: Vec<&str> = wrong.iter().map(|finding| finding.detail.as_str()).collect();
     let all = format!(
         "seed {}\n\n{}\n\ntimeline, with moments of the histories in brackets\n{}\n",
         seed(),
-        wrong.join("\n\n"),
+        details.join("\n\n"),
         timeline.join("\n")
     );
     std::fs::write(directory.join("failure.txt"), all).unwrap();
+    let texts: Vec<&str> = wrong.iter().map(|finding| finding.text.as_str()).collect();
+    let texts = texts.join("\n\n");
+    let texts: Vec<&str> = texts.lines().take(WRONG_LINES_SHOWN).collect();
     let shown = &timeline[timeline.len().saturating_sub(TIMELINE_SHOWN)..];
-    let wrong = wrong.join("\n\n");
-    let wrong: Vec<&str> = wrong.lines().take(WRONG_LINES_SHOWN).collect();
-    (directory, format!("{}\n\nlast faults:\n{}", wrong.join("\n"), shown.join("\n")))
+    (directory, format!("{}\n\nlast faults:\n{}", texts.join("\n"), shown.join("\n")))
 }
 
-/// Says something on the terminal, past the capture of the test harness if this is a long run.
+/// Says something at once, also where the output goes to a file.
 fn say(line: &str) {
     println!("{line}");
     let _ = std::io::stdout().flush();
@@ -119,16 +120,7 @@ fn summary(cluster: &mut Cluster, nemesis: &Nemesis, traffic: &Traffic, wrong: u
     }
     say(&format!("{:<16} {:>5}", "all", nemesis.made().values().sum::<u64>()));
     if let Some(proxy) = cluster.network().proxy() {
-        let counters = proxy.counters();
-        say(&format!(
-            "frames: {} passed, {} lost, {} reordered, {} duplicated, {} replayed, {} corrupted",
-            counters.passed.load(Ordering::Relaxed),
-            counters.lost.load(Ordering::Relaxed),
-            counters.reordered.load(Ordering::Relaxed),
-            counters.duplicated.load(Ordering::Relaxed),
-            counters.replayed.load(Ordering::Relaxed),
-            counters.corrupted.load(Ordering::Relaxed),
-        ));
+        say(&format!("frames: {}", proxy.counters()));
     }
     let tally = traffic.tally();
     say(&format!(
@@ -154,7 +146,7 @@ fn run(mut cluster: Cluster, pace: Pace, is_over: impl Fn(u64) -> bool) {
     let mut traffic = Traffic::start(&cluster, CLIENTS, seed);
     let started = Instant::now();
     let mut said = Instant::now();
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<Finding> = Vec::new();
     let mut cycles = 0;
     while !is_over(cycles) {
         cycles += 1;
@@ -165,19 +157,23 @@ fn run(mut cluster: Cluster, pace: Pace, is_over: impl Fn(u64) -> bool) {
             }
         };
         if let Err(reason) = nemesis.cycle(&mut cluster, &|| traffic.moment(), &mut progress) {
-            wrong.push(reason);
+            wrong.push(reason.into());
             break;
         }
     }
-    if wrong.is_empty() {
-        wrong.extend(traffic.finish(&mut cluster));
-    }
+    let found = match wrong.is_empty() {
+        true => traffic.finish(&mut cluster),
+        false => traffic.check_histories(),
+    };
+    wrong.extend(found);
     wrong.extend(complaints(&cluster));
-    wrong.extend(cluster.network().proxy().map(|proxy| proxy.defects()).unwrap_or_default());
+    let defects = cluster.network().proxy().map(|proxy| proxy.defects()).unwrap_or_default();
+    wrong.extend(defects.into_iter().map(Finding::from));
     let recovery_max =
         Duration::from_millis(wait::from_env("CORACLE_FAULT_RECOVERY_MS_MAX", 30_000));
     let slow = nemesis.recoveries().iter().filter(|recovery| **recovery > recovery_max);
-    wrong.extend(slow.map(|recovery| format!("it took {recovery:?} until all was served again")));
+    let slow = slow.map(|time| format!("it took {time:?} until all was served again").into());
+    wrong.extend(slow.collect::<Vec<_>>());
     summary(&mut cluster, &nemesis, &traffic, wrong.len());
     if !wrong.is_empty() {
         let (directory, text) = evidence(&mut cluster, &nemesis, &wrong);

@@ -148,6 +148,28 @@ pub struct Violation {
     pub story: Vec<String>,
 }
 
+/// Operations shown before and after each that a violation is about.
+const CONTEXT: usize = 3;
+
+impl Violation {
+    /// The reason, and that part of the story which has to do with the values that it names.
+    pub fn excerpt(&self) -> String {
+        let named: Vec<&str> = self.reason.split('"').skip(1).step_by(2).collect();
+        let is_meant = |line: &String| named.iter().any(|value| line.contains(value));
+        let meant: Vec<bool> = self.story.iter().map(is_meant).collect();
+        let is_near = |nth: usize| {
+            let end = (nth + CONTEXT + 1).min(meant.len());
+            meant[nth.saturating_sub(CONTEXT)..end].contains(&true)
+        };
+        let near = (0..meant.len()).filter(|nth| is_near(*nth));
+        let lines: Vec<&str> = near.map(|nth| self.story[nth].as_str()).collect();
+        let Self { key, reason, story } = self;
+        let (shown, all) = (lines.len(), story.len());
+        let lines = lines.join("\n");
+        format!("key {key} is not linearizable: {reason}\n{lines}\n({shown} of {all} operations)")
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, reason, story } = self;

@@ -81,6 +81,9 @@ impl Kind {
     }
 }
 
+/// Most faults at the same time; each time with faults draws a number up to this.
+const OVERLAP_MAX: u64 = 3;
+
 /// How long faults last and how often they come, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -123,6 +126,8 @@ pub struct Nemesis {
     kinds: Vec<Kind>,
     states: BTreeMap<u64, State>,
     later: BTreeMap<(Instant, u64), Step>,
+    /// When the faults that run now will end.
+    ends: Vec<Instant>,
     count: u64,
     started: Instant,
     timeline: Vec<String>,
@@ -142,6 +147,7 @@ impl Nemesis {
             kinds,
             states: (1..=NODES).map(|id| (id, State::Up)).collect(),
             later: BTreeMap::new(),
+            ends: Vec::new(),
             count: 0,
             started: Instant::now(),
             timeline: Vec::new(),
@@ -178,9 +184,11 @@ impl Nemesis {
     ) -> Result<(), String> {
         let chaos = self.between(self.pace.chaos);
         let end = Instant::now() + chaos;
+        let overlap_max = usize::try_from(1 + self.random.below(OVERLAP_MAX)).unwrap();
         let mut next = Instant::now();
         while Instant::now() < end {
-            if Instant::now() >= next {
+            self.ends.retain(|end| *end > Instant::now());
+            if Instant::now() >= next && self.ends.len() < overlap_max {
                 self.strike(cluster, moment());
                 next = Instant::now() + self.between(self.pace.pause);
             }
@@ -189,6 +197,7 @@ impl Nemesis {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.heal_all(cluster, moment())?;
+        self.ends.clear();
         let end = Instant::now() + Duration::from_millis(self.pace.calm);
         while Instant::now() < end {
             self.tick(cluster)?;
@@ -292,13 +301,15 @@ impl Nemesis {
         };
         if let Some(what) = what {
             *self.made.entry(kind).or_default() += 1;
+            let is_long = kind == RollingRestart;
+            self.ends.push(Instant::now() + if is_long { length * 2 } else { length });
             self.note(format_args!("{kind:?}: {what} [{moment}]"));
         }
     }
 
     fn rule(&mut self, kind: Kind) -> Rule {
         let mut rule = Rule::default();
-        let share = 20 + self.random.below(300);
+        let share = 50 + self.random.below(300);
         match kind {
             Clog => rule.clogged = true,
             Narrow => rule.bytes_per_second = 2_000 + self.random.below(50_000),
@@ -307,7 +318,7 @@ impl Nemesis {
             Reorder => rule.reordered = share,
             Duplicate => rule.duplicated = share,
             Replay => rule.replayed = share,
-            Corrupt => rule.corrupted = share / 10,
+            Corrupt => rule.corrupted = share / 2,
             _ => unreachable!("{kind:?} is no rule"),
         }
         rule

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Effect, Outcome};
 use super::cluster::Cluster;
-use super::history::{Action, End, Moment, Operation, Recorder};
+use super::history::{Action, End, Moment, Operation, Recorder, Violation};
 use super::random::Random;
 use super::replicas::{self, Sightings};
 use super::resp::Reply;
@@ -70,6 +70,21 @@ impl Seen {
             End::Unknown => _ = self.unknown.fetch_add(1, Ordering::Relaxed),
             End::Refused => _ = self.refused.fetch_add(1, Ordering::Relaxed),
         }
+    }
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// For the terminal.
+    pub text: String,
+    /// All about it.
+    pub detail: String,
+}
+
+impl From<String> for Finding {
+    fn from(text: String) -> Self {
+        Self { detail: text.clone(), text }
     }
 }
 
@@ -141,20 +156,36 @@ impl Traffic {
     }
 
     /// Stops the clients, then looks at the healed cluster: gives all that is wrong.
-    pub fn finish(&mut self, cluster: &mut Cluster) -> Vec<String> {
+    pub fn finish(&mut self, cluster: &mut Cluster) -> Vec<Finding> {
         self.stop();
         let mut client = cluster.client();
-        let mut wrong = self.read_all(&mut client);
-        wrong.extend(self.seen.recorder.violations().iter().map(ToString::to_string));
-        wrong.extend(self.seen.sightings.check(&self.seen.recorder.histories()));
-        for key in self.seen.inserts.lock().unwrap().iter() {
+        let mut found = self.read_all(&mut client);
+        found.extend(self.check_histories());
+        let histories = self.seen.recorder.histories();
+        found.extend(self.seen.sightings.check(&histories).into_iter().map(Finding::from));
+        let inserts = self.seen.inserts.lock().unwrap();
+        for key in inserts.iter() {
             match client.get(key, SOON) {
                 Outcome::Done(Reply::Bulk(value)) if value == key.as_bytes() => {}
-                other => wrong.push(format!("the acknowledged write of {key} is lost: {other:?}")),
+                other => {
+                    found.push(format!("the acknowledged write of {key} is lost: {other:?}").into())
+                }
             }
         }
-        wrong.extend(replicas::compare(cluster));
-        wrong
+        found.extend(replicas::compare(cluster).into_iter().map(Finding::from));
+        println!("checked: {} histories, {} inserts, 3 copies", histories.len(), inserts.len());
+        found
+    }
+
+    /// Stops the clients and checks what they saw, whatever has become of the cluster.
+    pub fn check_histories(&mut self) -> Vec<Finding> {
+        self.stop();
+        let violations = self.seen.recorder.violations();
+        let finding = |violation: &Violation| Finding {
+            text: violation.excerpt(),
+            detail: violation.to_string(),
+        };
+        violations.iter().map(finding).collect()
     }
 
     fn stop(&mut self) {
@@ -165,7 +196,7 @@ impl Traffic {
     }
 
     /// Reads every key once more, which ends its history.
-    fn read_all(&self, client: &mut Client) -> Vec<String> {
+    fn read_all(&self, client: &mut Client) -> Vec<Finding> {
         let mut wrong = Vec::new();
         for key in self.seen.recorder.histories().into_keys() {
             let start = self.seen.recorder.now();
@@ -178,7 +209,9 @@ impl Traffic {
                     let operation = Operation { client: usize::MAX, start, end, action };
                     self.seen.recorder.add(&key, operation);
                 }
-                other => wrong.push(format!("{key} can't be read any more: {other:?}")),
+                other => {
+                    wrong.push(format!("{key} can't be read any more: {other:?}").into());
+                }
             }
         }
         wrong

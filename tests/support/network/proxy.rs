@@ -10,6 +10,7 @@
 //! What TCP itself does then, send again, only [`super::namespace`] shows.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,12 +45,41 @@ pub type FaultId = u64;
 /// What happened to frames so far.
 #[derive(Debug, Default)]
 pub struct Counters {
-    pub passed: AtomicU64,
-    pub lost: AtomicU64,
-    pub duplicated: AtomicU64,
-    pub replayed: AtomicU64,
-    pub reordered: AtomicU64,
-    pub corrupted: AtomicU64,
+    passed: AtomicU64,
+    lost: AtomicU64,
+    duplicated: AtomicU64,
+    replayed: AtomicU64,
+    reordered: AtomicU64,
+    corrupted: AtomicU64,
+}
+
+impl Counters {
+    /// Frames that went on their way.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Frames that did not arrive.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, lost, duplicated, replayed, reordered, corrupted } = self;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        write!(
+            f,
+            "{} passed, {} lost, {} reordered, {} duplicated, {} replayed, {} corrupted",
+            get(passed),
+            get(lost),
+            get(reordered),
+            get(duplicated),
+            get(replayed),
+            get(corrupted)
+        )
+    }
 }
 
 /// One direction between two nodes.
@@ -337,6 +367,8 @@ impl<'a> Pump<'a> {
                     _ => break,
                 },
             }
+            // It may have changed while nothing came.
+            let rule = self.direction.rule();
             if let Err(reason) = self.take_frames(&rule) {
                 let (from, to) = self.pair;
                 let defect = format!("node {from} sent node {to} what is no frame: {reason}");
