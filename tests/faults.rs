@@ -28,9 +28,6 @@ use support::wait;
 /// Client threads.
 const CLIENTS: usize = 6;
 
-/// Cycles of the short run in which faults come and go.
-const SHORT_CYCLES: u64 = 2;
-
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -181,17 +178,21 @@ fn run(mut cluster: Cluster, pace: Pace, is_over: impl Fn(u64) -> bool) {
     }
 }
 
-#[test]
-fn clients_notice_no_fault() {
-    let _alone = wait::alone();
-    let cluster = Cluster::prepare_proxied(seed());
+/// The long run if the environment asks for one, else a short one.
+fn run_as_asked(cluster: Cluster, short_cycles: u64) {
     match wait::from_env("CORACLE_FAULT_MINUTES", 0) {
-        0 => run(cluster, SHORT, |cycles| cycles == SHORT_CYCLES),
+        0 => run(cluster, SHORT, |cycles| cycles == short_cycles),
         minutes => {
             let end = Instant::now() + Duration::from_secs(60 * minutes);
             run(cluster, LONG, |_| Instant::now() >= end);
         }
     }
+}
+
+#[test]
+fn clients_notice_no_fault() {
+    let _alone = wait::alone();
+    run_as_asked(Cluster::prepare_proxied(seed()), 2);
 }
 
 #[test]
@@ -203,12 +204,6 @@ fn clients_notice_no_lost_packets() {
     }
     match Cluster::prepare_in_namespaces() {
         Err(reason) => wait::skip(test, &format!("{reason}; the proxy has to do")),
-        Ok(cluster) => match wait::from_env("CORACLE_FAULT_NAMESPACE_MINUTES", 0) {
-            0 => run(cluster, SHORT, |cycles| cycles == 1),
-            minutes => {
-                let end = Instant::now() + Duration::from_secs(60 * minutes);
-                run(cluster, LONG, |_| Instant::now() >= end);
-            }
-        },
+        Ok(cluster) => run_as_asked(cluster, 1),
     }
 }
