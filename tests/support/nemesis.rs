@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::client::Outcome;
@@ -369,7 +371,7 @@ impl Nemesis {
         }
         self.after(length, Step::Heal(fault));
         let names: Vec<_> = directions.iter().map(|(from, to)| format!("{from}->{to}")).collect();
-        format!("{} for {length:?}: {rule:?}", names.join(" "))
+        format!("{} for {length:?}: {rule}", names.join(" "))
     }
 
     /// Does what is due, and looks after the processes.
@@ -422,7 +424,7 @@ impl Nemesis {
         }
         let Some(State::Ending(process, since)) = self.states.get_mut(&id) else { return Ok(()) };
         match process.ended() {
-            Some(status) if status.success() => {
+            Some(status) if status.success() || ends_at_once(status, &process.output()) => {
                 cluster.start_node(id);
                 self.states.insert(id, State::Up);
                 self.note(format_args!("  ended and started again: node {id}"));
@@ -472,6 +474,13 @@ impl Nemesis {
         self.note(format_args!("all shards are served {:?} later", healed.elapsed()));
         Ok(())
     }
+}
+
+/// Whether a node was told to end while it was starting, and did so in the way that is meant for that.
+fn ends_at_once(status: ExitStatus, output: &str) -> bool {
+    let is_by_signal =
+        status.code() == Some(128 + libc::SIGTERM) || status.signal() == Some(libc::SIGTERM);
+    is_by_signal && !output.contains("draining")
 }
 
 /// The directions that are meant.

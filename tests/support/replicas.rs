@@ -1,24 +1,35 @@
-//! Reads of single replicas, which may give old values: what must hold for these, too.
+//! Reads of single nodes, whoever leads: what must hold for these, too.
 //!
-//! While faults run, a connection to each node reads registers with `READONLY`. It must see values
-//! that somebody wrote, in an order in which they may have been written, each once. At the end, when
-//! all is quiet, the replicas must be equal.
+//! While faults run, two connections to each node read registers. One says `READONLY` and may get old
+//! values; it must see such as somebody wrote, in an order in which they may have been written, each
+//! once. The other does not, and sends without waiting for replies: a leader that wakes up, or
+//! is alone and does not know it, finds reads that began long after it was replaced. What it answers
+//! to these goes into the histories that must be linearizable. At the end, when all is quiet, the
+//! replicas must be equal.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use super::cluster::{Cluster, NODES};
 use super::history::{Action, End, Moment, Operation};
 use super::random::Random;
-use super::resp::{Connection, Reply};
+use super::resp::{Connection, Reply, encode};
 use super::traffic::Seen;
 use super::wait::SOON;
 
 /// How long a replica may take to answer.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a node may take to answer a read that was sent without waiting: longer than it is paused.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest pause between two such reads.
+const PROBE_PAUSE_MS_MAX: u64 = 60;
 
 /// Pause between two reads of one replica.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -28,6 +39,9 @@ const AWAY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Keys of one request when replicas are compared.
 const KEYS_PER_REQUEST: usize = 500;
+
+/// The number of these clients in histories.
+const PROBE: usize = 1000;
 
 /// The different values that one connection saw of one key, in order, and until when.
 type Sequence = Vec<(Option<String>, Moment)>;
@@ -137,6 +151,62 @@ pub(super) fn watch(
         all.extend(sequences.into_iter().map(|(key, sequence)| (address, key, sequence)));
         drop(all);
         std::thread::sleep(AWAY_PAUSE);
+    }
+}
+
+/// Sends reads to the node at `address`, whether it answers or not, until the clients stop.
+pub(super) fn probe(
+    seen: &Seen,
+    address: SocketAddr,
+    mut random: Random,
+    keys: u64,
+    key_of: impl Fn(u64) -> String + Sync,
+) {
+    while !seen.stop.load(Ordering::Relaxed) {
+        let opened = Connection::open(address, PROBE_TIMEOUT)
+            .and_then(|connection| Ok((connection.sender()?, connection)));
+        if let Ok((sender, connection)) = opened {
+            let (sent, answers) = channel();
+            std::thread::scope(|scope| {
+                scope.spawn(|| send_probes(seen, sender, &mut random, keys, &key_of, sent));
+                take_answers(seen, connection, answers);
+            });
+        }
+        std::thread::sleep(AWAY_PAUSE);
+    }
+}
+
+fn send_probes(
+    seen: &Seen,
+    mut stream: TcpStream,
+    random: &mut Random,
+    keys: u64,
+    key_of: &impl Fn(u64) -> String,
+    sent: Sender<(String, Moment)>,
+) {
+    while !seen.stop.load(Ordering::Relaxed) {
+        let key = key_of(random.below(keys));
+        let start = seen.recorder.now();
+        let request = encode(&[b"GET", key.as_bytes()]);
+        if stream.write_all(&request).is_err() || sent.send((key, start)).is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(random.below(PROBE_PAUSE_MS_MAX + 1)));
+    }
+}
+
+fn take_answers(seen: &Seen, mut connection: Connection, sent: Receiver<(String, Moment)>) {
+    for (key, start) in sent {
+        let value = match connection.reply() {
+            Ok(Reply::Nil) => None,
+            Ok(Reply::Bulk(bytes)) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            // Another node leads, or none.
+            Ok(_) => continue,
+            Err(_) => return,
+        };
+        let end = End::Acknowledged(seen.recorder.now());
+        let action = Action::Read(value);
+        seen.recorder.add(&key, Operation { client: PROBE, start, end, action });
     }
 }
 

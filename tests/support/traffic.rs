@@ -107,7 +107,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Starts `clients` threads, and one for each node that reads old values.
+    /// Starts `clients` threads, and two for each node that read what it holds.
     pub fn start(cluster: &Cluster, clients: usize, seed: u64) -> Self {
         let worn = |kind| (kind, (0..KEYS).map(|_| AtomicU64::new(0)).collect());
         let seen = Arc::new(Seen {
@@ -130,10 +130,14 @@ impl Traffic {
             threads.push(std::thread::spawn(move || worker.run()));
         }
         for (nth, address) in cluster.addresses().into_iter().enumerate() {
-            let seen = seen.clone();
-            let random = Random::new(seed.wrapping_mul(2000).wrapping_add(nth as u64));
+            let random = |of: u64| Random::new(seed.wrapping_mul(of).wrapping_add(nth as u64));
+            let (watcher, random_of_watcher) = (seen.clone(), random(2000));
             threads.push(std::thread::spawn(move || {
-                replicas::watch(&seen, address, random, KEYS, register_key)
+                replicas::watch(&watcher, address, random_of_watcher, KEYS, register_key);
+            }));
+            let (prober, random_of_prober) = (seen.clone(), random(3000));
+            threads.push(std::thread::spawn(move || {
+                replicas::probe(&prober, address, random_of_prober, KEYS, register_key);
             }));
         }
         Self { seen, threads }

@@ -1,5 +1,6 @@
 //! What happens to the bytes from one node to another.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::support::random::Random;
@@ -48,6 +49,30 @@ impl Rule {
             delay_max: self.delay_max.max(other.delay_max),
             bytes_per_second: slower(self.bytes_per_second, other.bytes_per_second),
         }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shares = [
+            ("lost", self.dropped),
+            ("twice", self.duplicated),
+            ("replayed", self.replayed),
+            ("reordered", self.reordered),
+            ("corrupted", self.corrupted),
+        ];
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(self.deaf.then(|| "nothing arrives".to_owned()));
+        parts.extend(self.clogged.then(|| "nothing is read".to_owned()));
+        let shares = shares.iter().filter(|(_, of_1000)| *of_1000 > 0);
+        parts.extend(shares.map(|(what, of_1000)| format!("{of_1000} of 1000 {what}")));
+        if !self.delay_max.is_zero() {
+            parts.push(format!("up to {:?} late", self.delay_max));
+        }
+        if self.bytes_per_second > 0 {
+            parts.push(format!("{} bytes/s", self.bytes_per_second));
+        }
+        f.write_str(&parts.join(", "))
     }
 }
 
