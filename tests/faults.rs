@@ -8,8 +8,8 @@
 //! CORACLE_FAULT_MINUTES=10 cargo test --release --test faults -- --nocapture
 //! ```
 //!
-//! `CORACLE_FAULT_SEED` chooses the faults (default 1), `CORACLE_FAULT_RECOVERY_MS_MAX` how long the
-//! cluster may take to serve after all faults have ended (default 30,000, because the machine may be
+//! `CORACLE_FAULT_SEED` chooses the faults (default 1), `CORACLE_FAULT_KINDS` makes only some kinds of
+//! them (such as `KillAll,Replay`), `CORACLE_FAULT_RECOVERY_MS_MAX` is how long the cluster may take to serve after all faults have ended (default 30,000, because the machine may be
 //! slow and busy).
 #![allow(clippy::unwrap_used)]
 
@@ -46,6 +46,11 @@ const WRONG_LINES_SHOWN: usize = 120;
 
 fn seed() -> u64 {
     wait::from_env("CORACLE_FAULT_SEED", 1)
+}
+
+fn kinds() -> Vec<String> {
+    let names = std::env::var("CORACLE_FAULT_KINDS").unwrap_or_default();
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// Errors in a node's log that faults bring about, and that it outlives.
@@ -141,7 +146,7 @@ fn summary(cluster: &mut Cluster, nemesis: &Nemesis, traffic: &Traffic, wrong: u
 fn run(mut cluster: Cluster, pace: Pace, is_over: impl Fn(u64) -> bool) {
     let seed = seed();
     cluster.start_all();
-    let mut nemesis = Nemesis::new(&mut cluster, pace, seed);
+    let mut nemesis = Nemesis::new(&mut cluster, pace, seed, &kinds());
     let mut traffic = Traffic::start(&cluster, CLIENTS, seed);
     let started = Instant::now();
     let mut said = Instant::now();

@@ -33,6 +33,7 @@ pub enum Kind {
     IsolateAny,
     MuteLeader,
     DeafenLeader,
+    LateReplies,
     OneWay,
     Bridge,
     IsolateAll,
@@ -50,7 +51,7 @@ pub enum Kind {
 use Kind::*;
 
 /// All kinds.
-pub const KINDS: [Kind; 23] = [
+pub const KINDS: [Kind; 24] = [
     KillLeader,
     KillAny,
     KillAll,
@@ -62,6 +63,7 @@ pub const KINDS: [Kind; 23] = [
     IsolateAny,
     MuteLeader,
     DeafenLeader,
+    LateReplies,
     OneWay,
     Bridge,
     IsolateAll,
@@ -79,12 +81,35 @@ pub const KINDS: [Kind; 23] = [
 impl Kind {
     /// Whether this needs something between the nodes that knows frames.
     fn needs_proxy(self) -> bool {
-        matches!(self, Clog | Narrow | Delay | Drop | Reorder | Duplicate | Replay | Corrupt | Cut)
+        matches!(
+            self,
+            LateReplies
+                | Clog
+                | Narrow
+                | Delay
+                | Drop
+                | Reorder
+                | Duplicate
+                | Replay
+                | Corrupt
+                | Cut
+        )
     }
 }
 
 /// Most faults at the same time; each time with faults draws a number up to this.
 const OVERLAP_MAX: u64 = 3;
+
+/// How late replies come at the leader that is about to be cut off, in the end: longer than it takes
+/// the others to elect another, so that it still believes to lead then.
+const LATE_MS: (u64, u64) = (1400, 2200);
+
+/// How that grows: at once, it would be a silence in which the leader steps down.
+const LATE_STEP: Duration = Duration::from_millis(200);
+const LATE_STEP_EVERY: Duration = Duration::from_millis(150);
+
+/// How long such a leader is cut off.
+const CUT_OFF: Duration = Duration::from_millis(2500);
 
 /// How long faults last and how often they come, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +140,9 @@ enum Step {
     Start(u64),
     Resume(u64),
     Terminate(u64),
+    /// More of [`Kind::LateReplies`].
+    Delay(FaultId, u64, u32),
+    Mute(u64),
     Heal(FaultId),
     Cut(u64, u64),
 }
@@ -138,10 +166,15 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    /// A nemesis for a cluster whose nodes all run.
-    pub fn new(cluster: &mut Cluster, pace: Pace, seed: u64) -> Self {
+    /// A nemesis for a cluster whose nodes all run. Makes only the kinds of faults with these names,
+    /// if there are any.
+    #[track_caller]
+    pub fn new(cluster: &mut Cluster, pace: Pace, seed: u64, names: &[String]) -> Self {
         let is_proxied = matches!(cluster.network(), Network::Proxied(_));
-        let kinds = KINDS.into_iter().filter(|kind| is_proxied || !kind.needs_proxy()).collect();
+        let is_meant = |kind: &Kind| names.is_empty() || names.contains(&format!("{kind:?}"));
+        let is_possible = |kind: &Kind| is_proxied || !kind.needs_proxy();
+        let kinds: Vec<Kind> = KINDS.into_iter().filter(is_meant).filter(is_possible).collect();
+        assert!(!kinds.is_empty(), "no faults of {names:?} are possible here");
         Self {
             pace,
             random: Random::new(seed),
@@ -232,6 +265,11 @@ impl Nemesis {
         self.later.insert((Instant::now() + delay, self.count), step);
     }
 
+    fn new_fault(&mut self) -> FaultId {
+        self.count += 1;
+        self.count
+    }
+
     /// The node that leads some shard, as one that can be asked says; else any.
     fn leader(&mut self, cluster: &Cluster) -> Option<u64> {
         let up = self.up();
@@ -279,6 +317,7 @@ impl Nemesis {
             DeafenLeader => leader.map(|id| {
                 self.impair(cluster, &directions(|_, to| to == id), &Rule::deaf(), length)
             }),
+            LateReplies => leader.map(|id| self.delay_and_mute(id)),
             OneWay => Some(self.impair(cluster, &[(any, other)], &Rule::deaf(), length)),
             Bridge => {
                 let both = [(any, other), (other, any)];
@@ -303,8 +342,12 @@ impl Nemesis {
         };
         if let Some(what) = what {
             *self.made.entry(kind).or_default() += 1;
-            let is_long = kind == RollingRestart;
-            self.ends.push(Instant::now() + if is_long { length * 2 } else { length });
+            let length = match kind {
+                RollingRestart => length * 2,
+                LateReplies => CUT_OFF * 3 / 2,
+                _ => length,
+            };
+            self.ends.push(Instant::now() + length);
             self.note(format_args!("{kind:?}: {what} [{moment}]"));
         }
     }
@@ -348,8 +391,7 @@ impl Nemesis {
     }
 
     fn isolate(&mut self, cluster: &mut Cluster, nodes: &[u64], length: Duration) -> String {
-        self.count += 1;
-        let fault = self.count;
+        let fault = self.new_fault();
         for id in nodes {
             cluster.network().isolate(fault, *id, NODES);
         }
@@ -364,14 +406,28 @@ impl Nemesis {
         rule: &Rule,
         length: Duration,
     ) -> String {
-        self.count += 1;
-        let fault = self.count;
+        let fault = self.new_fault();
         for (from, to) in directions {
             cluster.network().impair(fault, *from, *to, rule.clone());
         }
         self.after(length, Step::Heal(fault));
         let names: Vec<_> = directions.iter().map(|(from, to)| format!("{from}->{to}")).collect();
         format!("{} for {length:?}: {rule}", names.join(" "))
+    }
+
+    /// A leader gets replies that were sent long ago while the others elect another.
+    fn delay_and_mute(&mut self, id: u64) -> String {
+        let steps = u32::try_from(self.between(LATE_MS).as_millis() / LATE_STEP.as_millis());
+        let steps = steps.unwrap();
+        let growing = LATE_STEP_EVERY * steps;
+        let fault = self.new_fault();
+        for step in 1..=steps {
+            self.after(LATE_STEP_EVERY * (step - 1), Step::Delay(fault, id, step));
+        }
+        self.after(growing, Step::Mute(id));
+        self.after(growing + CUT_OFF, Step::Heal(fault));
+        let (two, all) = (NODES - 1, LATE_STEP * steps);
+        format!("node {id} hears the other {two} later and later, {all:?} in the end; then is mute")
     }
 
     /// Does what is due, and looks after the processes.
@@ -392,7 +448,7 @@ impl Nemesis {
     fn run(&mut self, cluster: &mut Cluster, step: Step) {
         let state = match &step {
             Step::Start(id) | Step::Resume(id) | Step::Terminate(id) => &self.states[id],
-            Step::Heal(_) | Step::Cut(..) => &State::Up,
+            Step::Delay(..) | Step::Mute(_) | Step::Heal(_) | Step::Cut(..) => &State::Up,
         };
         match (&step, state) {
             (Step::Start(id), State::Down) => {
@@ -404,6 +460,17 @@ impl Nemesis {
                 self.states.insert(*id, State::Up);
             }
             (Step::Terminate(id), State::Up) => _ = self.terminate(cluster, *id),
+            (Step::Delay(fault, id, steps), _) => {
+                for (from, to) in directions(|_, to| to == *id) {
+                    let rule = Rule { delay_min: LATE_STEP * *steps, ..Rule::default() };
+                    cluster.network().impair(*fault, from, to, rule);
+                }
+                return;
+            }
+            (Step::Mute(id), _) => {
+                let muted = directions(|from, _| from == *id);
+                self.impair(cluster, &muted, &Rule::deaf(), CUT_OFF);
+            }
             (Step::Heal(fault), _) => cluster.network().heal(*fault),
             (Step::Cut(a, b), _) => {
                 if let Some(proxy) = cluster.network().proxy() {
@@ -445,7 +512,7 @@ impl Nemesis {
     pub fn heal_all(&mut self, cluster: &mut Cluster, moment: u64) -> Result<(), String> {
         self.note(format_args!("all faults end [{moment}]"));
         for step in std::mem::take(&mut self.later).into_values() {
-            if !matches!(step, Step::Terminate(_) | Step::Cut(..)) {
+            if matches!(step, Step::Start(_) | Step::Resume(_) | Step::Heal(_)) {
                 self.run(cluster, step);
             }
         }

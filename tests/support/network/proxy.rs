@@ -408,7 +408,7 @@ impl<'a> Pump<'a> {
             add(&counters.passed);
             let now = Instant::now();
             let delay_us = u64::try_from(rule.delay_max.as_micros()).unwrap();
-            let delay = Duration::from_micros(self.random.below(delay_us + 1));
+            let delay = rule.delay_min + Duration::from_micros(self.random.below(delay_us + 1));
             let mut due = (now + delay).max(self.last_due);
             if frame::is_message(&frame) && happens(rule.reordered, &mut self.random) {
                 // Does not hold up what follows.

@@ -22,7 +22,9 @@ pub struct Rule {
     pub reordered: u64,
     /// So many arrive with a flipped bit.
     pub corrupted: u64,
-    /// Each frame takes up to so much longer.
+    /// Each frame takes so much longer.
+    pub delay_min: Duration,
+    /// And up to so much longer still.
     pub delay_max: Duration,
     /// Most bytes in a second; 0 for no limit.
     pub bytes_per_second: u64,
@@ -46,6 +48,7 @@ impl Rule {
             replayed: self.replayed.max(other.replayed),
             reordered: self.reordered.max(other.reordered),
             corrupted: self.corrupted.max(other.corrupted),
+            delay_min: self.delay_min.max(other.delay_min),
             delay_max: self.delay_max.max(other.delay_max),
             bytes_per_second: slower(self.bytes_per_second, other.bytes_per_second),
         }
@@ -66,6 +69,9 @@ impl fmt::Display for Rule {
         parts.extend(self.clogged.then(|| "nothing is read".to_owned()));
         let shares = shares.iter().filter(|(_, of_1000)| *of_1000 > 0);
         parts.extend(shares.map(|(what, of_1000)| format!("{of_1000} of 1000 {what}")));
+        if !self.delay_min.is_zero() {
+            parts.push(format!("{:?} late", self.delay_min));
+        }
         if !self.delay_max.is_zero() {
             parts.push(format!("up to {:?} late", self.delay_max));
         }
