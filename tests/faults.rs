@@ -32,7 +32,7 @@ const CLIENTS: usize = 6;
 const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Of the short run: enough for most kinds of faults.
-const SHORT: Pace = Pace { pause: (50, 250), length: (200, 1000), chaos: (6000, 6000), calm: 300 };
+const SHORT: Pace = Pace { pause: (50, 250), length: (200, 1000), chaos: (5000, 5000), calm: 200 };
 
 /// Of the long run: times up to several election timeouts, and at times a storm.
 const LONG: Pace =
