@@ -20,6 +20,12 @@ mod zones;
 /// A moment: the position of an event among all events of one [`Recorder`].
 pub type Moment = u64;
 
+/// The number of clients that send reads to one node without waiting for answers.
+pub const PROBE: usize = 1000;
+
+/// The number of the client that reads everything in the end.
+pub const LAST: usize = 2000;
+
 /// Ends never, as far as is known.
 const NEVER: Moment = Moment::MAX;
 
@@ -115,7 +121,12 @@ impl Operation {
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client, start, end, action } = self;
-        write!(f, "client {client}: {action:?} from {start}, {end:?}")
+        match *client {
+            LAST => write!(f, "last read")?,
+            PROBE => write!(f, "probe")?,
+            _ => write!(f, "client {client}")?,
+        }
+        write!(f, ": {action:?} from {start}, {end:?}")
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use super::cluster::{Cluster, NODES};
-use super::history::{Action, End, Moment, Operation};
+use super::history::{Action, End, Moment, Operation, PROBE};
 use super::random::Random;
 use super::resp::{Connection, Reply, encode};
 use super::traffic::Seen;
@@ -39,9 +39,6 @@ const AWAY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Keys of one request when replicas are compared.
 const KEYS_PER_REQUEST: usize = 500;
-
-/// The number of these clients in histories.
-const PROBE: usize = 1000;
 
 /// The different values that one connection saw of one key, in order, and until when.
 type Sequence = Vec<(Option<String>, Moment)>;

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Effect, Outcome};
 use super::cluster::Cluster;
-use super::history::{Action, End, Moment, Operation, Recorder, Violation};
+use super::history::{Action, End, LAST, Moment, Operation, Recorder, Violation};
 use super::random::Random;
 use super::replicas::{self, Sightings};
 use super::resp::Reply;
@@ -210,7 +210,7 @@ impl Traffic {
                 Outcome::Done(reply) => {
                     let end = End::Acknowledged(self.seen.recorder.now());
                     let action = Action::Read(value(&reply));
-                    let operation = Operation { client: usize::MAX, start, end, action };
+                    let operation = Operation { client: LAST, start, end, action };
                     self.seen.recorder.add(&key, operation);
                 }
                 other => {
