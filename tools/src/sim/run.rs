@@ -87,10 +87,12 @@ struct Driver<W: Workload> {
     settings: Settings,
     agenda: BTreeMap<(Duration, u64), Due>,
     agenda_count: u64,
+    /// Nodes that lose power the next time that their disks are changing something, and for how long.
+    cuts: Vec<(usize, Duration)>,
     /// How many faults hold the way from one node to another, by (from, to).
     blocks: BTreeMap<(usize, usize), u32>,
-    /// Restarts and the like happen by plan only while chaos lasts.
-    chaos: bool,
+    /// Batches that a damaged node must have written before its damage can be noticed.
+    lost_after: BTreeMap<usize, u64>,
     rng: Rng,
 }
 
@@ -163,8 +165,9 @@ impl<W: Workload> Driver<W> {
             settings,
             agenda: BTreeMap::new(),
             agenda_count: 0,
+            cuts: Vec::new(),
             blocks: BTreeMap::new(),
-            chaos: true,
+            lost_after: BTreeMap::new(),
             rng,
         }
     }
@@ -202,8 +205,8 @@ impl<W: Workload> Driver<W> {
 
     /// Ends all faults, brings a majority up, cuts the others off; everything must work then.
     fn serve_with_a_quorum(&mut self) -> Result<(), Failure> {
-        self.chaos = false;
         self.agenda.clear();
+        self.cuts.clear();
         self.blocks.clear();
         self.net.heal();
         let mut sound: Vec<usize> =
@@ -341,6 +344,9 @@ impl<W: Workload> Driver<W> {
                 let invariant = violation.invariant.to_string();
                 return Err(self.failure(&invariant, violation.to_string()));
             }
+            if !self.cuts.is_empty() {
+                self.cut_power();
+            }
             steps += 1;
             if step == Step::Ran && steps % STEPS_PER_LOOK != 0 {
                 continue;
@@ -362,6 +368,14 @@ impl<W: Workload> Driver<W> {
         }
     }
 
+    /// Cuts the power of those who are to lose it while they write.
+    fn cut_power(&mut self) {
+        let ready = |at: usize| self.cluster.borrow().device(at).is_writing();
+        let Some(place) = self.cuts.iter().position(|(at, _)| ready(*at)) else { return };
+        let (at, down) = self.cuts.swap_remove(place);
+        self.crash(Who::Node(at as u32), true, down);
+    }
+
     fn look(&mut self) -> Result<(), Failure> {
         let news = self.cluster.borrow_mut().look();
         let news = news.map_err(|message| self.failure("refused_start", message))?;
@@ -374,7 +388,7 @@ impl<W: Workload> Driver<W> {
                 News::Failed(at) => {
                     // An operator notices after a while.
                     let delay = self.rng.u64(..2 * self.settings.election_timeout_ms);
-                    let fault = Fault::PowerCut { who: Who::Node(at as u32), down_ms: 1 };
+                    let fault = Fault::PowerCut { who: Who::Node(at as u32), down_ms: 1, mid_write: false };
                     self.schedule(Duration::from_millis(delay), Due::Fault(fault));
                 }
             }
@@ -426,7 +440,14 @@ impl<W: Workload> Driver<W> {
     fn do_inflict(&mut self, fault: Fault, millis: fn(u64) -> Duration) -> bool {
         match fault {
             Fault::Crash { who, down_ms } => self.crash(who, false, millis(down_ms)),
-            Fault::PowerCut { who, down_ms } => self.crash(who, true, millis(down_ms)),
+            Fault::PowerCut { who, down_ms, mid_write: false } => {
+                self.crash(who, true, millis(down_ms))
+            }
+            Fault::PowerCut { who, down_ms, mid_write: true } => {
+                let Some(at) = self.victim(who) else { return false };
+                self.cuts.push((at, millis(down_ms)));
+                true
+            }
             Fault::PowerCutAll { down_ms } => {
                 for at in 0..self.nodes() {
                     let spread = self.rng.u64(..=down_ms / 2);
