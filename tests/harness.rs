@@ -1,4 +1,4 @@
-//! The harness itself: its client against scripted servers, its history check against brute force.
+//! The harness itself: its client against scripted servers, its proxy between scripted nodes.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,10 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use support::client::{Client, Effect, Outcome, parse_slots, slot_of};
 use support::cluster::{SHARDS, key_in_shard};
-use support::history::{Action, End, Operation, check};
 use support::ports::Ports;
 use support::resp::{self, Reply};
 
@@ -139,119 +137,4 @@ fn port_ranges_do_not_overlap() {
     let ports =
         held.iter().flat_map(|ports| (1..=3).flat_map(|id| [ports.client(id), ports.peer(id)]));
     assert_eq!(ports.collect::<BTreeSet<_>>().len(), 30);
-}
-
-fn write(start: u64, end: End, value: &str) -> Operation {
-    Operation { client: 0, start, end, action: Action::Write(value.to_owned()) }
-}
-
-fn read(start: u64, end: u64, value: Option<&str>) -> Operation {
-    let action = Action::Read(value.map(str::to_owned));
-    Operation { client: 0, start, end: End::Acknowledged(end), action }
-}
-
-use End::{Acknowledged as Acked, Refused, Unknown};
-
-#[test]
-fn a_plain_history_is_linearizable() {
-    let history =
-        [read(1, 2, None), write(3, Acked(4), "a"), read(5, 6, Some("a")), write(7, Acked(8), "b")];
-    assert_eq!(check(&history), Ok(()));
-}
-
-#[test]
-fn a_stale_read_is_caught() {
-    let history = [write(1, Acked(2), "a"), write(3, Acked(4), "b"), read(5, 6, Some("a"))];
-    assert!(check(&history).is_err());
-}
-
-#[test]
-fn a_lost_write_is_caught() {
-    assert!(check(&[write(1, Acked(2), "a"), read(3, 4, None)]).is_err());
-}
-
-#[test]
-fn a_read_from_the_future_is_caught() {
-    assert!(check(&[read(1, 2, Some("a")), write(3, Acked(4), "a")]).is_err());
-}
-
-#[test]
-fn a_value_that_comes_back_is_caught() {
-    let history = [
-        write(1, Acked(10), "a"),
-        write(2, Acked(11), "b"),
-        read(12, 13, Some("a")),
-        read(14, 15, Some("b")),
-    ];
-    assert!(check(&history).is_err());
-}
-
-#[test]
-fn an_unknown_write_may_have_happened_late_or_never() {
-    let unknown = write(1, Unknown, "a");
-    assert_eq!(check(&[unknown.clone(), read(2, 3, None), read(4, 5, Some("a"))]), Ok(()));
-    assert_eq!(check(&[unknown.clone(), read(2, 3, None)]), Ok(()));
-    assert!(check(&[unknown, read(2, 3, Some("a")), read(4, 5, None)]).is_err());
-}
-
-#[test]
-fn a_refused_write_that_is_seen_is_caught() {
-    assert_eq!(check(&[write(1, Refused, "a"), read(2, 3, None)]), Ok(()));
-    assert!(check(&[write(1, Refused, "a"), read(2, 3, Some("a"))]).is_err());
-}
-
-/// Tries every order: true if a register that starts empty can have behaved so.
-fn brute_force(history: &[Operation], done: u32, value: Option<&str>) -> bool {
-    let is_done = |nth: usize| done & (1 << nth) != 0;
-    let counts = |nth: usize| !is_done(nth) && matches!(history[nth].end, Acked(_));
-    let Some(earliest_end) = (0..history.len())
-        .filter(|nth| counts(*nth))
-        .map(|nth| if let Acked(end) = history[nth].end { end } else { u64::MAX })
-        .min()
-    else {
-        return true;
-    };
-    (0..history.len()).any(|nth| {
-        let operation = &history[nth];
-        if is_done(nth) || operation.end == Refused || operation.start > earliest_end {
-            return false;
-        }
-        let done = done | 1 << nth;
-        match &operation.action {
-            Action::Write(new) => brute_force(history, done, Some(new)),
-            Action::Read(seen) => seen.as_deref() == value && brute_force(history, done, value),
-        }
-    })
-}
-
-/// Up to six operations of a few values, at moments that are all different.
-fn histories() -> impl Strategy<Value = Vec<Operation>> {
-    let moments = Just((1..=12).collect::<Vec<u64>>()).prop_shuffle();
-    let kinds = prop::collection::vec((0..3_u8, 0..4_usize, 0..6_u8), 1..=6);
-    (moments, kinds).prop_map(|(moments, kinds)| {
-        let values: Vec<String> = (0..kinds.len()).map(|nth| format!("v{nth}")).collect();
-        let build = |(nth, (kind, seen, fate)): (usize, &(u8, usize, u8))| {
-            let (a, b) = (moments[2 * nth], moments[2 * nth + 1]);
-            let (start, end) = (a.min(b), a.max(b));
-            match (kind, fate) {
-                (0, _) => read(start, end, values.get(*seen).map(String::as_str)),
-                (1, _) => read(start, end, None),
-                (_, 0) => write(start, Unknown, &values[nth]),
-                (_, 1) => write(start, Refused, &values[nth]),
-                _ => write(start, Acked(end), &values[nth]),
-            }
-        };
-        kinds.iter().enumerate().map(build).collect()
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
-
-    #[test]
-    fn the_check_agrees_with_brute_force(history in histories()) {
-        let expected = brute_force(&history, 0, None);
-        let found = check(&history);
-        prop_assert_eq!(found.is_ok(), expected, "{:?}", found);
-    }
 }

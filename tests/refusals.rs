@@ -13,8 +13,13 @@ use support::ports::Ports;
 use support::resp::Reply;
 use support::wait::{self, SOON};
 
-const FREE: Confinement =
-    Confinement { locked_memory_bytes: None, open_files: None, user: None, deny_io_uring: false };
+const FREE: Confinement = Confinement {
+    locked_memory_bytes: None,
+    open_files: None,
+    user: None,
+    deny_io_uring: false,
+    network: None,
+};
 
 /// A running cluster that holds a key.
 fn running() -> Cluster {

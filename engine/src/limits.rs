@@ -48,6 +48,12 @@ pub const GROUPS_REFUSED_MAX: usize = 4 << 10;
 /// so that a slow peer costs bounded memory.
 pub const LINK_BUFFER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
 
+/// Bytes on top of them for messages without entries. A link that is full of entries still carries
+/// heartbeats, votes and answers: without them the shards that speak last in a turn would starve, turn
+/// after turn, behind those that speak first. One frame, by which entries may go beyond their limit, and as good as
+/// all of it is left for thousands of shards.
+pub const LINK_RESERVE_BYTES: usize = 2 * FRAME_BYTES_MAX;
+
 /// What a link's reader receives into: one allocation for the entries of many frames.
 pub const RECEIVE_CHUNK_BYTES: usize = 64 << 10;
 

@@ -89,6 +89,8 @@ impl Client {
             let forget = !matches!(&attempt, Attempt::Replied(reply) if reply.error().is_none());
             if forget {
                 self.slots.clear();
+                // The next to be asked should not be the one that led here.
+                self.seeds.rotate_left(1);
             }
             let reason = match attempt {
                 Attempt::Replied(Reply::Error(text)) => {

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use super::client::{Client, Outcome, parse_slots, slot_of};
 use super::confine::Confinement;
+use super::network::Network;
+use super::network::namespace::Namespaces;
 use super::ports::Ports;
 use super::process::{Ended, Process, temporary_directory};
 use super::resp::{Connection, Reply};
@@ -29,6 +31,7 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Cluster {
     // Before the directory, so that the processes are gone when it is removed.
     nodes: BTreeMap<u64, Process>,
+    network: Network,
     ports: Ports,
     directory: TempDir,
 }
@@ -36,8 +39,37 @@ pub struct Cluster {
 impl Cluster {
     /// Reserves ports and a directory; starts nothing.
     pub fn prepare() -> Self {
+        Self::on(Network::Plain, Ports::reserve())
+    }
+
+    /// As [`Cluster::prepare`], with a proxy between the nodes.
+    pub fn prepare_proxied(seed: u64) -> Self {
+        let ports = Ports::reserve();
+        Self::on(Network::proxied(&ports, NODES, seed), ports)
+    }
+
+    /// As [`Cluster::prepare`], with a network namespace for each node.
+    ///
+    /// # Errors
+    /// Why that is not possible here.
+    pub fn prepare_in_namespaces() -> Result<Self, String> {
+        Ok(Self::on(Network::Namespaces(Namespaces::make(NODES)?), Ports::reserve()))
+    }
+
+    fn on(network: Network, ports: Ports) -> Self {
         let directory = tempfile::Builder::new().prefix("coracle-test-").tempdir().unwrap();
-        Self { nodes: BTreeMap::new(), ports: Ports::reserve(), directory }
+        Self { nodes: BTreeMap::new(), network, ports, directory }
+    }
+
+    /// What lies between the nodes.
+    pub fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// Lets the directory outlive the cluster; gives its path.
+    pub fn keep_directory(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_owned()
     }
 
     /// Starts three nodes and waits until every slot is served.
@@ -59,7 +91,8 @@ impl Cluster {
 
     /// Starts node `id`; does not wait for it.
     pub fn start_node(&mut self, id: u64) {
-        self.start_node_in(id, Confinement::default());
+        let network = self.network.namespace(id);
+        self.start_node_in(id, Confinement { network, ..Confinement::default() });
     }
 
     /// Starts node `id` under a confinement; does not wait for it.
@@ -83,15 +116,24 @@ impl Cluster {
         option("--cores", "1".to_owned());
         option("--shards", SHARDS.to_string());
         for member in 1..=NODES {
-            option("--member", self.member(member));
+            option("--member", self.member_seen_by(id, member));
+        }
+        if matches!(self.network, Network::Namespaces(_)) {
+            // By their addresses they look like machines of their own.
+            option("--pin", "never".to_owned());
         }
         arguments
     }
 
     /// The value of `--member` for node `id`.
     pub fn member(&self, id: u64) -> String {
-        let (client, peer) = (self.ports.client(id), self.ports.peer(id));
-        format!("{id}=127.0.0.1:{client},127.0.0.1:{peer}")
+        self.member_seen_by(id, id)
+    }
+
+    /// The value of `--member` for node `id` that node `viewer` is given.
+    fn member_seen_by(&self, viewer: u64, id: u64) -> String {
+        let peer = self.network.peer(viewer, id, self.ports.peer(id));
+        format!("{id}={},{peer}", self.address(id))
     }
 
     /// The data directory of node `id`.
@@ -106,12 +148,17 @@ impl Cluster {
 
     /// The client address of node `id`.
     pub fn address(&self, id: u64) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.client(id)).into()
+        (self.network.host(id), self.ports.client(id)).into()
+    }
+
+    /// The client addresses of all nodes.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        (1..=NODES).map(|id| self.address(id)).collect()
     }
 
     /// The peer address of node `id`.
     pub fn peer_address(&self, id: u64) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.peer(id)).into()
+        (self.network.host(id), self.ports.peer(id)).into()
     }
 
     /// Runs `coracle` with `arguments`, which it must refuse: with an exit code that is not 0, a
@@ -139,6 +186,16 @@ impl Cluster {
         self.nodes.get(&id).unwrap_or_else(|| panic!("node {id} does not run"))
     }
 
+    /// The process of node `id`, to look at it; none if it does not run.
+    pub fn process(&mut self, id: u64) -> Option<&mut Process> {
+        self.nodes.get_mut(&id)
+    }
+
+    /// Gives the process of node `id` away, to wait for its end.
+    pub fn take_process(&mut self, id: u64) -> Option<Process> {
+        self.nodes.remove(&id)
+    }
+
     /// Kills node `id` as `kill -9` does.
     #[track_caller]
     pub fn kill(&mut self, id: u64) {
@@ -162,7 +219,7 @@ impl Cluster {
 
     /// A new client.
     pub fn client(&self) -> Client {
-        Client::new((1..=NODES).map(|id| self.address(id)).collect(), REPLY_TIMEOUT)
+        Client::new(self.addresses(), REPLY_TIMEOUT)
     }
 
     /// A connection to node `id`.

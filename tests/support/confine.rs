@@ -13,6 +13,8 @@ pub struct Confinement {
     pub user: Option<u32>,
     /// Whether a seccomp filter denies `io_uring_setup` with EPERM, as container runtimes do.
     pub deny_io_uring: bool,
+    /// Joins the network namespace of this descriptor. Takes root to do.
+    pub network: Option<libc::c_int>,
 }
 
 /// The user without privileges on every Debian.
@@ -32,6 +34,10 @@ impl Confinement {
 
     /// Applies it to this process. Async-signal-safe: system calls only.
     pub(super) fn enter(&self) -> io::Result<()> {
+        if let Some(network) = self.network {
+            // SAFETY: a plain system call.
+            check(unsafe { libc::setns(network, libc::CLONE_NEWNET) })?;
+        }
         if let Some(bytes) = self.locked_memory_bytes {
             limit(libc::RLIMIT_MEMLOCK, bytes)?;
         }

@@ -1,38 +1,88 @@
-//! What clients did and saw, and whether one register per key could have behaved so.
+//! What clients did and saw of each key, and whether one copy of it could have behaved so.
 //!
-//! Every value is written at most once, which makes the question easy: Gibbons and Korach ("Testing
-//! shared memories", 1997) decide it in O(n log n). All operations on one value form a *cluster*: its
-//! write and the reads that saw it. Let `f` be the earliest end in a cluster and `s` its latest start.
-//! If `f < s`, the value must have been in the register from `f` to `s`: a **forward zone** `[f, s]`.
-//! Else all its operations overlap and may take effect together at one moment of the **backward
-//! zone** `[s, f]`. A history is linearizable if and only if
+//! Keys are independent, so each has a history of its own, and a cluster is linearizable if each of
+//! them is (Herlihy and Wing 1990, theorem 1). Two ways to decide, with the same answer where both can:
 //!
-//! 1. no read ends before the write of its value starts,
-//! 2. no two forward zones overlap, and
-//! 3. no backward zone lies within a forward zone.
+//! * [`zones`] is quick, for keys that are only set and read, with values that differ;
+//! * [`search`] is for everything else.
 //!
-//! A write without an acknowledgement may take effect at any time after its start, or never: it ends
-//! at infinity, so without a read its backward zone lies within nothing. A write that was *refused*
-//! has no effect: a read of its value is a phantom.
+//! An operation without an answer may take effect at any time after its start, or never. One that was
+//! *refused* has no effect: a read of its value is a phantom.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+mod search;
+mod zones;
+
 /// A moment: the position of an event among all events of one [`Recorder`].
 pub type Moment = u64;
+
+/// The number of clients that send reads to one node without waiting for answers.
+pub const PROBE: usize = 1000;
+
+/// The number of the client that reads everything in the end.
+pub const LAST: usize = 2000;
 
 /// Ends never, as far as is known.
 const NEVER: Moment = Moment::MAX;
 
-/// What an operation did.
+/// What an operation did, and what it saw if it was acknowledged; else that part means nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A write of this value; no other write has the same.
     Write(String),
     /// A read that saw this value, or nothing.
     Read(Option<String>),
+    /// A write of the first that saw the second in its place (`SET` with `GET`).
+    Swap(String, Option<String>),
+    /// A write that happens only where nothing is, and whether it did (`SET` with `NX`).
+    WriteIfAbsent(String, bool),
+    /// A removal, and whether something was there.
+    Delete(bool),
+    /// Adds one to a number; what came out.
+    Increment(i64),
+    /// Adds text at the end; the length that came out.
+    Append(String, usize),
+}
+
+impl Action {
+    /// What is there after this, where `before` was; and whether that agrees with what it saw.
+    fn apply(&self, before: Option<&str>) -> (Option<String>, bool) {
+        let same = || before.map(str::to_owned);
+        match self {
+            Self::Write(value) => (Some(value.clone()), true),
+            Self::Read(seen) => (same(), seen.as_deref() == before),
+            Self::Swap(value, seen) => (Some(value.clone()), seen.as_deref() == before),
+            Self::WriteIfAbsent(value, done) => {
+                let after = same().unwrap_or_else(|| value.clone());
+                (Some(after), *done == before.is_none())
+            }
+            Self::Delete(found) => (None, *found == before.is_some()),
+            Self::Increment(seen) => match before.unwrap_or("0").parse::<i64>() {
+                Ok(number) => (Some((number + 1).to_string()), *seen == number + 1),
+                Err(_) => (same(), false),
+            },
+            Self::Append(text, seen) => {
+                let after = before.unwrap_or_default().to_owned() + text;
+                let agrees = *seen == after.len();
+                (Some(after), agrees)
+            }
+        }
+    }
+
+    /// Whether two operations do the same, whatever they saw.
+    fn does_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Write(a), Self::Write(b))
+            | (Self::Swap(a, _), Self::Swap(b, _))
+            | (Self::WriteIfAbsent(a, _), Self::WriteIfAbsent(b, _))
+            | (Self::Append(a, _), Self::Append(b, _)) => a == b,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 /// How an operation ended.
@@ -71,7 +121,70 @@ impl Operation {
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client, start, end, action } = self;
-        write!(f, "client {client}: {action:?} from {start}, {end:?}")
+        match *client {
+            LAST => write!(f, "last read")?,
+            PROBE => write!(f, "probe")?,
+            _ => write!(f, "client {client}")?,
+        }
+        write!(f, ": {action:?} from {start}, {end:?}")
+    }
+}
+
+/// Decides whether a key that starts empty could have given this history.
+///
+/// # Errors
+/// The reason why not.
+pub fn check(history: &[Operation]) -> Result<(), String> {
+    let is_plain =
+        |operation: &Operation| matches!(operation.action, Action::Write(_) | Action::Read(_));
+    if history.iter().all(is_plain) { zones::check(history) } else { search::check(history) }
+}
+
+/// As [`check`], always by the search.
+///
+/// # Errors
+/// The reason why not.
+pub fn check_by_search(history: &[Operation]) -> Result<(), String> {
+    search::check(history)
+}
+
+/// A key whose history no single copy could have given.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which key.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+    /// All that was done to it, in order of the starts.
+    pub story: Vec<String>,
+}
+
+/// Operations shown before and after each that a violation is about.
+const CONTEXT: usize = 3;
+
+impl Violation {
+    /// The reason, and that part of the story which has to do with the values that it names.
+    pub fn excerpt(&self) -> String {
+        let named: Vec<&str> = self.reason.split('"').skip(1).step_by(2).collect();
+        let is_meant = |line: &String| named.iter().any(|value| line.contains(value));
+        let meant: Vec<bool> = self.story.iter().map(is_meant).collect();
+        let is_near = |nth: usize| {
+            let end = (nth + CONTEXT + 1).min(meant.len());
+            meant[nth.saturating_sub(CONTEXT)..end].contains(&true)
+        };
+        let near = (0..meant.len()).filter(|nth| is_near(*nth));
+        let lines: Vec<&str> = near.map(|nth| self.story[nth].as_str()).collect();
+        let Self { key, reason, story } = self;
+        let (shown, all) = (lines.len(), story.len());
+        let lines = lines.join("\n");
+        format!("key {key} is not linearizable: {reason}\n{lines}\n({shown} of {all} operations)")
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, reason, story } = self;
+        write!(f, "key {key} is not linearizable: {reason}\n{}", story.join("\n"))
     }
 }
 
@@ -103,14 +216,22 @@ impl Recorder {
         self.keys.lock().unwrap().clone()
     }
 
+    /// The keys that are not linearizable.
+    pub fn violations(&self) -> Vec<Violation> {
+        let check_one = |(key, mut history): (String, Vec<Operation>)| {
+            let reason = check(&history).err()?;
+            history.sort_by_key(|operation| operation.start);
+            let story = history.iter().map(ToString::to_string).collect();
+            Some(Violation { key, reason, story })
+        };
+        self.histories().into_iter().filter_map(check_one).collect()
+    }
+
     /// Checks all keys; panics with the story of the first that is not linearizable.
     #[track_caller]
     pub fn assert_linearizable(&self) {
-        for (key, history) in self.histories() {
-            if let Err(reason) = check(&history) {
-                let story: Vec<String> = history.iter().map(ToString::to_string).collect();
-                panic!("key {key} is not linearizable: {reason}\n{}", story.join("\n"));
-            }
+        if let Some(violation) = self.violations().first() {
+            panic!("{violation}");
         }
     }
 
@@ -118,94 +239,4 @@ impl Recorder {
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
-}
-
-/// The operations on one value.
-#[derive(Debug)]
-struct Cluster {
-    value: Option<String>,
-    write_start: Moment,
-    first_end: Moment,
-    last_start: Moment,
-}
-
-impl Cluster {
-    fn is_forward(&self) -> bool {
-        self.first_end < self.last_start
-    }
-
-    fn low(&self) -> Moment {
-        self.first_end.min(self.last_start)
-    }
-
-    fn high(&self) -> Moment {
-        self.first_end.max(self.last_start)
-    }
-}
-
-/// Decides whether a register that starts empty could have given this history.
-///
-/// # Errors
-/// The reason why not.
-pub fn check(history: &[Operation]) -> Result<(), String> {
-    let mut clusters = clusters(history)?;
-    // The values of the zones in the order of their lower ends.
-    clusters.sort_by_key(Cluster::low);
-    let forward: Vec<&Cluster> = clusters.iter().filter(|cluster| cluster.is_forward()).collect();
-    for pair in forward.windows(2) {
-        if pair[1].low() < pair[0].high() {
-            return Err(format!(
-                "{:?} was seen after {:?} had replaced it, or the other way round",
-                pair[0].value, pair[1].value
-            ));
-        }
-    }
-    for backward in clusters.iter().filter(|cluster| !cluster.is_forward()) {
-        let within =
-            |zone: &&&Cluster| zone.low() < backward.low() && backward.high() < zone.high();
-        if let Some(zone) = forward.iter().find(within) {
-            return Err(format!(
-                "{:?} came and went while {:?} must have been there",
-                backward.value, zone.value
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn clusters(history: &[Operation]) -> Result<Vec<Cluster>, String> {
-    let mut clusters: HashMap<Option<&str>, Cluster> = HashMap::new();
-    // Emptiness was "written" before everything else.
-    let empty = Cluster { value: None, write_start: 0, first_end: 0, last_start: 0 };
-    clusters.insert(None, empty);
-    for operation in history {
-        if let Action::Write(value) = &operation.action {
-            if operation.end == End::Refused {
-                continue;
-            }
-            let cluster = Cluster {
-                value: Some(value.clone()),
-                write_start: operation.start,
-                first_end: operation.end(),
-                last_start: operation.start,
-            };
-            if clusters.insert(Some(value), cluster).is_some() {
-                return Err(format!("the test wrote {value:?} twice"));
-            }
-        }
-    }
-    for operation in history {
-        let Action::Read(value) = &operation.action else { continue };
-        let End::Acknowledged(end) = operation.end else { continue };
-        let value = value.as_deref();
-        let Some(cluster) = clusters.get_mut(&value) else {
-            return Err(format!("{operation}: nobody wrote this value, or its write was refused"));
-        };
-        if value.is_some() && end < cluster.write_start {
-            return Err(format!("{operation}: read before it was written"));
-        }
-        cluster.first_end = cluster.first_end.min(end);
-        cluster.last_start = cluster.last_start.max(operation.start);
-    }
-    Ok(clusters.into_values().collect())
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Outcome};
 use super::cluster::Cluster;
-use super::history::{Action, End, Operation, Recorder};
+use super::history::{Action, End, LAST, Operation, Recorder};
 use super::random::Random;
 use super::resp::Reply;
 use super::wait::{self, SOON};
@@ -80,7 +80,7 @@ impl Load {
             let value = value(client.get(&register_key(register), SOON).unwrap());
             let end = End::Acknowledged(seen.recorder.now());
             let action = Action::Read(value);
-            let operation = Operation { client: usize::MAX, start, end, action };
+            let operation = Operation { client: LAST, start, end, action };
             seen.recorder.add(&register_key(register), operation);
         }
         seen.recorder.assert_linearizable();

@@ -7,8 +7,11 @@
 //! * [`cluster`] is three `serve` processes, or one `dev` process.
 //! * [`resp`] is one connection; [`client`] follows `MOVED` and knows what may be tried again.
 //! * [`history`] records operations and decides whether they are linearizable.
+//! * [`network`] is what lies between the nodes: nothing, a proxy, or network namespaces.
 //! * [`small_disk`] is a file system that a test may fill.
 //! * [`load`] is client threads that write such histories while nodes come and go.
+//! * [`nemesis`] makes faults after a seeded plan; [`traffic`] is the clients that meet them, and
+//!   [`replicas`] what is read from single nodes.
 //!
 //! Nothing here sleeps for luck: every wait is for a condition, with a bound, and says what it
 //! waited for when the bound is reached.
@@ -20,9 +23,13 @@ pub mod cluster;
 pub mod confine;
 pub mod history;
 pub mod load;
+pub mod nemesis;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod random;
+pub mod replicas;
 pub mod resp;
 pub mod small_disk;
+pub mod traffic;
 pub mod wait;

@@ -102,6 +102,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
     /// Waits until it ends by itself.
     #[track_caller]
     pub fn wait_end(mut self, bound: Duration) -> Ended {

@@ -91,6 +91,11 @@ impl Connection {
         self.stream.get_mut().write_all(bytes)
     }
 
+    /// The same connection once more, for a thread that sends while another waits for replies.
+    pub fn sender(&self) -> io::Result<TcpStream> {
+        self.stream.get_ref().try_clone()
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) -> io::Result<()> {
         self.stream.get_mut().shutdown(std::net::Shutdown::Write)

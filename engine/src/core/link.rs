@@ -20,6 +20,7 @@ use futures_util::future::{Either, select};
 use super::inbox::{Event, Inbox};
 use super::signal::Signal;
 use crate::env::{Env, StreamReader, StreamWriter};
+use crate::limits::LINK_RESERVE_BYTES;
 use crate::raft::Message;
 use crate::wire::{Frame, FrameDecoder, OutBuf};
 use crate::{CoreId, NodeId, ShardId};
@@ -75,9 +76,11 @@ impl Link {
         }
     }
 
-    /// Queues a message of a shard. False if it was dropped for lack of room.
+    /// Queues a message of a shard. False if it was dropped for lack of room; entries are dropped before
+    /// anything else is.
     pub(crate) fn send(&self, shard: ShardId, message: &Message) -> bool {
-        if self.closed.get() || self.is_full() {
+        let reserve = if message.has_entries() { 0 } else { LINK_RESERVE_BYTES };
+        if self.closed.get() || self.buffered() > self.out_bytes_max.saturating_add(reserve) {
             sometimes!(link_buffer_full, !self.closed.get());
             return false;
         }
@@ -245,9 +248,9 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::Term;
     use crate::limits::LINK_BUFFER_BYTES_MAX;
-    use crate::raft::HeartbeatReply;
+    use crate::raft::{Append, Entry, EntryKind, HeartbeatReply};
+    use crate::{LogIndex, Term};
 
     /// A peer whose host is gone: nothing is taken, nothing fails.
     struct Deaf;
@@ -275,6 +278,34 @@ mod tests {
         assert_eq!(sending.as_mut().now_or_never(), None);
         link.watch(Duration::from_secs(10), Duration::from_secs(1));
         assert_eq!(sending.now_or_never().as_deref(), Some("closed here"));
+    }
+
+    /// With a full buffer, the shards whose turn comes last lost every heartbeat.
+    #[test]
+    fn a_link_full_of_entries_still_carries_what_has_none() {
+        let link = link();
+        let entry = Entry {
+            term: Term(1),
+            index: LogIndex(1),
+            kind: EntryKind::Normal,
+            payload: vec![0; crate::limits::PAYLOAD_BYTES_MAX].into(),
+        };
+        let append = Message::Append(Append {
+            term: Term(1),
+            prev_index: LogIndex(0),
+            prev_term: Term(0),
+            commit: LogIndex(0),
+            entries: vec![entry],
+        });
+        while link.send(ShardId(0), &append) {}
+        let answer = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+        let mut answers = 0;
+        while link.send(ShardId(1), &answer) {
+            answers += 1;
+        }
+        assert!(answers > 1000, "{answers}");
+        let most = LINK_BUFFER_BYTES_MAX + LINK_RESERVE_BYTES + 1000;
+        assert!(link.buffered() <= most, "{}", link.buffered());
     }
 
     #[test]

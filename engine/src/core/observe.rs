@@ -25,6 +25,8 @@ pub struct CoreView<'a> {
     pub core: CoreId,
     /// Whether the core's log has failed: it then keeps no promise and makes none.
     pub failed: bool,
+    /// Messages so far that contradict what was promised before.
+    pub faults: u64,
     /// What it is bounded by.
     pub limits: &'a Limits,
     /// What waits in it.

@@ -390,7 +390,7 @@ impl<E: Env> Core<E> {
     /// Whether the log can take what a message may want stored. Entries that it could not take would
     /// pile up, and the leader sends them again; what room is left on a full disk is for votes.
     fn can_take(&self, message: &Message) -> bool {
-        if has_entries(message) {
+        if message.has_entries() {
             let can = self.storage.is_accepting() && self.storage.wal().has_room();
             sometimes!(message_dropped_log_full, !can);
             can
@@ -508,6 +508,7 @@ impl<E: Env> Core<E> {
             node: self.config.node,
             core: self.config.core,
             failed: self.failed,
+            faults: self.counters.faults,
             limits: &self.config.limits,
             queues: Queues {
                 requests,
@@ -568,6 +569,7 @@ impl<E: Env> Core<E> {
             self.publish_leadership(at);
         }
         if let Some(fault) = fault {
+            self.counters.faults += 1;
             // Dropping what cannot be keeps this replica's promises; somebody has to look at it.
             let shard = self.shards[at].id;
             tracing::error!(%shard, "a peer contradicts what was promised before: {fault}");
@@ -678,10 +680,6 @@ fn hello(config: &CoreConfig) -> Hello {
         shards: config.shards,
         instance: config.instance,
     }
-}
-
-fn has_entries(message: &Message) -> bool {
-    matches!(message, Message::Append(append) if !append.entries.is_empty())
 }
 
 fn bring_up<E: Env>(

@@ -39,6 +39,8 @@ pub struct CoreCounters {
     pub messages_out: u64,
     /// Messages dropped because a peer's buffer was full or it was not connected.
     pub messages_dropped: u64,
+    /// Messages of peers that contradict what was promised before, each a sign of damage or of a bug.
+    pub faults: u64,
     /// Turns of the event loop.
     pub turns: u64,
     /// Batches that the log wrote durably.

@@ -176,6 +176,12 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it carries entries of the log.
+    #[must_use]
+    pub fn has_entries(&self) -> bool {
+        matches!(self, Self::Append(append) if !append.entries.is_empty())
+    }
+
     /// The term the message carries.
     #[must_use]
     pub fn term(&self) -> Term {

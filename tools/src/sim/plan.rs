@@ -51,8 +51,14 @@ pub enum Damage {
 pub enum Fault {
     /// The process dies, what it wrote stays in the disk's cache; it comes back.
     Crash { who: Who, down_ms: u64 },
-    /// The machine loses power: what was not durable is lost, kept or torn; it comes back.
-    PowerCut { who: Who, down_ms: u64 },
+    /// The machine loses power: what was not durable is lost, kept or torn; it comes back. With
+    /// `mid_write`, the next time that its disk is changing something.
+    PowerCut {
+        who: Who,
+        down_ms: u64,
+        #[serde(default)]
+        mid_write: bool,
+    },
     /// All machines lose power at once.
     PowerCutAll { down_ms: u64 },
     /// The process is stopped in order and started again.
@@ -195,7 +201,7 @@ fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
     let (from, to) = (rng.u32(..settings.nodes), rng.u32(..settings.nodes));
     match kind {
         0 | 1 => Fault::Crash { who, down_ms },
-        2 | 3 => Fault::PowerCut { who, down_ms },
+        2 | 3 => Fault::PowerCut { who, down_ms, mid_write: rng.f64() < 0.7 },
         4 => Fault::PowerCutAll { down_ms },
         5 => one_of(rng, &[Fault::Stop { who, down_ms }, Fault::Pause { who, ms }]),
         6 => Fault::Pause { who, ms },

@@ -38,7 +38,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_engine::core::{CoreView, Queues};
-use coracle_engine::limits::{FRAME_BYTES_MAX, Limits};
+use coracle_engine::limits::{FRAME_BYTES_MAX, LINK_RESERVE_BYTES, Limits};
 use coracle_engine::raft::Role;
 use coracle_engine::raft::quorum::majority;
 use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, Term};
@@ -137,6 +137,12 @@ impl Checker {
     /// The first violation found.
     pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
         self.check_queues(core)?;
+        // A node whose disk has lost what it promised may well contradict itself.
+        if core.faults > 0 && self.excused.is_empty() {
+            let seen = format!("{} contradictions", core.faults);
+            let violation = Violation::new(Invariant::Contradiction, "none", seen);
+            return fail(violation.node(core.node));
+        }
         self.catch_up(core.node, core.core)?;
         for replica in core.touched() {
             self.replica(core.node, &replica, core.failed)?;
@@ -316,6 +322,12 @@ impl Checker {
         self.truth(shard).is_some_and(|truth| truth.leaders.get(&term) == Some(&node))
     }
 
+    /// Whether a node leads a shard in this term now, as far as was seen.
+    fn is_leading(&self, node: NodeId, shard: ShardId, term: Term) -> bool {
+        let mirror = self.truth(shard).and_then(|truth| truth.mirrors.get(&node));
+        mirror.is_some_and(|mirror| mirror.role == Role::Leader && mirror.state.term == term)
+    }
+
     fn check_queues(&self, core: &CoreView<'_>) -> Checked {
         let over = |violation: Box<Violation>| Box::new(violation.node(core.node));
         check_bounds(&core.queues, core.limits, core.shards().count()).map_err(over)?;
@@ -344,8 +356,12 @@ fn check_bounds(queues: &Queues, limits: &Limits, shards: usize) -> Checked {
         ("bytes of requests", queues.request_bytes, limits.request_bytes_per_core_max),
         ("messages", queues.frames, limits.frames_queued_max),
         ("bytes of messages", queues.frame_bytes, limits.frame_bytes_queued_max + FRAME_BYTES_MAX),
-        // The message that fills a buffer still goes in.
-        ("bytes of a link", queues.link_bytes_max, limits.link_buffer_bytes_max + FRAME_BYTES_MAX),
+        // The message that fills a buffer still goes in, and then those without entries.
+        (
+            "bytes of a link",
+            queues.link_bytes_max,
+            limits.link_buffer_bytes_max + LINK_RESERVE_BYTES + FRAME_BYTES_MAX,
+        ),
         // What the shards of one turn give after the limit was reached has to wait, too.
         ("refused groups", queues.groups_refused, limits.groups_refused_max + shards),
     ];

@@ -56,6 +56,8 @@ pub enum Invariant {
     ApplyResult,
     /// Replicas that have applied the same entries have the same state.
     Convergence,
+    /// No message of a peer contradicts what was promised before.
+    Contradiction,
     /// Queues, buffers and windows keep to their limits.
     Limits,
 }

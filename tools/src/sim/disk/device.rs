@@ -352,6 +352,14 @@ impl SimDevice {
         self.tell(|| format!("has a capacity of {bytes:?} bytes"));
     }
 
+    /// Whether a change is under way: a write, a sync, a new name.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        let device = self.0.device.borrow();
+        let changes = |flight: &Flight| OpKind::CHANGES.contains(&flight.request.kind());
+        device.flights.values().any(changes)
+    }
+
     /// Bytes of all files.
     #[must_use]
     pub fn used(&self) -> u64 {
