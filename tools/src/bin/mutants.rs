@@ -51,7 +51,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum With {
-    /// The simulator; tests for what it does not run.
+    /// The simulator.
     Sim,
     /// The tests of the crate that the mutant lives in.
     Tests,
@@ -101,8 +101,7 @@ fn choose(only: &[String]) -> Result<Vec<&'static Mutant>, String> {
 
 fn run(options: &Options, chosen: &[&'static Mutant]) -> Result<bool, String> {
     let builder = Builder::new(&repository_root());
-    let needs_sim = chosen.iter().any(|mutant| mutant.part != Part::Server);
-    if options.with == With::Sim && options.clean_seeds > 0 && needs_sim {
+    if options.with == With::Sim && options.clean_seeds > 0 {
         without_any(&builder, options)?;
     }
     let mut tried = Vec::new();
@@ -158,7 +157,7 @@ fn attempt(builder: &Builder, options: &Options, mutant: &'static Mutant) -> Tri
     };
     let built = match (options.with, mutant.part) {
         (With::Check, _) => builder.check(mutant.name).map(|took| (None, took)),
-        (With::Tests | With::WalOnly, _) | (With::Sim, Part::Server) => {
+        (With::Tests | With::WalOnly, _) => {
             builder.tests(mutant.name, selection).map(|took| (None, took))
         }
         (With::Sim, _) => builder.simulator(mutant.name).map(|(sim, took)| (Some(sim), took)),

@@ -372,13 +372,13 @@ pub const MUTANTS: &[Mutant] = &[
         "expiry-by-local-time",
         "each replica expires keys by its own clock",
         "Redis replication before expiry was propagated",
-        "replicas with different clocks (outside of the simulator: unit tests)",
+        "a key with an absolute deadline, or one that outlives its time to live",
     ),
     server(
         "expired-key-returns",
         "a reader's clock alone decides that a key has expired",
         "clock skew between readers",
-        "two readers with different clocks (outside of the simulator: unit tests)",
+        "a reader whose clock is ahead of the log's: any read between a deadline and the next write",
     ),
 ];
 

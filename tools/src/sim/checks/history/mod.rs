@@ -17,6 +17,8 @@ mod model;
 mod search;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timed_tests;
 mod times;
 
 use std::collections::BTreeMap;
