@@ -67,6 +67,8 @@ pub struct Node {
     incarnation: u32,
     process: ProcessId,
     mailboxes: Vec<Mailbox>,
+    /// Those of cores that still have to be told to stop.
+    untold: Vec<Mailbox>,
     report: Rc<Report>,
     health: Health,
     /// Its disk was damaged: what it holds may be less than what it promised, and it may notice.
@@ -109,6 +111,7 @@ impl Cluster {
                 incarnation: 0,
                 process: process_id(at, 0),
                 mailboxes: Vec::new(),
+                untold: Vec::new(),
                 report: Rc::default(),
                 health: Health::Down,
                 damaged: false,
@@ -351,6 +354,7 @@ impl Cluster {
         }
         node.disk_failed = false;
         node.mailboxes.clear();
+        node.untold.clear();
         node.report = Rc::default();
         node.health = if hidden {
             self.world.story(|| format!("node {} may not know what it has lost", node.id));
@@ -369,12 +373,7 @@ impl Cluster {
         }
         self.world.story(|| format!("node {} is asked to stop", node.id));
         node.health = Health::Stopping;
-        for mailbox in &node.mailboxes {
-            if !mailbox.stop() {
-                // Its mailbox is full: it goes on, and will be ended some other way.
-                node.health = Health::Up;
-            }
-        }
+        node.untold.clone_from(&node.mailboxes);
     }
 
     /// The process of a node does not run until it is resumed.
@@ -423,6 +422,8 @@ impl Cluster {
                 self.note_what_was_damaged(at);
             }
             let node = &mut self.nodes[at];
+            // A full mailbox is tried again.
+            node.untold.retain(|mailbox| !mailbox.stop());
             let refused = node.report.refused.borrow_mut().take();
             if let Some(refusal) = refused {
                 node.disk_failed = true;
