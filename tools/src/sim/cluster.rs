@@ -232,6 +232,14 @@ impl Cluster {
         Some(RemoteCore::new(node.mailboxes[usize::from(core.0)].clone()))
     }
 
+    /// The way into the same core for tasks of its own thread, as its server's connections have it.
+    #[must_use]
+    pub fn handle_of(&self, at: usize, shard: ShardId) -> Option<CoreHandle> {
+        let node = &self.nodes[at];
+        let core = CoreId::hosting(shard, self.settings.shards, node.disks.len() as u16);
+        node.report.handles.borrow().get(usize::from(core.0)).cloned().flatten()
+    }
+
     /// Starts the process of a node.
     pub fn start(&mut self, at: usize) {
         if self.nodes[at].health != Health::Down {
@@ -257,6 +265,8 @@ impl Cluster {
             let mut config = config.clone();
             config.core = CoreId(core as u16);
             config.peer_listen = format!("n{}:{}", node.id, PEER_PORT + core as u16);
+            // A segment keeps the size that it was made with, whatever the configuration says later.
+            config.wal.segment_bytes <<= u32::from(self.random.f64() < 0.1);
             config.wal.log_id = log_id(node.id, config.core);
             let host = host_of(node.id);
             let random = Rng::with_seed(self.random.u64(..));
