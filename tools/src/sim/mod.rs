@@ -13,6 +13,7 @@ pub mod plan;
 pub mod run;
 pub mod settings;
 pub mod shrink;
+mod story;
 pub mod wal_only;
 mod watch;
 pub mod workload;
