@@ -388,7 +388,8 @@ impl<W: Workload> Driver<W> {
                 News::Failed(at) => {
                     // An operator notices after a while.
                     let delay = self.rng.u64(..2 * self.settings.election_timeout_ms);
-                    let fault = Fault::PowerCut { who: Who::Node(at as u32), down_ms: 1, mid_write: false };
+                    let fault =
+                        Fault::PowerCut { who: Who::Node(at as u32), down_ms: 1, mid_write: false };
                     self.schedule(Duration::from_millis(delay), Due::Fault(fault));
                 }
             }
