@@ -13,6 +13,7 @@ use fastrand::Rng;
 use futures_util::future::{Either, select};
 
 use super::cluster::{CLIENTS, Cluster};
+use super::settings::Settings;
 use super::workload::{Ask, Outcome, Request, Then, Workload};
 use super::world::World;
 
@@ -37,6 +38,7 @@ pub struct Clients<W> {
     workload: Rc<RefCell<W>>,
     shards: u32,
     request_timeout: Duration,
+    burst: Duration,
     /// The first answer that the workload found wrong.
     wrong: RefCell<Option<String>>,
     tally: Cell<Tally>,
@@ -57,15 +59,16 @@ impl<W: Workload> Clients<W> {
         world: &World,
         cluster: &Rc<RefCell<Cluster>>,
         workload: &Rc<RefCell<W>>,
-        shards: u32,
+        settings: &Settings,
         request_timeout: Duration,
     ) -> Rc<Self> {
         Rc::new(Self {
             world: world.clone(),
             cluster: cluster.clone(),
             workload: workload.clone(),
-            shards,
+            shards: settings.shards,
             request_timeout,
+            burst: Duration::from_millis(settings.burst_ms),
             wrong: RefCell::new(None),
             tally: Cell::default(),
             running: Cell::new(0),
@@ -102,7 +105,7 @@ impl<W: Workload> Clients<W> {
         self.world.spawn(CLIENTS, async move {
             for _ in 0..operations {
                 let think = Duration::from_nanos(rng.u64(..=think_max.as_nanos() as u64));
-                clients.world.sleep(think).await;
+                clients.world.sleep_until(clients.begin(think)).await;
                 if clients.world.now() > end {
                     break;
                 }
@@ -146,6 +149,15 @@ impl<W: Workload> Clients<W> {
             }
             clients.running.set(clients.running.get() - 1);
         });
+    }
+
+    /// When an operation begins that is due in `think`: with others, if clients do things at once.
+    fn begin(&self, think: Duration) -> Duration {
+        let due = self.world.now() + think;
+        match self.burst.as_nanos() {
+            0 => due,
+            burst => Duration::from_nanos((due.as_nanos().div_ceil(burst) * burst) as u64),
+        }
     }
 
     fn random_node(&self, rng: &mut Rng) -> usize {
@@ -215,9 +227,10 @@ impl<W: Workload> Clients<W> {
         Outcome::Refused
     }
 
-    /// The way between client and node.
+    /// The way between client and node. Without jitter where clients do things at once.
     async fn way(&self, rng: &mut Rng) {
-        self.world.sleep(Duration::from_micros(rng.u64(20..500))).await;
+        let micros = if self.burst.is_zero() { rng.u64(20..500) } else { 20 };
+        self.world.sleep(Duration::from_micros(micros)).await;
     }
 
     async fn attempt(&self, core: &RemoteCore, request: &Request) -> Attempt {

@@ -71,6 +71,8 @@ pub struct Node {
     health: Health,
     /// Its disk was damaged: what it holds may be less than what it promised, and it may notice.
     damaged: bool,
+    /// Batches that the logs of cores must reach before they can testify to what was damaged.
+    vouched: Vec<(u32, u64)>,
     /// An operation of its disk has failed: only a disk without its cache can be trusted again.
     disk_failed: bool,
 }
@@ -110,6 +112,7 @@ impl Cluster {
                 report: Rc::default(),
                 health: Health::Down,
                 damaged: false,
+                vouched: Vec::new(),
                 disk_failed: false,
             }
         });
@@ -306,12 +309,36 @@ impl Cluster {
         }
     }
 
+    /// Notes what was damaged since the last call, and what it takes to notice it.
+    fn note_what_was_damaged(&mut self, at: usize) {
+        let margin = self.settings.writes_in_flight as u64 + 2;
+        for damage in self.nodes[at].device.drain_damage() {
+            let batches = self.batches(at, damage.core);
+            self.nodes[at].vouched.push((damage.core, batches + margin));
+        }
+    }
+
+    /// Batches that the log of a core has written since its process began.
+    fn batches(&self, at: usize, core: u32) -> u64 {
+        let handles = self.nodes[at].report.handles.borrow();
+        let handle = handles.get(core as usize).and_then(Option::as_ref);
+        handle.map_or(0, |handle| handle.counters().wal_batches)
+    }
+
+    /// Whether a node has damage of which its log cannot know yet.
+    fn has_hidden_damage(&mut self, at: usize) -> bool {
+        self.note_what_was_damaged(at);
+        let vouched = std::mem::take(&mut self.nodes[at].vouched);
+        vouched.into_iter().any(|(core, batches)| self.batches(at, core) < batches)
+    }
+
     /// Ends the process of a node at once; with `power_cut`, what its disk had not made durable goes too.
     pub fn crash(&mut self, at: usize, power_cut: bool) {
-        let node = &mut self.nodes[at];
-        if matches!(node.health, Health::Lost(_)) {
+        if matches!(self.nodes[at].health, Health::Lost(_)) {
             return;
         }
+        let hidden = self.nodes[at].damaged && self.has_hidden_damage(at);
+        let node = &mut self.nodes[at];
         self.world.story(|| {
             format!("node {} {}", node.id, if power_cut { "loses power" } else { "crashes" })
         });
@@ -323,9 +350,14 @@ impl Cluster {
             node.device.crash_process();
         }
         node.disk_failed = false;
-        node.health = Health::Down;
         node.mailboxes.clear();
         node.report = Rc::default();
+        node.health = if hidden {
+            self.world.story(|| format!("node {} may not know what it has lost", node.id));
+            Health::Lost("it went down before its log had moved on from the damage".to_owned())
+        } else {
+            Health::Down
+        };
         self.checks.ended(node.id);
     }
 
@@ -384,15 +416,18 @@ impl Cluster {
     pub fn look(&mut self) -> Result<Vec<News>, String> {
         let mut news = Vec::new();
         for at in 0..self.len() {
-            let node = &mut self.nodes[at];
-            if !matches!(node.health, Health::Up | Health::Stopping) {
+            if !matches!(self.nodes[at].health, Health::Up | Health::Stopping) {
                 continue;
             }
+            if self.nodes[at].damaged {
+                self.note_what_was_damaged(at);
+            }
+            let node = &mut self.nodes[at];
             let refused = node.report.refused.borrow_mut().take();
             if let Some(refusal) = refused {
                 node.disk_failed = true;
                 self.world.story(|| format!("node {} refuses: {}", node.id, refusal.text));
-                if !refusal.damage {
+                if !refusal.damage && !node.damaged {
                     news.push(News::Failed(at));
                 } else if node.damaged {
                     news.push(News::Lost(at));
@@ -407,6 +442,11 @@ impl Cluster {
                 self.world.kill(node.process);
                 node.device.crash_process();
                 node.health = Health::Down;
+                let hidden = node.damaged && self.has_hidden_damage(at);
+                let node = &mut self.nodes[at];
+                if hidden {
+                    node.health = Health::Lost("its last batches were damaged".to_owned());
+                }
                 self.world.story(|| format!("node {} has stopped", node.id));
                 self.checks.ended(node.id);
                 news.push(News::Stopped(at));

@@ -13,7 +13,9 @@
 //! # Budget
 //! Damage to what a disk has promised to keep (rot, misdirected and lost writes, unreadable blocks, loss of
 //! the disk) hits fewer nodes than are needed for a majority, so that every promise survives somewhere. A node
-//! that finds such damage must refuse to start; it then stays away. All other faults have no budget.
+//! that finds such damage must refuse to start; it then stays away. Of the last batches of a log nobody can
+//! know whether they were ever written, so a node that goes down before its log has moved on from the damage
+//! is taken out. All other faults have no budget.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,10 +27,11 @@ use fastrand::Rng;
 
 use super::client::{Clients, Tally};
 use super::cluster::{Cluster, Health, News};
-use super::disk::{DiskError, DiskWeather, OpKind, SimDevice, SimDisk};
+use super::disk::{DiskError, DiskWeather, Latency, OpKind, SimDevice, SimDisk};
 use super::net::{FrameRates, HostId, Net, NetWeather};
 use super::plan::{Damage, DiskOp, Fault, Plan, Who};
 use super::settings::Settings;
+use super::wal_only;
 use super::watch::{Checks, host_of};
 use super::workload::Workload;
 use super::world::{Step, World};
@@ -77,6 +80,37 @@ enum Due {
     StopByForce(usize, u32),
 }
 
+/// One seed in so many also runs the scenario of the log alone.
+const LOG_ALONE_ONE_IN: u64 = 4;
+
+/// Runs the scenario of the log alone, [`wal_only`], for one seed in four.
+fn run_log_alone(plan: &Plan, story: bool) -> Option<Report> {
+    if !plan.seed.is_multiple_of(LOG_ALONE_ONE_IN) {
+        return None;
+    }
+    let world = World::new(plan.seed);
+    if story {
+        world.keep_story();
+    }
+    let found = wal_only::run(&world).err();
+    let failure = found.map(|finding| Failure {
+        invariant: format!("log {}", finding.invariant),
+        message: finding.message,
+        at: world.now(),
+    });
+    let report = Report {
+        failure,
+        trace_hash: world.trace_hash(),
+        simulated: world.now(),
+        polls: world.polls(),
+        faults: world.counts(),
+        tally: Tally::default(),
+        story: world.take_story(),
+    };
+    world.end();
+    Some(report)
+}
+
 struct Driver<W: Workload> {
     world: World,
     net: Net,
@@ -91,13 +125,34 @@ struct Driver<W: Workload> {
     cuts: Vec<(usize, Duration)>,
     /// How many faults hold the way from one node to another, by (from, to).
     blocks: BTreeMap<(usize, usize), u32>,
-    /// Batches that a damaged node must have written before its damage can be noticed.
-    lost_after: BTreeMap<usize, u64>,
     rng: Rng,
 }
 
 /// Runs a plan with a workload made from the plan. `story` keeps a readable account.
+///
+/// For one seed in four, the log alone is put to the test first ([`wal_only`]): the engine does not trim its
+/// log yet, so that a cluster never recycles segments.
 pub fn run<W: Workload>(plan: &Plan, make: &dyn Fn(&Settings, &World) -> W, story: bool) -> Report {
+    let alone = run_log_alone(plan, story);
+    if let Some(report) = alone.as_ref().filter(|report| report.failure.is_some()) {
+        return report.clone();
+    }
+    let mut report = run_cluster(plan, make, story);
+    if let Some(alone) = alone {
+        report.trace_hash ^= alone.trace_hash;
+        report.polls += alone.polls;
+        for (kind, count) in alone.faults {
+            *report.faults.entry(kind).or_insert(0) += count;
+        }
+    }
+    report
+}
+
+fn run_cluster<W: Workload>(
+    plan: &Plan,
+    make: &dyn Fn(&Settings, &World) -> W,
+    story: bool,
+) -> Report {
     let world = World::new(plan.seed);
     if story {
         world.keep_story();
@@ -132,14 +187,10 @@ impl<W: Workload> Driver<W> {
         let rates = NetWeather::draw(&mut rng).frames;
         net_weather.frames = if settings.frame_faults { rates } else { FrameRates::NONE };
         let net = Net::new(world.clone(), net_weather);
-        let devices: Vec<SimDevice> = (0..settings.nodes)
-            .map(|at| {
-                let weather = if settings.disk_weather {
-                    DiskWeather::draw(&mut rng)
-                } else {
-                    DiskWeather::calm()
-                };
-                SimDevice::new(world, &format!("disk/{}", at + 1), weather)
+        let devices: Vec<SimDevice> = (1..=settings.nodes)
+            .map(|node| {
+                let weather = disk_weather(&settings, &mut rng);
+                SimDevice::new(world, &format!("disk/{node}"), weather)
             })
             .collect();
         let workload = Rc::new(RefCell::new(make(&settings, world)));
@@ -154,7 +205,7 @@ impl<W: Workload> Driver<W> {
         let cluster = Cluster::new(world, &net, &settings, &checks, devices, machines);
         let cluster = Rc::new(RefCell::new(cluster));
         let timeout = settings.election_timeout() * rng.u32(2..=5);
-        let clients = Clients::new(world, &cluster, &workload, settings.shards, timeout);
+        let clients = Clients::new(world, &cluster, &workload, &settings, timeout);
         Self {
             world: world.clone(),
             net,
@@ -167,7 +218,7 @@ impl<W: Workload> Driver<W> {
             agenda_count: 0,
             cuts: Vec::new(),
             blocks: BTreeMap::new(),
-            lost_after: BTreeMap::new(),
+
             rng,
         }
     }
@@ -639,6 +690,17 @@ impl<W: Workload> Driver<W> {
             .collect();
         (!blocks.is_empty()).then(|| blocks[rng.usize(..blocks.len())])
     }
+}
+
+fn disk_weather(settings: &Settings, rng: &mut Rng) -> DiskWeather {
+    let drawn = DiskWeather::draw(rng);
+    let mut weather = if settings.disk_weather { drawn } else { DiskWeather::calm() };
+    if settings.flush_ms_max > 0 {
+        let most_us = settings.flush_ms_max * 1000;
+        let base = Duration::from_micros(rng.u64(..=most_us));
+        weather.flush = Latency { base, jitter: Duration::from_micros(rng.u64(..=most_us)) };
+    }
+    weather
 }
 
 /// The host of a node that is counted from 0.

@@ -49,6 +49,8 @@ pub struct Settings {
     pub operations: u32,
     /// Longest pause of a client between two operations.
     pub think_ms_max: u64,
+    /// Clients begin at the same moments: multiples of this many milliseconds; 0 for any.
+    pub burst_ms: u64,
     /// Different keys.
     pub keys: u32,
     /// Largest value.
@@ -61,6 +63,8 @@ pub struct Settings {
     pub net_weather: bool,
     /// The disk is slow, uneven, and transfers less than it was asked for.
     pub disk_weather: bool,
+    /// Making something durable takes up to so long; every node draws its own time. 0 for the usual.
+    pub flush_ms_max: u64,
 }
 
 /// Draws a number whose logarithm is uniform between those of `low` and `high`.
@@ -105,15 +109,21 @@ impl Settings {
             mailbox_letters: one_of(rng, &[4, 64, 1024]),
             tight_limits: rng.f64() < 0.7,
             shuffle_tasks: rng.f64() < 0.5,
-            clients: rng.u32(1..=6),
-            operations: log_uniform(rng, 20, 300) as u32,
+            clients: one_of(rng, &[1, 2, 3, 5, 8, 12]),
+            operations: log_uniform(rng, 20, 600) as u32,
             think_ms_max: log_uniform(rng, 1, 2 * election_timeout_ms),
-            keys: rng.u32(1..=12),
+            burst_ms: if rng.bool() { 0 } else { log_uniform(rng, 1, election_timeout_ms) },
+            keys: rng.u32(1..=16),
             value_bytes_max: if large { 40_000 } else { one_of(rng, &[16, 100, 1000, 5000]) },
             chaos_ms: election_timeout_ms * rng.u64(10..=80),
             frame_faults: rng.f64() < 0.6,
             net_weather: rng.f64() < 0.7,
             disk_weather: rng.f64() < 0.7,
+            flush_ms_max: match rng.u8(..10) {
+                0..5 => 0,
+                5..9 => log_uniform(rng, 1, election_timeout_ms / 4),
+                _ => log_uniform(rng, 1, election_timeout_ms),
+            },
         }
     }
 

@@ -88,7 +88,9 @@ impl Checker {
         let AppendOutcome::Accepted { matched } = m.outcome else {
             return self.check_term(from, shard, m.term);
         };
-        let leaders = self.leads(to, shard, m.term).then(|| self.link(to, shard, matched));
+        // A leader that leads no more may have replaced what it had sent.
+        let leader = self.leads(to, shard, m.term) && self.is_leading(to, shard, m.term);
+        let leaders = leader.then(|| self.link(to, shard, matched));
         let Some(disk) = self.on_disk(from, shard)? else { return Ok(()) };
         if disk.hard_state.term > m.term {
             return Ok(());

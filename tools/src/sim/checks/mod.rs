@@ -322,6 +322,12 @@ impl Checker {
         self.truth(shard).is_some_and(|truth| truth.leaders.get(&term) == Some(&node))
     }
 
+    /// Whether a node leads a shard in this term now, as far as was seen.
+    fn is_leading(&self, node: NodeId, shard: ShardId, term: Term) -> bool {
+        let mirror = self.truth(shard).and_then(|truth| truth.mirrors.get(&node));
+        mirror.is_some_and(|mirror| mirror.role == Role::Leader && mirror.state.term == term)
+    }
+
     fn check_queues(&self, core: &CoreView<'_>) -> Checked {
         let over = |violation: Box<Violation>| Box::new(violation.node(core.node));
         check_bounds(&core.queues, core.limits, core.shards().count()).map_err(over)?;
