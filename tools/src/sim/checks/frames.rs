@@ -124,6 +124,13 @@ impl Checker {
         term: Term,
         commit: LogIndex,
     ) -> Checked {
+        // Who was elected and has stepped down again within a turn was never seen to lead. It did, if it
+        // has voted for itself.
+        let voted =
+            self.on_disk(from, shard)?.is_none_or(|disk| disk.votes.get(&term) == Some(&from));
+        if voted && let Some(truth) = self.shards.get_mut(shard.0 as usize) {
+            truth.leaders.entry(term).or_insert(from);
+        }
         if !self.leads(from, shard, term) {
             let known = self.truth(shard).and_then(|truth| truth.leaders.get(&term));
             let seen = match known {
