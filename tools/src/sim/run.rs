@@ -269,6 +269,7 @@ impl<W: Workload> Driver<W> {
         for at in 0..self.nodes() {
             let mut cluster = self.cluster.borrow_mut();
             cluster.device(at).heal();
+            cluster.device(at).calm();
             cluster.resume(at);
             if quorum.contains(&at) {
                 continue;

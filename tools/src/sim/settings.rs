@@ -166,6 +166,7 @@ impl Settings {
             link_buffer_bytes_max: one_of(rng, &[1, 300, 5000, 100_000]),
             receive_chunk_bytes: one_of(rng, &[64, 500, 4096]),
             receive_room_bytes_min: one_of(rng, &[1, 16]),
+            handshakes_max: one_of(rng, &[1, 3, 64]),
             append_bytes_min: one_of(rng, &[1, 100]),
             append_bytes_max: one_of(rng, &[100, 1000, 10_000]),
             inflight_messages_max: one_of(rng, &[1, 2, 3, 10]),

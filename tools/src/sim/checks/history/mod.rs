@@ -9,13 +9,15 @@
 //! or never. One that was *refused* has no effect. The read of all keys at the end of a run is an
 //! operation like others: it finds acknowledged writes that were lost.
 //!
-//! Expiry goes by the time of the log, which clients do not know: a key that was given a time to live
-//! may be gone at any later moment, and need not be, until it is set again.
+//! Expiry goes by the time of the log, the largest clock in any entry so far. Clients do not know it, but
+//! they know which clocks they have sent ([`LogTime`]), hence bounds of it ([`Times`]). A key must not be
+//! gone before its deadline can have come, must be gone when it surely has, and does not come back.
 
 mod model;
 mod search;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,11 +25,22 @@ use std::fmt;
 use bytes::Bytes;
 use thiserror::Error;
 
+pub use self::times::{Entry, LogTime, Times};
+
+/// When a key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// At this time.
+    At(u64),
+    /// So long after the time of the log when the operation takes effect.
+    After(u64),
+}
+
 /// What an operation asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// `SET key value`: replies [`Reply::Ok`].
-    Set(Bytes),
+    /// `SET key value`, with `PX` or `PXAT` if it expires: replies [`Reply::Ok`].
+    Set(Bytes, Option<Deadline>),
     /// `SET key value NX`: replies [`Reply::Ok`] if there was none, else [`Reply::Nil`].
     SetNx(Bytes),
     /// `GET key`: replies [`Reply::Value`] or [`Reply::Nil`].
@@ -38,8 +51,12 @@ pub enum Call {
     Incr(i64),
     /// `APPEND key value`: replies the new length.
     Append(Bytes),
-    /// `PEXPIRE key ..`: replies 1, or 0 if there is none.
-    Expire,
+    /// `PEXPIRE` or `PEXPIREAT`: replies 1, or 0 if there is none.
+    Expire(Deadline),
+    /// `PERSIST key`: replies 1, or 0 if there is none or it does not expire.
+    Persist,
+    /// `PEXPIRETIME key`: replies when it expires, -1 for never, -2 if there is none.
+    ExpireTime,
 }
 
 /// What was replied.
@@ -79,17 +96,24 @@ pub struct Operation {
     pub call: Call,
     /// How it ended.
     pub end: End,
+    /// What is known of the time of the log.
+    pub times: Times,
 }
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client, start, call, end } = self;
+        let Self { client, start, call, end, times } = self;
         match end {
             End::Replied(at, reply) => {
-                write!(f, "[{start}..{at}] client {client}: {call:?} -> {reply:?}")
+                write!(f, "[{start}..{at}] client {client}: {call:?} -> {reply:?}")?;
             }
-            End::Unknown => write!(f, "[{start}..] client {client}: {call:?} -> outcome unknown"),
-            End::Refused => write!(f, "[{start}..] client {client}: {call:?} -> refused"),
+            End::Unknown => write!(f, "[{start}..] client {client}: {call:?} -> outcome unknown")?,
+            End::Refused => write!(f, "[{start}..] client {client}: {call:?} -> refused")?,
+        }
+        let Times { low, high, clock } = times;
+        match *times == Times::UNKNOWN {
+            true => Ok(()),
+            false => write!(f, " (clock {clock}, time of the log {low}..{high})"),
         }
     }
 }
@@ -152,22 +176,37 @@ pub struct Recorder {
 impl Recorder {
     /// An operation begins. Until it is said how it ended, its outcome is unknown.
     pub fn begin(&mut self, client: u32, key: &Bytes, call: Call) -> OperationId {
+        self.begin_at(client, key, call, Times::UNKNOWN)
+    }
+
+    /// The same with what is known of the time of the log when it begins.
+    pub fn begin_at(&mut self, client: u32, key: &Bytes, call: Call, times: Times) -> OperationId {
         let start = self.tick();
         let operations = self.keys.entry(key.clone()).or_default();
-        operations.push(Operation { client, start, call, end: End::Unknown });
+        operations.push(Operation { client, start, call, end: End::Unknown, times });
         OperationId { key: key.clone(), place: operations.len() - 1 }
     }
 
     /// It ended with a reply.
     pub fn replied(&mut self, id: &OperationId, reply: Reply) {
+        self.replied_by(id, reply, u64::MAX);
+    }
+
+    /// It ended with a reply, when the time of the log was at most `high`.
+    pub fn replied_by(&mut self, id: &OperationId, reply: Reply, high: u64) {
         let now = self.tick();
         self.replied += 1;
-        self.end(id, End::Replied(now, reply));
+        if let Some(operation) = self.operation(id) {
+            operation.end = End::Replied(now, reply);
+            operation.times.high = high;
+        }
     }
 
     /// It ended, and surely had no effect.
     pub fn refused(&mut self, id: &OperationId) {
-        self.end(id, End::Refused);
+        if let Some(operation) = self.operation(id) {
+            operation.end = End::Refused;
+        }
     }
 
     /// How many operations have ended with a reply.
@@ -187,15 +226,20 @@ impl Recorder {
         self.keys.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Checks all keys.
+    /// Checks all keys. Returns how many could not be decided.
     ///
     /// # Errors
     /// The first key whose history is wrong.
-    pub fn check(&self) -> Result<(), KeyError> {
+    pub fn check(&self) -> Result<u32, KeyError> {
+        let mut undecided = 0;
         for (key, history) in &self.keys {
-            check(history).map_err(|error| KeyError { key: key.clone(), error })?;
+            match check(history) {
+                Ok(()) => {}
+                Err(HistoryError::Undecided { .. }) => undecided += 1,
+                Err(error) => return Err(KeyError { key: key.clone(), error }),
+            }
         }
-        Ok(())
+        Ok(undecided)
     }
 
     fn tick(&mut self) -> u64 {
@@ -203,11 +247,8 @@ impl Recorder {
         self.clock
     }
 
-    fn end(&mut self, id: &OperationId, end: End) {
-        let operation = self.keys.get_mut(&id.key).and_then(|list| list.get_mut(id.place));
-        if let Some(operation) = operation {
-            operation.end = end;
-        }
+    fn operation(&mut self, id: &OperationId) -> Option<&mut Operation> {
+        self.keys.get_mut(&id.key).and_then(|list| list.get_mut(id.place))
     }
 }
 
@@ -229,9 +270,11 @@ fn is_phantom(read: &Operation, history: &[Operation]) -> bool {
         operation.start <= *end
             && operation.end != End::Refused
             && match &operation.call {
-                Call::Set(part) | Call::SetNx(part) | Call::Append(part) => value.starts_with(part),
+                Call::Set(part, _) | Call::SetNx(part) | Call::Append(part) => {
+                    value.starts_with(part)
+                }
                 Call::Incr(_) => value.first().is_some_and(|b| *b == b'-' || b.is_ascii_digit()),
-                Call::Get | Call::Del | Call::Expire => false,
+                Call::Get | Call::Del | Call::Expire(_) | Call::Persist | Call::ExpireTime => false,
             }
     };
     !history.iter().any(written)

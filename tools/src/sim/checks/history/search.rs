@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{State, number};
+use super::model::{Next, State, number};
 use super::{Call, End, HistoryError, Operation, Reply};
 
 /// Steps after which the search is given up: about a second.
@@ -96,9 +96,9 @@ impl<'h> Op<'h> {
     fn is_read(&self) -> bool {
         matches!(
             (&self.operation.call, self.reply),
-            (Call::Get, _)
+            (Call::Get | Call::ExpireTime, _)
                 | (Call::SetNx(_), Some(Reply::Nil))
-                | (Call::Del | Call::Expire, Some(Reply::Int(0)))
+                | (Call::Del | Call::Expire(_) | Call::Persist, Some(Reply::Int(0)))
                 | (Call::Incr(_), Some(Reply::Error))
         )
     }
@@ -106,7 +106,7 @@ impl<'h> Op<'h> {
     /// Whether it takes effect in the same way whatever there was.
     fn is_blind(&self) -> bool {
         match self.operation.call {
-            Call::Set(_) => true,
+            Call::Set(..) => true,
             Call::Del => self.reply.is_none(),
             _ => false,
         }
@@ -115,7 +115,7 @@ impl<'h> Op<'h> {
     /// Whether a `SET` may be put right before it.
     fn hides(&self) -> bool {
         match self.operation.call {
-            Call::Set(_) => true,
+            Call::Set(..) => true,
             Call::Del => self.reply.is_none_or(|reply| *reply == Reply::Int(1)),
             _ => false,
         }
@@ -140,7 +140,7 @@ impl<'h> Search<'h> {
             let reply = match &operation.end {
                 End::Replied(_, reply) => Some(reply),
                 // A read that nobody saw the answer of says nothing.
-                End::Unknown if operation.call == Call::Get => continue,
+                End::Unknown if matches!(operation.call, Call::Get | Call::ExpireTime) => continue,
                 End::Unknown => None,
                 End::Refused => continue,
             };
@@ -208,7 +208,7 @@ impl<'h> Search<'h> {
             return finish(config.clone(), after);
         }
         let operation = self.ops[at].operation;
-        if matches!(operation.call, Call::Set(_)) && operation.start < config.blind_at {
+        if matches!(operation.call, Call::Set(..)) && operation.start < config.blind_at {
             finish(config.clone(), after); // hidden
         }
         // Configurations on the way, each with whether its last step was of use only if it is seen.
@@ -256,10 +256,10 @@ impl<'h> Search<'h> {
             if (op.is_blind() && unseen) || !self.may_lead_to(op, wanted) {
                 continue;
             }
-            let (reply, Some(state)) = config.state.apply(&op.operation.call) else { continue };
-            if op.reply.is_some_and(|wanted| *wanted != reply) {
+            let Operation { call, times, .. } = op.operation;
+            let Some(Next::Changed(state)) = config.state.after(call, times, op.reply) else {
                 continue;
-            }
+            };
             let state = self.without_what_nobody_sees(state);
             let mut step = Config { state, ..config.clone() };
             if op.hides() {
@@ -274,7 +274,7 @@ impl<'h> Search<'h> {
             let unseen = (op.is_blind() || op.reply.is_none()) && !seen;
             next.push((step, unseen));
         }
-        if config.state.mortal {
+        if config.state.may_expire(self.ops[wanted].operation.times.high) {
             let mut step = Config { state: State::NONE, ..config.clone() };
             let seen = self.read_eagerly(&mut step);
             next.push((step, !seen));
@@ -300,10 +300,10 @@ impl<'h> Search<'h> {
     /// for another value and nothing else is under way that could need this one.
     fn may_lead_to(&self, op: &Op<'_>, wanted: usize) -> bool {
         let Op { reply: Some(Reply::Value(value)), .. } = &self.ops[wanted] else { return true };
-        let Call::Set(part) = &op.operation.call else { return true };
+        let Call::Set(part, _) = &op.operation.call else { return true };
         let needs = |at: &usize| {
             let other = &self.ops[*at];
-            let sets = matches!(other.operation.call, Call::Set(_));
+            let sets = matches!(other.operation.call, Call::Set(..));
             *at != wanted && other.reply.is_some() && !sets
         };
         op.reply.is_some()
@@ -322,9 +322,10 @@ impl<'h> Search<'h> {
             if !op.is_read() || config.done.has(at) {
                 continue;
             }
-            let right = match op.operation.call {
-                Call::Get => config.state.reads(reply),
-                _ => config.state.apply(&op.operation.call) == (reply.clone(), None),
+            let Operation { call, times, .. } = op.operation;
+            let right = match call {
+                Call::Get => config.state.reads(times, reply),
+                _ => config.state.after(call, times, Some(reply)) == Some(Next::Same),
             };
             if right {
                 config.done.set(at);
@@ -372,8 +373,8 @@ fn find_alike(ops: &mut [Op<'_>], read: &[&[u8]]) {
             _ if op.reply.is_some() => None,
             Call::Incr(by) => Some((0, *by)),
             Call::Del => Some((1, 0)),
-            Call::Expire => Some((2, 0)),
-            Call::Set(part) if !was_seen(part) => Some((3, part.len() as i64)),
+            Call::Persist => Some((2, 0)),
+            Call::Set(part, None) if !was_seen(part) => Some((3, part.len() as i64)),
             Call::SetNx(part) if !was_seen(part) => Some((4, part.len() as i64)),
             Call::Append(part) if !was_seen(part) => Some((5, part.len() as i64)),
             _ => None,

@@ -3,7 +3,7 @@
 
 use fastrand::Rng;
 
-use super::model::State;
+use super::model::{Next, State};
 use super::search::Search;
 use super::*;
 
@@ -16,16 +16,19 @@ fn value(text: &str) -> Reply {
 }
 
 fn set(text: &str) -> Call {
-    Call::Set(bytes(text))
+    Call::Set(bytes(text), None)
 }
 
 fn op(start: u64, end: u64, call: Call, reply: Reply) -> Operation {
-    Operation { client: 0, start, call, end: End::Replied(end, reply) }
+    Operation { client: 0, start, call, end: End::Replied(end, reply), times: Times::UNKNOWN }
 }
 
 fn lost(start: u64, call: Call) -> Operation {
-    Operation { client: 0, start, call, end: End::Unknown }
+    Operation { client: 0, start, call, end: End::Unknown, times: Times::UNKNOWN }
 }
+
+/// Some time after now.
+const EXPIRE: Call = Call::Expire(Deadline::After(1));
 
 #[track_caller]
 fn good(history: &[Operation]) {
@@ -118,13 +121,13 @@ fn appends_conditions_and_deletions() {
 
 #[test]
 fn a_key_with_a_time_to_live_may_go_but_does_not_come_back() {
-    let begin = [op(1, 2, set("a"), Reply::Ok), op(3, 4, Call::Expire, Reply::Int(1))];
+    let begin = [op(1, 2, set("a"), Reply::Ok), op(3, 4, EXPIRE, Reply::Int(1))];
     let read = |at, reply| op(at, at + 1, Call::Get, reply);
     good(&[&begin[..], &[read(5, value("a")), read(7, Reply::Nil)]].concat());
     bad(&[&begin[..], &[read(5, Reply::Nil), read(7, value("a"))]].concat());
     let renewed = [&begin[..], &[op(5, 6, set("b"), Reply::Ok), read(7, Reply::Nil)]].concat();
     bad(&renewed);
-    bad(&[op(1, 2, Call::Expire, Reply::Int(1))]);
+    bad(&[op(1, 2, EXPIRE, Reply::Int(1))]);
 }
 
 #[test]
@@ -157,7 +160,10 @@ fn brute_force(history: &[Operation], placed: u32, state: &State) -> bool {
     if open.iter().all(|at| !known(*at)) {
         return true;
     }
-    if state.mortal && brute_force(history, placed, &State::NONE) {
+    // It expires after what has taken effect, and before the rest ends.
+    let highs = open.iter().map(|at| &history[*at]).filter(|op| matches!(op.end, End::Replied(..)));
+    let high = highs.map(|op| op.times.high).min().unwrap();
+    if state.may_expire(high) && brute_force(history, placed, &State::NONE) {
         return true;
     }
     open.iter().any(|&at| {
@@ -169,18 +175,24 @@ fn brute_force(history: &[Operation], placed: u32, state: &State) -> bool {
         if too_late || op.end == End::Refused {
             return false;
         }
-        let (reply, next) = op_effect(state, &op.call);
-        let right = match &op.end {
-            End::Replied(_, wanted) => *wanted == reply,
-            _ => true,
+        let reply = match &op.end {
+            End::Replied(_, reply) => Some(reply),
+            _ => None,
         };
-        right && brute_force(history, placed | 1 << at, &next)
+        match state.after(&op.call, &op.times, reply) {
+            None => false,
+            Some(Next::Same) => brute_force(history, placed | 1 << at, state),
+            Some(Next::Changed(next)) => brute_force(history, placed | 1 << at, &next),
+        }
     })
 }
 
 fn op_effect(state: &State, call: &Call) -> (Reply, State) {
-    let (reply, next) = state.apply(call);
-    (reply, next.unwrap_or_else(|| state.clone()))
+    let (reply, next) = state.apply(call, &Times::UNKNOWN);
+    match next {
+        Next::Same => (reply, state.clone()),
+        Next::Changed(next) => (reply, next),
+    }
 }
 
 fn any_call(rng: &mut Rng) -> Call {
@@ -192,7 +204,7 @@ fn any_call(rng: &mut Rng) -> Call {
         13..=14 => Call::Del,
         15..=16 => Call::Incr(rng.i64(1..3)),
         17..=18 => Call::Append(bytes(part)),
-        _ => Call::Expire,
+        _ => EXPIRE,
     }
 }
 
@@ -214,7 +226,7 @@ fn random(rng: &mut Rng, count: usize, clients: u32, lies: bool) -> Vec<Operatio
     history.sort_by_key(|(effect, ..)| *effect);
     let mut operations: Vec<Operation> = Vec::new();
     for (_, start, end, client, call) in history {
-        if state.mortal && rng.u32(..4) == 0 {
+        if state.deadline.is_some() && rng.u32(..4) == 0 {
             state = State::NONE;
         }
         let (reply, next) = op_effect(&state, &call);
@@ -223,7 +235,7 @@ fn random(rng: &mut Rng, count: usize, clients: u32, lies: bool) -> Vec<Operatio
             state = next;
         }
         let end = if is_unknown { End::Unknown } else { End::Replied(end, reply) };
-        operations.push(Operation { client, start, call, end });
+        operations.push(Operation { client, start, call, end, times: Times::UNKNOWN });
     }
     if lies {
         let replies: Vec<Reply> = operations
@@ -301,7 +313,7 @@ fn long(rng: &mut Rng, count: usize, clients: u32, unknown: u32) -> Vec<Operatio
             state = next;
         }
         let end = if is_unknown { End::Unknown } else { End::Replied(end, reply) };
-        history.push(Operation { client, start, call, end });
+        history.push(Operation { client, start, call, end, times: Times::UNKNOWN });
     }
     history.sort_by_key(|op| op.start);
     history
