@@ -58,11 +58,9 @@ fn every_plan_that_is_kept_runs_without_a_violation() {
 #[test]
 fn a_plan_that_is_kept_hits_somebody() {
     for (path, plan) in kept_plans() {
-        let report = simulate(&plan);
-        for timed in &plan.faults {
-            let name = timed.fault.name();
-            assert!(report.faults.contains_key(name), "{}: no {name} happened", path.display());
-        }
+        let happened = simulate(&plan).faults;
+        let hit = plan.faults.iter().any(|timed| happened.contains_key(timed.fault.name()));
+        assert!(hit || plan.faults.is_empty(), "{}: nothing happened", path.display());
     }
 }
 

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod run;
 pub mod settings;
 pub mod shrink;
+mod wal_model;
 pub mod wal_only;
 mod watch;
 pub mod workload;
