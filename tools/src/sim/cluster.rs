@@ -259,6 +259,7 @@ impl Cluster {
         node.report = Rc::default();
         node.report.handles.borrow_mut().resize_with(node.disks.len(), || None);
         node.health = Health::Up;
+        self.world.name(process, format!("n{}", node.id));
         self.world.story(|| format!("node {} starts (process {})", node.id, node.incarnation));
         self.checks.started(node.id, node.disks.len() as u16);
         for core in 0..node.disks.len() {

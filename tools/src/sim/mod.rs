@@ -21,6 +21,7 @@ pub mod plan;
 pub mod run;
 pub mod settings;
 pub mod shrink;
+mod story;
 mod wal_model;
 pub mod wal_only;
 mod watch;

@@ -31,6 +31,7 @@ use super::disk::{DiskError, DiskWeather, Latency, OpKind, SimDevice, SimDisk};
 use super::net::{FrameRates, HostId, Net, NetWeather};
 use super::plan::{Damage, DiskOp, Fault, Plan, Who};
 use super::settings::Settings;
+use super::story::with_logs;
 use super::wal_only;
 use super::watch::{Checks, host_of};
 use super::workload::Workload;
@@ -164,7 +165,10 @@ fn run_cluster<W: Workload>(
     if story {
         driver.net.tell_arrivals();
     }
-    let failure = driver.run(plan).err();
+    let failure = match story {
+        true => with_logs(&world, || driver.run(plan)).err(),
+        false => driver.run(plan).err(),
+    };
     let report = Report {
         failure,
         trace_hash: world.trace_hash(),
