@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::Parser;
@@ -210,9 +210,24 @@ fn summarise(total: &Total) {
     }
 }
 
+/// The commit that the program's sources are of, as far as git knows.
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output =
+            Command::new("git").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+        let output = output.ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(head) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
+    let changed = git(&["status", "--porcelain"]).is_none_or(|changes| !changes.is_empty());
+    format!("{head}{}", if changed { " with changes" } else { "" })
+}
+
 /// Shrinks a failure and says how to see it again.
 fn explain(args: &Args, failed: &Failed) {
-    println!("\nreplay: cargo sim --seed {}", failed.seed);
+    let options: Vec<String> = std::env::args().skip(1).collect();
+    println!("\ncommit: {}, options: {}", commit(), options.join(" "));
+    println!("replay: cargo sim --seed {}", failed.seed);
     if args.shrink_runs == 0 || failed.failure.invariant == "determinism" {
         return;
     }

@@ -18,7 +18,12 @@ pub const CRATES: &[Crate] = &[
     Crate { dir: "wal", package: "coracle-wal", may_use: &[] },
     Crate { dir: "engine", package: "coracle-engine", may_use: &["coracle-wal"] },
     Crate { dir: ".", package: "coracle", may_use: &["coracle-wal", "coracle-engine"] },
-    Crate { dir: "tools", package: "coracle-tools", may_use: &["coracle-wal", "coracle-engine"] },
+    // The simulator's clients speak to the server's own state machine.
+    Crate {
+        dir: "tools",
+        package: "coracle-tools",
+        may_use: &["coracle-wal", "coracle-engine", "coracle"],
+    },
     Crate {
         dir: "bench",
         package: "coracle-bench",

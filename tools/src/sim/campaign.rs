@@ -3,21 +3,38 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::run::{Failure, Report};
+use super::run::{Failure, Report, run};
+use super::settings::Settings;
+use super::shrink::{Shrunk, shrink};
+use super::workload::Workload;
+use super::world::World;
 
 /// One seed in so many is run twice, and must go the same way.
 const REPEATED_ONE_IN: u64 = 100;
 
-/// Runs a plan; the second argument asks for the story.
-pub type Runner = dyn Fn(&Plan, bool) -> Report + Sync;
+/// Runs that [`Campaign::check`] spends on shrinking.
+const SHRINK_RUNS_MAX: u32 = 300;
 
-/// Which seeds to run.
+/// Runs a plan; the second argument asks for the story.
+pub type Runner<'a> = dyn Fn(&Plan, bool) -> Report + Sync + 'a;
+
+/// Which seeds to run. By default the first 1000, all of them, on all cores.
+///
+/// ```no_run
+/// # use coracle_tools::sim::{Campaign, kv::KvWorkload};
+/// # use std::time::Duration;
+/// let campaign = Campaign { time: Some(Duration::from_secs(60)), ..Campaign::of(10_000) };
+/// let total = campaign.check(KvWorkload::make).unwrap_or_else(|found| panic!("{found}"));
+/// println!("{total}");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Campaign {
     /// The first seed.
@@ -32,13 +49,48 @@ pub struct Campaign {
     pub jobs: usize,
 }
 
-/// A seed that failed.
+impl Default for Campaign {
+    fn default() -> Self {
+        Self::of(1000)
+    }
+}
+
+/// A seed that failed. Shown as a sentence.
 #[derive(Clone, Debug)]
 pub struct Failed {
     /// The seed.
     pub seed: u64,
     /// What went wrong.
     pub failure: Failure,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { invariant, message, at } = &self.failure;
+        let seconds = at.as_secs_f64();
+        write!(f, "seed {} violates '{invariant}' after {seconds:.6} s: {message}", self.seed)
+    }
+}
+
+/// The lowest seed that failed, cut down to what its failure needs. Shown with its plan as TOML.
+#[derive(Clone, Debug)]
+pub struct Counterexample {
+    /// The seed, and how it failed as it was drawn.
+    pub failed: Failed,
+    /// What is left of its plan, and how that fails.
+    pub shrunk: Shrunk,
+    /// All that was run, and all that failed.
+    pub total: Total,
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failed, shrunk, total } = self;
+        writeln!(f, "{} of {} seeds failed.\n{failed}", total.failures.len(), total.seeds)?;
+        let (runs, faults) = (shrunk.runs, shrunk.plan.faults.len());
+        writeln!(f, "shrunk in {runs} runs to {faults} faults:\n")?;
+        f.write_str(&shrunk.to_toml())
+    }
 }
 
 /// What a campaign added up to.
@@ -91,9 +143,55 @@ impl Total {
     }
 }
 
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} seeds ({} of them twice) in {:.1} s, {:.1} simulated hours, {} failed",
+            self.seeds,
+            self.repeated,
+            self.elapsed.as_secs_f64(),
+            self.simulated.as_secs_f64() / 3600.0,
+            self.failures.len()
+        )?;
+        let [replied, refused, unknown] = self.requests;
+        writeln!(f, "requests: {replied} answered, {refused} refused, {unknown} unknown")?;
+        let faults: Vec<_> = self.faults.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        write!(f, "faults: {}", faults.join(", "))
+    }
+}
+
 impl Campaign {
+    /// So many seeds, from 0.
+    #[must_use]
+    pub fn of(seeds: u64) -> Self {
+        Self {
+            first_seed: 0,
+            seeds: Some(seeds),
+            time: None,
+            until_failure: false,
+            jobs: std::thread::available_parallelism().map_or(1, NonZero::get),
+        }
+    }
+
+    /// Runs the seeds with a workload, which `make` makes anew for each.
+    ///
+    /// # Errors
+    /// The lowest seed that failed, shrunk.
+    pub fn check<W: Workload>(
+        &self,
+        make: impl Fn(&Settings, &World) -> W + Sync,
+    ) -> Result<Total, Box<Counterexample>> {
+        let runner = |plan: &Plan, story: bool| run(plan, &make, story);
+        let mut total = self.run(&runner, &|_| {});
+        total.failures.sort_by_key(|failed| failed.seed);
+        let Some(failed) = total.failures.first().cloned() else { return Ok(total) };
+        let shrunk = shrink(&Plan::draw(failed.seed), &failed.failure, &runner, SHRINK_RUNS_MAX);
+        Err(Box::new(Counterexample { failed, shrunk, total }))
+    }
+
     /// Runs the seeds; `progress` is told after each one.
-    pub fn run(&self, runner: &Runner, progress: &(dyn Fn(&Total) + Sync)) -> Total {
+    pub fn run(&self, runner: &Runner<'_>, progress: &(dyn Fn(&Total) + Sync)) -> Total {
         let began = Instant::now();
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
@@ -126,7 +224,7 @@ impl Campaign {
     }
 }
 
-fn run_seed(seed: u64, runner: &Runner) -> (Report, bool) {
+fn run_seed(seed: u64, runner: &Runner<'_>) -> (Report, bool) {
     let plan = Plan::draw(seed);
     let mut report = run_caught(&plan, runner, false);
     let repeated = seed.is_multiple_of(REPEATED_ONE_IN) && report.failure.is_none();
@@ -147,32 +245,51 @@ fn run_seed(seed: u64, runner: &Runner) -> (Report, bool) {
 }
 
 /// Runs a plan; a panic, which is an assertion of the product's own, is a failure like any other.
-pub fn run_caught(plan: &Plan, runner: &Runner, story: bool) -> Report {
-    watch_panics();
-    LAST_PANIC.take();
-    match catch_unwind(AssertUnwindSafe(|| runner(plan, story))) {
+pub fn run_caught(plan: &Plan, runner: &Runner<'_>, story: bool) -> Report {
+    keep_panics();
+    PANIC.set(Panic::Kept(None));
+    let outcome = catch_unwind(AssertUnwindSafe(|| runner(plan, story)));
+    let kept = PANIC.replace(Panic::Printed);
+    match outcome {
         Ok(report) => report,
         Err(payload) => {
-            let message = LAST_PANIC.take().unwrap_or_else(|| text_of(&*payload));
+            let message = match kept {
+                Panic::Kept(Some(message)) => message,
+                _ => text_of(&*payload),
+            };
             let failure = Failure { invariant: "panic".to_owned(), message, at: Duration::ZERO };
             Report { failure: Some(failure), ..Report::default() }
         }
     }
 }
 
-thread_local! {
-    /// Message and place of the last panic of this thread.
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+/// What becomes of a panic's message.
+enum Panic {
+    /// It is printed where it happens, as usual.
+    Printed,
+    /// It is kept for the report; here it is, with its place, once there is one.
+    Kept(Option<String>),
 }
 
-/// Keeps panics for the report instead of printing them where they happen.
-fn watch_panics() {
+thread_local! {
+    static PANIC: RefCell<Panic> = const { RefCell::new(Panic::Printed) };
+}
+
+/// Keeps the messages of panics for the report, in threads that run a plan.
+fn keep_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
-            let place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
-            let message = format!("{}{place}", text_of(info.payload()));
-            LAST_PANIC.with(|last| *last.borrow_mut() = Some(message));
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+            let kept = PANIC.with_borrow_mut(|panic| {
+                let Panic::Kept(message) = panic else { return false };
+                let place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
+                *message = Some(format!("{}{place}", text_of(info.payload())));
+                true
+            });
+            if !kept {
+                usual(info);
+            }
         }));
     });
 }

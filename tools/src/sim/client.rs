@@ -7,8 +7,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use coracle_engine::core::{Consistency, RemoteCore};
-use coracle_engine::{NodeId, ProposeError, QueryError};
+use bytes::Bytes;
+use coracle_engine::core::{Committed, Consistency, CoreHandle, Pending, RemoteCore};
+use coracle_engine::{NodeId, ProposeError, QueryError, ShardId};
 use fastrand::Rng;
 use futures_util::future::{Either, select};
 
@@ -44,6 +45,30 @@ pub struct Clients<W> {
     tally: Cell<Tally>,
     /// Clients that have not finished.
     running: Cell<u32>,
+}
+
+/// The way into a core.
+enum Way {
+    /// From another thread, as an embedder has it.
+    Mailbox(RemoteCore),
+    /// From a task of the same core, as a server's connection has it.
+    Handle(CoreHandle),
+}
+
+impl Way {
+    fn propose(&self, shard: ShardId, payload: Bytes) -> Pending<Committed, ProposeError> {
+        match self {
+            Self::Mailbox(core) => core.propose(shard, payload),
+            Self::Handle(core) => core.propose(shard, payload),
+        }
+    }
+
+    fn query(&self, shard: ShardId, payload: Bytes) -> Pending<Bytes, QueryError> {
+        match self {
+            Self::Mailbox(core) => core.query(shard, payload, Consistency::Linearizable),
+            Self::Handle(core) => core.query(shard, payload, Consistency::Linearizable),
+        }
+    }
 }
 
 /// How one attempt ended.
@@ -210,14 +235,17 @@ impl<W: Workload> Clients<W> {
                 self.world.sleep(pause.mul_f64(rng.f64()) + Duration::from_micros(1)).await;
             }
             self.way(rng).await;
-            let core = {
+            let way = {
                 let cluster = self.cluster.borrow();
                 let guess = hint.take().map(|id| cluster.place(id));
                 let at = guess.unwrap_or_else(|| rng.usize(..cluster.len()));
-                cluster.core_of(at, request.shard)
+                match rng.bool() {
+                    true => cluster.core_of(at, request.shard).map(Way::Mailbox),
+                    false => cluster.handle_of(at, request.shard).map(Way::Handle),
+                }
             };
-            let Some(core) = core else { continue };
-            let attempt = self.attempt(&core, request).await;
+            let Some(way) = way else { continue };
+            let attempt = self.attempt(&way, request).await;
             self.way(rng).await;
             match attempt {
                 Attempt::Ended(outcome) => return outcome,
@@ -233,10 +261,10 @@ impl<W: Workload> Clients<W> {
         self.world.sleep(Duration::from_micros(micros)).await;
     }
 
-    async fn attempt(&self, core: &RemoteCore, request: &Request) -> Attempt {
+    async fn attempt(&self, way: &Way, request: &Request) -> Attempt {
         let (shard, payload) = (request.shard, request.payload.clone());
         if request.write {
-            match self.in_time(core.propose(shard, payload)).await {
+            match self.in_time(way.propose(shard, payload)).await {
                 Some(Ok(committed)) => Attempt::Ended(Outcome::Replied(committed.reply)),
                 Some(Err(ProposeError::NotLeader { leader, .. })) => Attempt::Again(leader),
                 Some(Err(
@@ -250,7 +278,7 @@ impl<W: Workload> Clients<W> {
                 | None => Attempt::Ended(Outcome::Unknown),
             }
         } else {
-            match self.in_time(core.query(shard, payload, Consistency::Linearizable)).await {
+            match self.in_time(way.query(shard, payload)).await {
                 Some(Ok(reply)) => Attempt::Ended(Outcome::Replied(reply)),
                 Some(Err(QueryError::NotLeader { leader, .. })) => Attempt::Again(leader),
                 // A read changes nothing.

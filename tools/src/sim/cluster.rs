@@ -67,6 +67,8 @@ pub struct Node {
     incarnation: u32,
     process: ProcessId,
     mailboxes: Vec<Mailbox>,
+    /// Those of cores that still have to be told to stop.
+    untold: Vec<Mailbox>,
     report: Rc<Report>,
     health: Health,
     /// Its disk was damaged: what it holds may be less than what it promised, and it may notice.
@@ -109,6 +111,7 @@ impl Cluster {
                 incarnation: 0,
                 process: process_id(at, 0),
                 mailboxes: Vec::new(),
+                untold: Vec::new(),
                 report: Rc::default(),
                 health: Health::Down,
                 damaged: false,
@@ -229,6 +232,14 @@ impl Cluster {
         Some(RemoteCore::new(node.mailboxes[usize::from(core.0)].clone()))
     }
 
+    /// The way into the same core for tasks of its own thread, as its server's connections have it.
+    #[must_use]
+    pub fn handle_of(&self, at: usize, shard: ShardId) -> Option<CoreHandle> {
+        let node = &self.nodes[at];
+        let core = CoreId::hosting(shard, self.settings.shards, node.disks.len() as u16);
+        node.report.handles.borrow().get(usize::from(core.0)).cloned().flatten()
+    }
+
     /// Starts the process of a node.
     pub fn start(&mut self, at: usize) {
         if self.nodes[at].health != Health::Down {
@@ -248,12 +259,15 @@ impl Cluster {
         node.report = Rc::default();
         node.report.handles.borrow_mut().resize_with(node.disks.len(), || None);
         node.health = Health::Up;
+        self.world.name(process, format!("n{}", node.id));
         self.world.story(|| format!("node {} starts (process {})", node.id, node.incarnation));
         self.checks.started(node.id, node.disks.len() as u16);
         for core in 0..node.disks.len() {
             let mut config = config.clone();
             config.core = CoreId(core as u16);
             config.peer_listen = format!("n{}:{}", node.id, PEER_PORT + core as u16);
+            // A segment keeps the size that it was made with, whatever the configuration says later.
+            config.wal.segment_bytes <<= u32::from(self.random.f64() < 0.1);
             config.wal.log_id = log_id(node.id, config.core);
             let host = host_of(node.id);
             let random = Rng::with_seed(self.random.u64(..));
@@ -351,6 +365,7 @@ impl Cluster {
         }
         node.disk_failed = false;
         node.mailboxes.clear();
+        node.untold.clear();
         node.report = Rc::default();
         node.health = if hidden {
             self.world.story(|| format!("node {} may not know what it has lost", node.id));
@@ -369,12 +384,7 @@ impl Cluster {
         }
         self.world.story(|| format!("node {} is asked to stop", node.id));
         node.health = Health::Stopping;
-        for mailbox in &node.mailboxes {
-            if !mailbox.stop() {
-                // Its mailbox is full: it goes on, and will be ended some other way.
-                node.health = Health::Up;
-            }
-        }
+        node.untold.clone_from(&node.mailboxes);
     }
 
     /// The process of a node does not run until it is resumed.
@@ -399,9 +409,12 @@ impl Cluster {
         self.checks.damaged(self.nodes[at].id);
     }
 
-    /// Notes that a node's disk may hold less than the node promised.
-    pub fn note_damage(&mut self, at: usize) {
+    /// Notes that a node's disk may hold less than the node promised; `hidden` if no log can find out.
+    pub fn note_damage(&mut self, at: usize, hidden: bool) {
         self.nodes[at].damaged = true;
+        if hidden {
+            self.nodes[at].vouched.push((0, u64::MAX));
+        }
     }
 
     /// Notes that an operation of a node's disk will fail.
@@ -423,6 +436,8 @@ impl Cluster {
                 self.note_what_was_damaged(at);
             }
             let node = &mut self.nodes[at];
+            // A full mailbox is tried again.
+            node.untold.retain(|mailbox| !mailbox.stop());
             let refused = node.report.refused.borrow_mut().take();
             if let Some(refusal) = refused {
                 node.disk_failed = true;

@@ -82,7 +82,7 @@ impl Settings {
     /// Draws them.
     #[must_use]
     pub fn draw(rng: &mut Rng) -> Self {
-        let nodes = one_of(rng, &[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let nodes = one_of(rng, &[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
         let most_cores = one_of(rng, &[1, 1, 1, 2, 3]);
         let even = rng.f64() < 0.8;
         let cores = (0..nodes)
@@ -166,6 +166,7 @@ impl Settings {
             link_buffer_bytes_max: one_of(rng, &[1, 300, 5000, 100_000]),
             receive_chunk_bytes: one_of(rng, &[64, 500, 4096]),
             receive_room_bytes_min: one_of(rng, &[1, 16]),
+            handshakes_max: one_of(rng, &[1, 3, 64]),
             append_bytes_min: one_of(rng, &[1, 100]),
             append_bytes_max: one_of(rng, &[100, 1000, 10_000]),
             inflight_messages_max: one_of(rng, &[1, 2, 3, 10]),

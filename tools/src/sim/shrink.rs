@@ -15,8 +15,20 @@ pub struct Shrunk {
     pub runs: u32,
 }
 
+impl Shrunk {
+    /// The plan as `cargo sim --plan` reads it, under a comment that tells the failure.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let Failure { invariant, message, at } = &self.failure;
+        let story = format!("violates '{invariant}' after {:.6} s: {message}", at.as_secs_f64());
+        let plan = toml::to_string(&self.plan)
+            .unwrap_or_else(|error| format!("# cannot be written: {error}\n"));
+        format!("# {}\n{plan}", story.replace('\n', "\n# "))
+    }
+}
+
 struct Shrinker<'a> {
-    runner: &'a Runner,
+    runner: &'a Runner<'a>,
     best: Plan,
     failure: Failure,
     runs: u32,
@@ -25,7 +37,7 @@ struct Shrinker<'a> {
 
 /// Cuts down `plan`, which fails with `failure`, in at most `runs_max` runs. What is left violates the
 /// same invariant.
-pub fn shrink(plan: &Plan, failure: &Failure, runner: &Runner, runs_max: u32) -> Shrunk {
+pub fn shrink(plan: &Plan, failure: &Failure, runner: &Runner<'_>, runs_max: u32) -> Shrunk {
     let mut shrinker =
         Shrinker { runner, best: plan.clone(), failure: failure.clone(), runs: 0, runs_max };
     // What happens after the failure needs no fault.

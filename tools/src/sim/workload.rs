@@ -3,6 +3,95 @@
 //! A [`Workload`] gives the state machine of each shard, makes up operations, and is told how each ended.
 //! It keeps the history and judges it. The simulator does the rest: it finds the leader, tries again what
 //! was certainly not done, and reports what may have been done as unknown.
+//!
+//! The smallest one that is of use, a counter for each shard:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::time::Duration;
+//!
+//! use bytes::{BufMut, Bytes, BytesMut};
+//! use coracle_engine::{Apply, ShardId, StateMachine};
+//! use coracle_tools::sim::{Ask, Campaign, Outcome, Request, Then, Workload};
+//!
+//! #[derive(Default)]
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     fn apply(&mut self, _: Apply<'_>, reply: &mut BytesMut) {
+//!         self.0 += 1;
+//!         reply.put_u64(self.0);
+//!     }
+//!     fn query(&self, _: &Bytes, reply: &mut BytesMut) {
+//!         reply.put_u64(self.0);
+//!     }
+//! }
+//!
+//! #[derive(Default)]
+//! struct Increments {
+//!     /// What each client waits for: the shard, and the least that the counter has to be.
+//!     asked: BTreeMap<u32, (ShardId, u64)>,
+//!     /// The highest count that anybody was told, by shard.
+//!     told: BTreeMap<ShardId, u64>,
+//! }
+//!
+//! impl Increments {
+//!     fn request(&mut self, client: u32, shard: ShardId, write: bool) -> Request {
+//!         let told = self.told.get(&shard).copied().unwrap_or(0);
+//!         // A write comes after all that was told before it began; a read sees it.
+//!         self.asked.insert(client, (shard, told + u64::from(write)));
+//!         Request { shard, payload: Bytes::new(), write }
+//!     }
+//! }
+//!
+//! impl Workload for Increments {
+//!     fn machine(&self, _: ShardId) -> Box<dyn StateMachine> {
+//!         Box::new(Counter::default())
+//!     }
+//!     fn next(&mut self, ask: Ask<'_>) -> (String, Request) {
+//!         let shard = ShardId(ask.rng.u32(..ask.shards));
+//!         let write = ask.rng.bool();
+//!         let words = format!("{} counter {shard}", if write { "increment" } else { "read" });
+//!         (words, self.request(ask.client, shard, write))
+//!     }
+//!     fn ended(&mut self, client: u32, _: Duration, outcome: Outcome) -> Result<Then, String> {
+//!         if let (Outcome::Replied(reply), Some((shard, least))) = (outcome, self.asked.remove(&client)) {
+//!             let count = reply[..].try_into().map_or(0, u64::from_be_bytes);
+//!             if count < least {
+//!                 return Err(format!("the counter of shard {shard} was {count}, not {least} or more"));
+//!             }
+//!             let told = self.told.entry(shard).or_default();
+//!             *told = (*told).max(count);
+//!         }
+//!         Ok(Then::Done)
+//!     }
+//!     fn final_read(&mut self, number: usize, ask: Ask<'_>) -> Option<(String, Request)> {
+//!         let shard = ShardId(number as u32);
+//!         (shard.0 < ask.shards)
+//!             .then(|| (format!("read counter {shard}"), self.request(ask.client, shard, false)))
+//!     }
+//!     fn verdict(&mut self) -> Result<(), String> {
+//!         Ok(()) // every answer was judged when it came
+//!     }
+//! }
+//!
+//! match Campaign::of(20).check(|_settings, _world| Increments::default()) {
+//!     Ok(total) => println!("{total}"),
+//!     Err(found) => panic!("{found}"),
+//! }
+//! ```
+//!
+//! `tools/examples/own_state_machine.rs` is a longer one, with two bugs to find.
+//!
+//! # Duties
+//! - **Same seed, same run.** All chance comes from [`Ask::rng`], all time from the arguments. No hash
+//!   map is iterated, no file read, no thread started: a run that goes another way the second time is
+//!   reported as a violation of `determinism`.
+//! - **[`Outcome::Unknown`] is not a failure.** The request may have been done, or be done later, or never.
+//!   A judge that takes it for "not done" reports bugs that are none. To ask again, the machine has to
+//!   know the request by an id of its own.
+//! - **The judge must not know too much.** Clients work at the same time: one that asks before another one was
+//!   answered may see the state before or after it.
 
 use std::time::Duration;
 
@@ -55,7 +144,7 @@ pub enum Then {
     Ask(Request),
 }
 
-/// Clients and their judge.
+/// Clients and their judge. See the [module](self).
 pub trait Workload: 'static {
     /// The state machine of a shard, empty.
     fn machine(&self, shard: ShardId) -> Box<dyn StateMachine>;

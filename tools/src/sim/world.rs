@@ -112,6 +112,10 @@ struct Inner {
     held: RefCell<Vec<TaskId>>,
     order: RefCell<Option<Rng>>,
     polls: Cell<u64>,
+    /// The process whose task runs now.
+    running: Cell<Option<ProcessId>>,
+    /// What processes are called in the story.
+    names: RefCell<BTreeMap<ProcessId, String>>,
     hash: Cell<u64>,
     story: RefCell<Option<Vec<String>>>,
     counts: RefCell<BTreeMap<&'static str, u64>>,
@@ -152,6 +156,8 @@ impl World {
             held: RefCell::default(),
             order: RefCell::new(None),
             polls: Cell::new(0),
+            running: Cell::new(None),
+            names: RefCell::default(),
             hash: Cell::new(0xcbf2_9ce4_8422_2325 ^ seed),
             story: RefCell::new(None),
             counts: RefCell::default(),
@@ -207,6 +213,19 @@ impl World {
         if let Some(story) = self.0.story.borrow_mut().as_mut() {
             story.push(line);
         }
+    }
+
+    /// What a process is called in the story.
+    pub fn name(&self, process: ProcessId, name: impl Into<String>) {
+        self.0.names.borrow_mut().insert(process, name.into());
+    }
+
+    /// The name of the process that runs now, with a colon; nothing if none does, or it has no name.
+    #[must_use]
+    pub fn speaker(&self) -> String {
+        let names = self.0.names.borrow();
+        let name = self.0.running.get().and_then(|process| names.get(&process));
+        name.map(|name| format!("{name}: ")).unwrap_or_default()
     }
 
     /// Folds something that happened into the trace hash.
@@ -367,7 +386,9 @@ impl World {
         };
         self.0.polls.set(self.0.polls.get() + 1);
         self.trace(u64::from(process.0), id);
+        self.0.running.set(Some(process));
         let ended = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        self.0.running.set(None);
         let mut tasks = self.0.tasks.borrow_mut();
         let left = if ended {
             tasks.remove(&id).map(|_| task)

@@ -335,6 +335,14 @@ impl SimDevice {
         self.tell(|| "heals".to_owned());
     }
 
+    /// The weather is that of a quick disk without troubles from now on.
+    pub fn calm(&self) {
+        let mut device = self.0.device.borrow_mut();
+        let old = &device.weather;
+        let (failed_sync, page_cache, garbage) = (old.failed_sync, old.page_cache, old.garbage);
+        device.weather = DiskWeather { failed_sync, page_cache, garbage, ..DiskWeather::calm() };
+    }
+
     /// Nothing completes for so long.
     pub fn stall(&self, duration: Duration) {
         let until = self.0.world.now() + duration;
