@@ -409,9 +409,12 @@ impl Cluster {
         self.checks.damaged(self.nodes[at].id);
     }
 
-    /// Notes that a node's disk may hold less than the node promised.
-    pub fn note_damage(&mut self, at: usize) {
+    /// Notes that a node's disk may hold less than the node promised; `hidden` if no log can find out.
+    pub fn note_damage(&mut self, at: usize, hidden: bool) {
         self.nodes[at].damaged = true;
+        if hidden {
+            self.nodes[at].vouched.push((0, u64::MAX));
+        }
     }
 
     /// Notes that an operation of a node's disk will fail.

@@ -42,6 +42,10 @@ pub enum Damage {
     LostWrite,
     /// A block cannot be read any more.
     Unreadable,
+    /// A block has its older content again.
+    Stale,
+    /// Flushes report success and do nothing, from now on.
+    Lying,
 }
 
 /// Something bad that happens. Times are milliseconds; nodes are counted from 0.
@@ -76,6 +80,8 @@ pub enum Fault {
     Isolate { who: Who, inbound: bool, outbound: bool, ms: u64 },
     /// What one node sends to another crawls.
     Clog { from: u32, to: u32, ms: u64 },
+    /// One node reads nothing of what another sends.
+    SlowReader { from: u32, to: u32, ms: u64 },
     /// All connections between two nodes break.
     Reset { a: u32, b: u32 },
     /// Nothing that the disk is asked for is done for a while.
@@ -127,6 +133,7 @@ impl Fault {
             Self::Partition { one_way: true, .. } => "net.partition_one_way",
             Self::Isolate { .. } => "net.isolate",
             Self::Clog { .. } => "net.clog",
+            Self::SlowReader { .. } => "net.slow_reader",
             Self::Reset { .. } => "net.reset",
             Self::DiskStall { .. } => "disk.stall",
             Self::DiskError { .. } => "disk.error",
@@ -135,6 +142,8 @@ impl Fault {
             Self::Damage { what: Damage::Misdirected, .. } => "disk.misdirected",
             Self::Damage { what: Damage::LostWrite, .. } => "disk.lost_write",
             Self::Damage { what: Damage::Unreadable, .. } => "disk.unreadable",
+            Self::Damage { what: Damage::Stale, .. } => "disk.stale",
+            Self::Damage { what: Damage::Lying, .. } => "disk.lying",
             Self::WallClock { .. } => "clock.jump",
             Self::ClockRate { .. } => "clock.rate",
         }
@@ -210,7 +219,10 @@ fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
             let inbound = rng.bool();
             Fault::Isolate { who, inbound, outbound: !inbound || rng.bool(), ms }
         }
-        9 => one_of(rng, &[Fault::Block { from, to, ms }, Fault::Clog { from, to, ms }]),
+        9 => {
+            let slow = [Fault::Clog { from, to, ms }, Fault::SlowReader { from, to, ms }];
+            one_of(rng, &[Fault::Block { from, to, ms }, slow[0], slow[1]])
+        }
         10 => Fault::Reset { a: from, b: to },
         11 => Fault::DiskStall { who, ms },
         12 => {
@@ -218,11 +230,13 @@ fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
             Fault::DiskError { who, op, sticky: rng.f64() < 0.3 }
         }
         13 => Fault::DiskFull { who, ms },
-        14 => match rng.u32(..10) {
+        14 => match rng.u32(..12) {
             0 => Fault::Wipe { who },
             1..4 => Fault::Damage { who, what: Damage::Rot },
             4..6 => Fault::Damage { who, what: Damage::Misdirected },
             6..8 => Fault::Damage { who, what: Damage::LostWrite },
+            8..10 => Fault::Damage { who, what: Damage::Stale },
+            10 => Fault::Damage { who, what: Damage::Lying },
             _ => Fault::Damage { who, what: Damage::Unreadable },
         },
         _ => {
@@ -264,6 +278,6 @@ mod tests {
         for seed in 0..2000 {
             names.extend(Plan::draw(seed).faults.iter().map(|timed| timed.fault.name()));
         }
-        assert_eq!(names.len(), 21, "{names:?}");
+        assert_eq!(names.len(), 24, "{names:?}");
     }
 }

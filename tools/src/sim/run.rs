@@ -75,6 +75,7 @@ enum Due {
     Resume(usize),
     Unblock(usize, usize),
     Unclog(usize, usize),
+    Unstall(usize, usize),
     MakeRoom(usize),
     Mend(usize),
     /// A process that was asked to stop and has not.
@@ -460,6 +461,7 @@ impl<W: Workload> Driver<W> {
             Due::Resume(at) => self.cluster.borrow_mut().resume(at),
             Due::Unblock(from, to) => self.unblock(from, to),
             Due::Unclog(from, to) => self.net.clog(host(from), host(to), 1.0),
+            Due::Unstall(from, to) => self.net.unstall(host(from), host(to)),
             Due::MakeRoom(at) => self.cluster.borrow().device(at).set_capacity(None),
             Due::Mend(at) => self.cluster.borrow().device(at).heal(),
             Due::StopByForce(at, incarnation) => {
@@ -564,6 +566,7 @@ impl<W: Workload> Driver<W> {
             | Fault::Partition { .. }
             | Fault::Isolate { .. }
             | Fault::Clog { .. }
+            | Fault::SlowReader { .. }
             | Fault::Reset { .. } => self.disturb_network(fault, millis),
         }
     }
@@ -599,6 +602,10 @@ impl<W: Workload> Driver<W> {
                     self.rng.u32(10..1000).into(),
                 );
                 self.schedule(millis(ms), Due::Unclog(from as usize, to as usize));
+            }
+            Fault::SlowReader { from, to, ms } => {
+                self.net.stall(host(from as usize), host(to as usize));
+                self.schedule(millis(ms), Due::Unstall(from as usize, to as usize));
             }
             Fault::Reset { a, b } => self.net.reset(host(a as usize), host(b as usize)),
             _ => return false,
@@ -670,16 +677,21 @@ impl<W: Workload> Driver<W> {
                 disk.misdirect_next_write();
                 true
             }
-            Damage::Rot | Damage::Unreadable => match self.some_block(disk) {
-                Some((file, block)) if what == Damage::Rot => {
-                    disk.rot(file, block, self.rng.u32(..))
-                }
-                Some((file, block)) => disk.make_unreadable(file, block),
+            Damage::Lying => {
+                cluster.device(at).set_lying(true);
+                true
+            }
+            Damage::Rot | Damage::Unreadable | Damage::Stale => match self.some_block(disk) {
                 None => false,
+                Some((file, block)) => match what {
+                    Damage::Rot => disk.rot(file, block, self.rng.u32(..)),
+                    Damage::Stale => disk.make_stale(file, block),
+                    _ => disk.make_unreadable(file, block),
+                },
             },
         };
         if done {
-            cluster.note_damage(at);
+            cluster.note_damage(at, what == Damage::Lying);
             self.checks.damaged(NodeId(at as u64 + 1));
         }
         done

@@ -82,7 +82,7 @@ impl Settings {
     /// Draws them.
     #[must_use]
     pub fn draw(rng: &mut Rng) -> Self {
-        let nodes = one_of(rng, &[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let nodes = one_of(rng, &[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
         let most_cores = one_of(rng, &[1, 1, 1, 2, 3]);
         let even = rng.f64() < 0.8;
         let cores = (0..nodes)
