@@ -200,7 +200,16 @@ impl ShardTruth {
             return Ok(None);
         }
         if leads {
-            return Ok(Some(state.term));
+            // Counting copies says nothing about entries of earlier terms (Raft, 5.4.2).
+            let term = self.mirrors.get(&node).and_then(|mirror| mirror.log.at(state.commit));
+            let Some(term) = term.map(|link| link.term).filter(|term| *term != state.term) else {
+                return Ok(Some(state.term));
+            };
+            let expected =
+                format!("the last committed entry to be of the leader's term {}", state.term);
+            let violation =
+                Violation::new(Invariant::CommitOwnTerm, expected, format!("one of term {term}"));
+            return fail(violation.term(state.term).index(state.commit));
         }
         if was == Role::Leader {
             // It led until some moment of this turn.

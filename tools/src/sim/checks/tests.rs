@@ -320,6 +320,15 @@ fn a_committed_entry_that_is_another_one_elsewhere() {
 }
 
 #[test]
+fn a_leader_that_counts_copies_of_an_earlier_term() {
+    let mut rig = Rig::new();
+    for node in VOTERS {
+        rig.stores(node, &fake(2, &[1]));
+    }
+    rig.finds(Invariant::CommitOwnTerm, A, &fake(2, &[1]).leads(A).commits(1));
+}
+
+#[test]
 fn a_commit_without_a_durable_majority() {
     let mut rig = Rig::new();
     rig.stores(A, &fake(1, &[1]));

@@ -22,6 +22,8 @@ pub enum Invariant {
     CommittedImmutable,
     /// Only a leader commits anew, and only what a majority of the voters has on disk.
     CommitQuorum,
+    /// A leader commits by counting only what ends in an entry of its own term.
+    CommitOwnTerm,
     /// A replica gives one vote in a term, across restarts.
     OneVotePerTerm,
     /// Terms never go back, in a process nor on a disk.
