@@ -1,6 +1,6 @@
 //! The built-in workload: clients of the server's own key-value state machine.
 //!
-//! Each key is used in one way ([`Kind`]). Whatever is written is unique and names itself, so that a read
+//! Each key is used in one way (`mix::Kind`). Whatever is written is unique and names itself, so that a read
 //! tells which write it saw; the histories of all keys are judged at the end ([`Recorder`]). What needs
 //! no history is noticed at once: a reply that cannot be, a value that nobody wrote, one that is there twice.
 
