@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::wrapper;
 
 /// Cargo's profile for all of this.
-const PROFILE: &str = "sim";
+const PROFILE: &str = "mutants";
 
 /// Directories of a profile's output in which the crates of this workspace leave files.
 const OUTPUTS: [&str; 4] = ["deps", ".fingerprint", "build", "incremental"];
