@@ -1,6 +1,6 @@
-//! Simulated clusters keep all invariants: on plans that once led to a failure, and on some hundred seeds.
+//! Simulated clusters keep all invariants: on plans that once led to a failure, and on 150 seeds.
 //!
-//! `CORACLE_SEEDS=5000` runs more seeds (default 200), `CORACLE_SEED=7` begins with another one (default 0).
+//! `CORACLE_SEEDS=5000` runs more seeds (default 150), `CORACLE_SEED=7` begins with another one (default 0).
 //! For many seeds `cargo sim` is the better way: it is built with more optimisation and shows how far it is.
 #![allow(clippy::unwrap_used)]
 
@@ -66,7 +66,7 @@ fn a_plan_that_is_kept_hits_somebody() {
 
 #[test]
 fn the_first_seeds_violate_nothing() {
-    let mut campaign = Campaign::of(number_from_env("CORACLE_SEEDS").unwrap_or(200));
+    let mut campaign = Campaign::of(number_from_env("CORACLE_SEEDS").unwrap_or(150));
     campaign.first_seed = number_from_env("CORACLE_SEED").unwrap_or(0);
     match campaign.check(KvWorkload::make) {
         Ok(total) => println!("{total}"),
@@ -77,19 +77,19 @@ fn the_first_seeds_violate_nothing() {
 #[test]
 fn the_same_seed_goes_the_same_way_whether_its_story_is_told_or_not() {
     let mut hashes = BTreeSet::new();
-    for seed in 0..30 {
+    for seed in 0..15 {
         let plan = Plan::draw(seed);
         let (first, second) = (simulate(&plan), run_caught(&plan, &runner, true));
         assert_eq!(first.trace_hash, second.trace_hash, "seed {seed} goes two ways");
         assert_eq!((first.polls, first.faults), (second.polls, second.faults), "seed {seed}");
         hashes.insert(first.trace_hash);
     }
-    assert_eq!(hashes.len(), 30, "seeds go different ways");
+    assert_eq!(hashes.len(), 15, "seeds go different ways");
 }
 
 #[test]
 fn a_plan_that_was_written_down_goes_the_same_way() {
-    for seed in 100..110 {
+    for seed in 200..205 {
         let plan = Plan::draw(seed);
         let read: Plan = toml::from_str(&toml::to_string(&plan).unwrap()).unwrap();
         assert_eq!(simulate(&plan).trace_hash, simulate(&read).trace_hash, "seed {seed}");
