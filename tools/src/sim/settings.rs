@@ -50,6 +50,7 @@ pub struct Settings {
     /// Longest pause of a client between two operations.
     pub think_ms_max: u64,
     /// Clients begin at the same moments: multiples of this many milliseconds; 0 for any.
+    #[serde(default)]
     pub burst_ms: u64,
     /// Different keys.
     pub keys: u32,
@@ -64,6 +65,7 @@ pub struct Settings {
     /// The disk is slow, uneven, and transfers less than it was asked for.
     pub disk_weather: bool,
     /// Making something durable takes up to so long; every node draws its own time. 0 for the usual.
+    #[serde(default)]
     pub flush_ms_max: u64,
 }
 
