@@ -2,6 +2,7 @@
 //! what may have been done.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -40,6 +41,8 @@ pub struct Clients<W> {
     shards: u32,
     request_timeout: Duration,
     burst: Duration,
+    /// Who has answered last for a shard.
+    leaders: RefCell<BTreeMap<ShardId, usize>>,
     /// The first answer that the workload found wrong.
     wrong: RefCell<Option<String>>,
     tally: Cell<Tally>,
@@ -94,6 +97,7 @@ impl<W: Workload> Clients<W> {
             shards: settings.shards,
             request_timeout,
             burst: Duration::from_millis(settings.burst_ms),
+            leaders: RefCell::default(),
             wrong: RefCell::new(None),
             tally: Cell::default(),
             running: Cell::new(0),
@@ -238,14 +242,25 @@ impl<W: Workload> Clients<W> {
             let way = {
                 let cluster = self.cluster.borrow();
                 let guess = hint.take().map(|id| cluster.place(id));
+                // Who has found a leader stays with it, until it says no: also when it leads no more.
+                let found = self.leaders.borrow().get(&request.shard).copied();
+                let guess = guess.or(found.filter(|_| attempt == 0 && rng.f64() < 0.8));
                 let at = guess.unwrap_or_else(|| rng.usize(..cluster.len()));
-                match rng.bool() {
+                let way = match rng.bool() {
                     true => cluster.core_of(at, request.shard).map(Way::Mailbox),
                     false => cluster.handle_of(at, request.shard).map(Way::Handle),
-                }
+                };
+                way.map(|way| (at, way))
             };
-            let Some(way) = way else { continue };
+            let Some((at, way)) = way else { continue };
             let attempt = self.attempt(&way, request).await;
+            match &attempt {
+                Attempt::Ended(Outcome::Replied(_)) => {
+                    self.leaders.borrow_mut().insert(request.shard, at);
+                }
+                Attempt::Ended(Outcome::Unknown) => {} // it may still be the one
+                _ => drop(self.leaders.borrow_mut().remove(&request.shard)),
+            }
             self.way(rng).await;
             match attempt {
                 Attempt::Ended(outcome) => return outcome,

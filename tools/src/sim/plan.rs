@@ -16,6 +16,8 @@ pub enum Who {
     Node(u32),
     /// Whoever leads this shard at that moment; nobody, if nobody does.
     LeaderOf(u32),
+    /// Whose replica of this shard has applied least.
+    BehindIn(u32),
 }
 
 /// A kind of operation of a disk.
@@ -113,6 +115,7 @@ impl fmt::Display for Who {
         match self {
             Self::Node(node) => write!(f, "node {}", node + 1),
             Self::LeaderOf(shard) => write!(f, "the leader of shard {shard}"),
+            Self::BehindIn(shard) => write!(f, "who is behind in shard {shard}"),
         }
     }
 }
@@ -171,8 +174,12 @@ impl Plan {
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(super::world::derive(seed, "plan"));
-        let settings = Settings::draw(&mut rng);
-        let faults = draw_faults(&mut rng, &settings);
+        let mut settings = Settings::draw(&mut rng);
+        let mut faults = draw_faults(&mut rng, &settings);
+        if settings.nodes > 2 && rng.f64() < 0.4 {
+            faults.extend(depose_leaders(&mut rng, &mut settings));
+            faults.sort_by_key(|timed| timed.at_ms);
+        }
         Self { seed, settings, faults }
     }
 }
@@ -199,6 +206,45 @@ fn draw_faults(rng: &mut Rng, settings: &Settings) -> Vec<Timed> {
         })
         .collect();
     faults.sort_by_key(|timed| timed.at_ms);
+    faults
+}
+
+/// Cuts off one leader of a shard after another, while many clients want something of it: so logs part, and
+/// part again before they were made alike.
+fn depose_leaders(rng: &mut Rng, settings: &mut Settings) -> Vec<Timed> {
+    let timeout = settings.election_timeout_ms;
+    settings.clients = settings.clients.max(8);
+    settings.think_ms_max = settings.think_ms_max.min(timeout / 8);
+    settings.operations = settings.operations.max(100);
+    settings.chaos_ms = settings.chaos_ms.max(30 * timeout);
+    if rng.bool() {
+        // Much happens before anything is durable.
+        settings.flush_ms_max = log_uniform(rng, timeout / 50, timeout / 3);
+        settings.tight_limits = true;
+    }
+    let shard = rng.u32(..settings.shards);
+    let mut at_ms = rng.u64(..settings.chaos_ms / 2);
+    let deposals = rng.u32(2..=6);
+    let mut faults = Vec::new();
+    for _ in 0..deposals {
+        // Not everybody is back when the next one goes.
+        let ms = rng.u64(timeout..6 * timeout);
+        let inbound = rng.f64() < 0.7;
+        let who = Who::LeaderOf(shard);
+        let fault = match rng.u8(..6) {
+            0 => Fault::Pause { who, ms },
+            1 => Fault::PowerCut { who, down_ms: ms, mid_write: rng.bool() },
+            _ => Fault::Isolate { who, inbound, outbound: !inbound || rng.f64() < 0.8, ms },
+        };
+        faults.push(Timed { at_ms, fault });
+        if rng.f64() < 0.4 {
+            // While it catches up.
+            let who = Who::BehindIn(shard);
+            let fault = Fault::PowerCut { who, down_ms: 1, mid_write: true };
+            faults.push(Timed { at_ms: at_ms + ms + rng.u64(..timeout / 3), fault });
+        }
+        at_ms += rng.u64(2 * timeout..4 * timeout);
+    }
     faults
 }
 
@@ -249,10 +295,10 @@ fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
 }
 
 fn draw_who(rng: &mut Rng, settings: &Settings) -> Who {
-    if rng.f64() < 0.5 {
-        Who::Node(rng.u32(..settings.nodes))
-    } else {
-        Who::LeaderOf(rng.u32(..settings.shards))
+    match rng.u8(..10) {
+        0..4 => Who::Node(rng.u32(..settings.nodes)),
+        4..8 => Who::LeaderOf(rng.u32(..settings.shards)),
+        _ => Who::BehindIn(rng.u32(..settings.shards)),
     }
 }
 

@@ -482,6 +482,7 @@ impl<W: Workload> Driver<W> {
         let at = match who {
             Who::Node(at) => at as usize % cluster.len(),
             Who::LeaderOf(shard) => cluster.leader_of(ShardId(shard))?,
+            Who::BehindIn(shard) => cluster.place(self.checks.behind_in(ShardId(shard))?),
         };
         (!matches!(cluster.health(at), Health::Lost(_))).then_some(at)
     }

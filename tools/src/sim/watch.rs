@@ -145,6 +145,13 @@ impl Checks {
         })
     }
 
+    /// The node that has applied least of a shard in its present life.
+    pub fn behind_in(&self, shard: ShardId) -> Option<NodeId> {
+        let progress = self.0.progress.borrow();
+        let of_shard = progress.applied.iter().filter(|((_, id), _)| *id == shard);
+        of_shard.min_by_key(|(_, applied)| **applied).map(|((node, _), _)| *node)
+    }
+
     /// Where the replicas are, for messages.
     pub fn describe(&self) -> String {
         let progress = self.0.progress.borrow();

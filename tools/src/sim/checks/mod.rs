@@ -178,6 +178,9 @@ impl Checker {
         if let Some(truth) = self.shards.get_mut(id.0 as usize) {
             truth.check_applied(node, id)?;
         }
+        if replica.role() == Role::Leader {
+            self.check_matched(node, replica)?;
+        }
         // A core whose log has failed promises nothing any more.
         if failed { Ok(()) } else { self.check_durable(node, replica) }
     }
@@ -264,6 +267,31 @@ impl Checker {
         let expected = format!("{}, as on disk", disk.log.describe(at));
         let violation = Violation::new(Invariant::Recovery, expected, log.describe(at));
         fail(violation.term(state.term).index(at))
+    }
+
+    /// What a leader takes for acknowledged is on the follower's disk, unless that has moved on to
+    /// another term.
+    fn check_matched(&mut self, node: NodeId, replica: &impl Replica) -> Checked {
+        let (id, term) = (replica.id(), replica.hard_state().term);
+        for follower in replica.followers() {
+            let Some(truth) = self.shards.get_mut(id.0 as usize) else { return Ok(()) };
+            let now = (term, follower.matched);
+            if truth.matched.insert((node, follower.id), now) == Some(now) {
+                continue;
+            }
+            let Some(wanted) = self.link(node, id, follower.matched) else { continue };
+            let Some(disk) = self.on_disk(follower.id, id)? else { continue };
+            let same = disk.log.at(follower.matched).is_some_and(|link| link.chain == wanted);
+            if same || disk.hard_state.term > term {
+                continue;
+            }
+            let expected =
+                format!("the leader's log up to here on the disk of node {}", follower.id);
+            let seen = disk.log.describe(follower.matched);
+            let violation = Violation::new(Invariant::Matched, expected, seen);
+            return fail(violation.term(term).index(follower.matched));
+        }
+        Ok(())
     }
 
     /// What a leader commits is on the disks of a majority.

@@ -21,6 +21,8 @@ struct Applied {
 /// All that is known of one shard.
 #[derive(Debug, Default)]
 pub(super) struct ShardTruth {
+    /// What each leader took for acknowledged when it was last looked at, by leader and follower.
+    pub(super) matched: BTreeMap<(NodeId, NodeId), (Term, LogIndex)>,
     pub(super) leaders: BTreeMap<Term, NodeId>,
     registry: Registry,
     /// What was ever committed, anywhere.

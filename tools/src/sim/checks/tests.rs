@@ -320,6 +320,29 @@ fn a_committed_entry_that_is_another_one_elsewhere() {
 }
 
 #[test]
+fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(2, &[2]));
+    rig.stores(B, &fake(2, &[1]));
+    let status = |matched| FollowerStatus {
+        id: B,
+        matched: LogIndex(matched),
+        next: LogIndex(2),
+        replicating: true,
+        inflight_messages: 0,
+        inflight_bytes: 0,
+    };
+    let with = |matched| Fake { followers: vec![status(matched)], ..fake(2, &[2]).leads(A) };
+    rig.sees(A, &with(0));
+    rig.finds(Invariant::Matched, A, &with(1));
+    // In a later term, the follower may have replaced it.
+    let mut rig = Rig::new();
+    rig.stores(A, &fake(2, &[2]));
+    rig.stores(B, &fake(3, &[1]));
+    rig.sees(A, &with(1));
+}
+
+#[test]
 fn a_leader_that_counts_copies_of_an_earlier_term() {
     let mut rig = Rig::new();
     for node in VOTERS {

@@ -22,6 +22,8 @@ pub enum Invariant {
     CommittedImmutable,
     /// Only a leader commits anew, and only what a majority of the voters has on disk.
     CommitQuorum,
+    /// What a leader takes for acknowledged is on the follower's disk.
+    Matched,
     /// A leader commits by counting only what ends in an entry of its own term.
     CommitOwnTerm,
     /// A replica gives one vote in a term, across restarts.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Call, Deadline, Reply, Times};
 
 /// The value of a key, if it has one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct State {
     pub(super) value: Option<Rc<[u8]>>,
     /// When it expires: not before the first and not after the second time.

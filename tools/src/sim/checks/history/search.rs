@@ -16,7 +16,7 @@
 //! * A configuration is dropped if another one has the same state, and of the operations of unknown
 //!   outcome only such as the first has used, too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::model::{Next, State, number};
 use super::{Call, End, HistoryError, Operation, Reply};
@@ -31,7 +31,7 @@ const UNSEEN: u8 = b'?';
 const STORY_MAX: usize = 40;
 
 /// A set of operations, one bit each.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Bits(Vec<u64>);
 
 impl Bits {
@@ -63,7 +63,7 @@ impl Bits {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Config {
     state: State,
     /// Operations under way that have taken effect and will end with a reply.
@@ -213,7 +213,7 @@ impl<'h> Search<'h> {
         }
         // Configurations on the way, each with whether its last step was of use only if it is seen.
         let mut ways = vec![(config.clone(), false)];
-        let mut known: BTreeSet<(Config, bool)> = BTreeSet::new();
+        let mut known: HashSet<(Config, bool)> = HashSet::new(); // only asked, never walked
         while let Some((config, unseen)) = ways.pop() {
             self.steps += 1;
             if self.steps > STEPS_MAX {
