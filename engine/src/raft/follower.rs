@@ -57,8 +57,7 @@ impl Raft {
         let proven = self.log.last_index();
         let outcome = AppendOutcome::Accepted { matched: proven };
         let reply = Message::AppendReply(AppendReply { term: self.term, outcome });
-        let term_durable = self.durable_term == self.term || cfg!(mutant = "ack-before-term");
-        let durable = proven <= self.log.durable() && term_durable;
+        let durable = proven <= self.log.durable() && self.durable_term == self.term;
         #[cfg(mutant = "empty-append-ack-unsynced")]
         let durable = durable || empty;
         let at_once = durable && effects.entries.is_empty();

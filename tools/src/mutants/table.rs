@@ -134,12 +134,6 @@ pub const MUTANTS: &[Mutant] = &[
         "a follower's flush that outlasts a heartbeat interval, or a reconnection",
     ),
     engine(
-        "ack-before-term",
-        "a follower acknowledges old entries to a new leader before the term is durable",
-        "openraft ee460f37",
-        "a new leader whose first append adds nothing new to the follower",
-    ),
-    engine(
         "ack-beyond-proof",
         "a follower acknowledges the end of its log instead of what the append proved",
         "CCF#6016",
