@@ -398,6 +398,7 @@ impl Cluster {
     pub fn resume(&mut self, at: usize) {
         let node = &self.nodes[at];
         self.world.story(|| format!("node {} goes on", node.id));
+        self.checks.resumed(node.id);
         self.world.resume(node.process);
     }
 

@@ -207,6 +207,7 @@ impl<W: Workload> Driver<W> {
             })
         };
         checks.tap(&net);
+        checks.tap_arrivals(&net);
         let cluster = Cluster::new(world, &net, &settings, &checks, devices, machines);
         let cluster = Rc::new(RefCell::new(cluster));
         let timeout = settings.election_timeout() * rng.u32(2..=5);

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::core::{CoreView, Observer};
+use coracle_engine::raft::Role;
 use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, SnapshotError, StateMachine};
 use coracle_wal::follow::DurableFiles;
 
-use super::checks::{Change, Checker, DurableView, Violation, Watch};
+use super::checks::{Change, Checker, Contact, DurableView, Violation, Watch};
 use super::disk::{DurableChange, SimDevice, SimDisk};
 use super::net::{HostId, Net};
 use super::settings::Settings;
@@ -25,6 +26,7 @@ struct Inner {
     watch: Watch,
     shards: u32,
     progress: RefCell<Progress>,
+    contact: RefCell<Contact>,
 }
 
 /// How far the replicas are, for the end of a run.
@@ -71,6 +73,7 @@ impl Checks {
             watch: Watch::new(checker),
             shards: settings.shards,
             progress: RefCell::default(),
+            contact: RefCell::new(Contact::new(settings.election_timeout())),
         }))
     }
 
@@ -82,10 +85,16 @@ impl Checks {
     /// A process of a node begins.
     pub fn started(&self, node: NodeId, cores: u16) {
         self.0.watch.checker_mut().started(node, cores);
+        self.resumed(node);
         let mut progress = self.0.progress.borrow_mut();
         progress.failed.insert(node, false);
         progress.applied.retain(|(of, _), _| *of != node);
         progress.states.retain(|(of, _), _| *of != node);
+    }
+
+    /// The process of a node goes on after a pause.
+    pub fn resumed(&self, node: NodeId) {
+        self.0.contact.borrow_mut().resumed(node);
     }
 
     /// The process of a node has ended.
@@ -117,6 +126,18 @@ impl Checks {
             }
             if let Ok(Some(frame)) = sent.decode() {
                 watch.sent(NodeId(sent.from.0.into()), NodeId(sent.to.0.into()), &frame);
+            }
+        }));
+    }
+
+    /// Watches what arrives.
+    pub fn tap_arrivals(&self, net: &Net) {
+        let inner = self.0.clone();
+        net.set_arrival_tap(Rc::new(move |frame| {
+            if frame.is_raft() {
+                let (from, to) = (NodeId(frame.from.0.into()), NodeId(frame.to.0.into()));
+                let now = inner.world.now();
+                inner.contact.borrow_mut().heard(from, to, frame.shard(), now);
             }
         }));
     }
@@ -188,6 +209,16 @@ impl Observer for Turns {
             }
         }
         drop(progress);
+        let now = self.checks.0.world.now();
+        for shard in core.touched() {
+            let (raft, place) = (shard.raft(), (core.node, shard.id()));
+            let voters = raft.config().voters.iter().copied();
+            let others: Vec<NodeId> = voters.filter(|voter| *voter != core.node).collect();
+            let leads = raft.role() == Role::Leader;
+            let found =
+                self.checks.0.contact.borrow_mut().look(place, leads, others.into_iter(), now);
+            self.checks.0.watch.keep(found);
+        }
         self.watch.after_turn(core);
     }
 }

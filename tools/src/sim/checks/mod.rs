@@ -24,6 +24,7 @@
 //! What clients see is another matter: [`history`].
 
 mod chain;
+mod contact;
 mod durable;
 mod frames;
 pub mod history;
@@ -44,6 +45,7 @@ use coracle_engine::raft::quorum::majority;
 use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, Term};
 
 pub use chain::{Chain, Link, hash_bytes, hash_entry};
+pub use contact::Contact;
 pub use durable::{Change, DurableLog, DurableShard, DurableView};
 pub use replica::{Replica, Windows};
 pub use violation::{Checked, Invariant, Violation};

@@ -30,6 +30,10 @@ pub enum Invariant {
     OneVotePerTerm,
     /// Terms never go back, in a process nor on a disk.
     TermMonotonic,
+    /// Only a candidate begins a term: whoever is the first in it has voted for itself.
+    TermOrigin,
+    /// A leader that hears no majority steps down.
+    CheckQuorum,
     /// What is committed, applied or durable in a process stays so.
     CursorMonotonic,
     /// `applied <= commit <= last`, `durable <= last`, `matched <= last` and so on.
