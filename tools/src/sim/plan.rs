@@ -176,7 +176,7 @@ impl Plan {
         let mut rng = Rng::with_seed(super::world::derive(seed, "plan"));
         let mut settings = Settings::draw(&mut rng);
         let mut faults = draw_faults(&mut rng, &settings);
-        if settings.nodes > 2 && rng.f64() < 0.4 {
+        if settings.nodes > 1 && rng.f64() < 0.4 {
             faults.extend(depose_leaders(&mut rng, &mut settings));
             faults.sort_by_key(|timed| timed.at_ms);
         }
@@ -232,8 +232,9 @@ fn depose_leaders(rng: &mut Rng, settings: &mut Settings) -> Vec<Timed> {
         let inbound = rng.f64() < 0.7;
         let who = Who::LeaderOf(shard);
         let fault = match rng.u8(..6) {
-            0 => Fault::Pause { who, ms },
-            1 => Fault::PowerCut { who, down_ms: ms, mid_write: rng.bool() },
+            // Long enough for another leader, short enough that clients still wait for this one.
+            0 | 1 => Fault::Pause { who, ms: rng.u64(3 * timeout / 2..4 * timeout) },
+            2 => Fault::PowerCut { who, down_ms: ms, mid_write: rng.bool() },
             _ => Fault::Isolate { who, inbound, outbound: !inbound || rng.f64() < 0.8, ms },
         };
         faults.push(Timed { at_ms, fault });
