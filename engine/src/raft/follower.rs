@@ -49,12 +49,7 @@ impl Raft {
         }
         sometimes!(append_kept_suffix, proven < self.log.last_index());
         sometimes!(append_commit_capped, m.commit > proven);
-        #[cfg(not(mutant = "commit-beyond-proof"))]
         self.commit_to(m.commit.min(proven), effects);
-        #[cfg(mutant = "commit-beyond-proof")]
-        self.commit_to(m.commit.min(self.log.last_index()), effects);
-        #[cfg(mutant = "ack-beyond-proof")]
-        let proven = self.log.last_index();
         let outcome = AppendOutcome::Accepted { matched: proven };
         let reply = Message::AppendReply(AppendReply { term: self.term, outcome });
         let durable = proven <= self.log.durable() && self.durable_term == self.term;

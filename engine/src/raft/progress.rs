@@ -116,6 +116,8 @@ impl Progress {
     /// The follower has everything up to `matched`.
     pub(super) fn accepted(&mut self, matched: LogIndex, config: &Config) {
         let old = matched < self.matched;
+        #[cfg(mutant = "ack-covers-all-sent")]
+        let matched = matched.max(self.next.prev());
         self.matched = self.matched.max(matched);
         match self.state {
             State::Probe { .. } if old => {} // a duplicate from before the probe

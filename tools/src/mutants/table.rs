@@ -103,12 +103,6 @@ pub const MUTANTS: &[Mutant] = &[
         "a leader whose disk is slower than a follower's",
     ),
     engine(
-        "commit-beyond-proof",
-        "a follower takes the leader's commit index beyond what the append proved",
-        "the paper's min(leaderCommit, index of last new entry), forgotten",
-        "a follower with a divergent tail that gets a short or empty append",
-    ),
-    engine(
         "heartbeat-commit-unclamped",
         "heartbeats carry the commit index beyond what the follower has acknowledged",
         "the same for heartbeats; hashicorp/raft, etcd clamp it",
@@ -134,10 +128,10 @@ pub const MUTANTS: &[Mutant] = &[
         "a follower's flush that outlasts a heartbeat interval, or a reconnection",
     ),
     engine(
-        "ack-beyond-proof",
-        "a follower acknowledges the end of its log instead of what the append proved",
+        "ack-covers-all-sent",
+        "an acknowledgement counts for all that was sent so far, not for what its append proved",
         "CCF#6016",
-        "a follower with a divergent tail, and a leader with a longer log",
+        "several appends on the way",
     ),
     engine(
         "stale-ack",

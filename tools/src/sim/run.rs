@@ -82,14 +82,8 @@ enum Due {
     StopByForce(usize, u32),
 }
 
-/// One seed in so many also runs the scenario of the log alone.
-const LOG_ALONE_ONE_IN: u64 = 4;
-
-/// Runs the scenario of the log alone, [`wal_only`], for one seed in four.
-fn run_log_alone(plan: &Plan, story: bool) -> Option<Report> {
-    if !plan.seed.is_multiple_of(LOG_ALONE_ONE_IN) {
-        return None;
-    }
+/// Runs the scenario of the log alone, [`wal_only`].
+fn run_log_alone(plan: &Plan, story: bool) -> Report {
     let world = World::new(plan.seed);
     if story {
         world.keep_story();
@@ -110,7 +104,7 @@ fn run_log_alone(plan: &Plan, story: bool) -> Option<Report> {
         story: world.take_story(),
     };
     world.end();
-    Some(report)
+    report
 }
 
 struct Driver<W: Workload> {
@@ -132,20 +126,18 @@ struct Driver<W: Workload> {
 
 /// Runs a plan with a workload made from the plan. `story` keeps a readable account.
 ///
-/// For one seed in four, the log alone is put to the test first ([`wal_only`]): the engine does not trim its
+/// The log alone is put to the test first ([`wal_only`]): the engine does not trim its
 /// log yet, so that a cluster never recycles segments.
 pub fn run<W: Workload>(plan: &Plan, make: &dyn Fn(&Settings, &World) -> W, story: bool) -> Report {
     let alone = run_log_alone(plan, story);
-    if let Some(report) = alone.as_ref().filter(|report| report.failure.is_some()) {
-        return report.clone();
+    if alone.failure.is_some() {
+        return alone;
     }
     let mut report = run_cluster(plan, make, story);
-    if let Some(alone) = alone {
-        report.trace_hash ^= alone.trace_hash;
-        report.polls += alone.polls;
-        for (kind, count) in alone.faults {
-            *report.faults.entry(kind).or_insert(0) += count;
-        }
+    report.trace_hash ^= alone.trace_hash;
+    report.polls += alone.polls;
+    for (kind, count) in alone.faults {
+        *report.faults.entry(kind).or_insert(0) += count;
     }
     report
 }

@@ -80,6 +80,12 @@ impl DurableShard {
                 Violation::new(Invariant::OneVotePerTerm, expected, seen).term(state.term),
             );
         }
+        if state.commit > self.log.last() {
+            let expected = format!("a commit index of at most {}", self.log.last());
+            let seen = format!("{} on disk, before the entries that it names", state.commit);
+            let violation = Violation::new(Invariant::DurableRecords, expected, seen);
+            return fail(violation.term(state.term).index(state.commit));
+        }
         if let Some(vote) = state.vote {
             self.votes.insert(state.term, vote);
         }

@@ -88,6 +88,10 @@ impl Checker {
         let AppendOutcome::Accepted { matched } = m.outcome else {
             return self.check_term(from, shard, m.term);
         };
+        if let Some(truth) = self.shards.get_mut(shard.0 as usize) {
+            let furthest = truth.acknowledged.entry((to, from)).or_default();
+            *furthest = (m.term, matched).max(*furthest);
+        }
         // A leader that leads no more may have replaced what it had sent.
         let leader = self.leads(to, shard, m.term) && self.is_leading(to, shard, m.term);
         let leaders = leader.then(|| self.link(to, shard, matched));

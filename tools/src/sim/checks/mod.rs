@@ -281,6 +281,16 @@ impl Checker {
             if truth.matched.insert((node, follower.id), now) == Some(now) {
                 continue;
             }
+            let acknowledged = truth.acknowledged.get(&(node, follower.id)).copied();
+            if follower.matched > LogIndex(0) && acknowledged < Some(now) {
+                let expected = format!("an acknowledgement of node {} in this term", follower.id);
+                let seen = acknowledged.map_or_else(
+                    || "none".to_owned(),
+                    |(term, index)| format!("one up to {index} in term {term}"),
+                );
+                let violation = Violation::new(Invariant::Matched, expected, seen);
+                return fail(violation.term(term).index(follower.matched));
+            }
             let Some(wanted) = self.link(node, id, follower.matched) else { continue };
             let Some(disk) = self.on_disk(follower.id, id)? else { continue };
             let same = disk.log.at(follower.matched).is_some_and(|link| link.chain == wanted);

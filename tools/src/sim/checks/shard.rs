@@ -23,6 +23,8 @@ struct Applied {
 pub(super) struct ShardTruth {
     /// What each leader took for acknowledged when it was last looked at, by leader and follower.
     pub(super) matched: BTreeMap<(NodeId, NodeId), (Term, LogIndex)>,
+    /// The furthest acknowledgement that each follower has sent to each leader, by leader and follower.
+    pub(super) acknowledged: BTreeMap<(NodeId, NodeId), (Term, LogIndex)>,
     pub(super) leaders: BTreeMap<Term, NodeId>,
     registry: Registry,
     /// What was ever committed, anywhere.

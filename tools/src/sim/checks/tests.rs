@@ -334,11 +334,13 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
     };
     let with = |matched| Fake { followers: vec![status(matched)], ..fake(2, &[2]).leads(A) };
     rig.sees(A, &with(0));
+    // It has acknowledged nothing in this term.
     rig.finds(Invariant::Matched, A, &with(1));
-    // In a later term, the follower may have replaced it.
     let mut rig = Rig::new();
     rig.stores(A, &fake(2, &[2]));
-    rig.stores(B, &fake(3, &[1]));
+    rig.stores(B, &fake(2, &[2]));
+    rig.sees(A, &with(0));
+    rig.sends(B, A, ack(2, 1)).unwrap();
     rig.sees(A, &with(1));
 }
 
