@@ -14,6 +14,7 @@ use coracle_engine::{NodeId, ProposeError, QueryError, ShardId};
 use fastrand::Rng;
 use futures_util::future::{Either, select};
 
+use super::checks::hash_bytes;
 use super::cluster::{CLIENTS, Cluster};
 use super::settings::Settings;
 use super::workload::{Ask, Outcome, Request, Then, Workload};
@@ -211,7 +212,10 @@ impl<W: Workload> Clients<W> {
             let outcome = self.ask(&request, rng, attempts_max).await;
             let mut tally = self.tally.get();
             match &outcome {
-                Outcome::Replied(_) => tally.replied += 1,
+                Outcome::Replied(reply) => {
+                    tally.replied += 1;
+                    self.world.trace(client.into(), hash_bytes(reply));
+                }
                 Outcome::Refused => tally.refused += 1,
                 Outcome::Unknown => tally.unknown += 1,
             }

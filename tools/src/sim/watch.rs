@@ -5,10 +5,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
 use coracle_engine::core::{CoreView, Observer};
 use coracle_engine::raft::Role;
-use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, SnapshotError, StateMachine};
+use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, StateMachine};
 use coracle_wal::follow::DurableFiles;
 
 use super::checks::{Change, Checker, Contact, DurableView, Violation, Watch};
@@ -32,8 +31,6 @@ struct Inner {
 /// How far the replicas are, for the end of a run.
 #[derive(Default)]
 struct Progress {
-    /// Hash of all that each replica has applied.
-    states: BTreeMap<(NodeId, ShardId), u64>,
     /// What each replica has applied last.
     applied: BTreeMap<(NodeId, ShardId), LogIndex>,
     /// Nodes with a core whose log has failed since somebody asked.
@@ -89,7 +86,6 @@ impl Checks {
         let mut progress = self.0.progress.borrow_mut();
         progress.failed.insert(node, false);
         progress.applied.retain(|(of, _), _| *of != node);
-        progress.states.retain(|(of, _), _| *of != node);
     }
 
     /// The process of a node goes on after a pause.
@@ -143,26 +139,18 @@ impl Checks {
     }
 
     /// A state machine that tells what is applied to it.
-    pub fn machine(
-        &self,
-        node: NodeId,
-        shard: ShardId,
-        machine: Box<dyn StateMachine>,
-    ) -> Box<dyn StateMachine> {
-        let watched = Watched { checks: self.clone(), node, shard, machine, state: 0 };
-        self.0.watch.machine(node, Box::new(watched))
+    pub fn machine(&self, node: NodeId, machine: Box<dyn StateMachine>) -> Box<dyn StateMachine> {
+        self.0.watch.machine(node, machine)
     }
 
-    /// Whether these nodes have applied the same in all shards.
+    /// Whether these nodes have applied all that is committed in all shards; that it was the same is
+    /// checked with every entry.
     pub fn have_converged(&self, nodes: &[NodeId]) -> bool {
         let progress = self.0.progress.borrow();
         let checker = self.0.watch.checker();
         (0..self.0.shards).map(ShardId).all(|shard| {
             let commit = checker.committed(shard);
-            let mut states = nodes.iter().map(|node| progress.states.get(&(*node, shard)));
-            let first = states.next().flatten();
             nodes.iter().all(|node| progress.applied.get(&(*node, shard)) == Some(&commit))
-                && states.all(|state| state == first)
         })
     }
 
@@ -220,38 +208,6 @@ impl Observer for Turns {
             self.checks.0.watch.keep(found);
         }
         self.watch.after_turn(core);
-    }
-}
-
-/// A state machine of which a hash is kept: of all entries and replies so far.
-struct Watched {
-    checks: Checks,
-    node: NodeId,
-    shard: ShardId,
-    machine: Box<dyn StateMachine>,
-    state: u64,
-}
-
-impl StateMachine for Watched {
-    fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
-        self.machine.apply(entry, reply);
-        let hash = super::checks::hash_bytes(entry.payload) ^ super::checks::hash_bytes(reply);
-        self.state = (self.state.rotate_left(5) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let inner = &self.checks.0;
-        inner.world.trace(u64::from(self.shard.0), self.state);
-        inner.progress.borrow_mut().states.insert((self.node, self.shard), self.state);
-    }
-
-    fn query(&self, request: &Bytes, reply: &mut BytesMut) {
-        self.machine.query(request, reply);
-    }
-
-    fn snapshot(&self, image: &mut dyn std::io::Write) -> Result<(), SnapshotError> {
-        self.machine.snapshot(image)
-    }
-
-    fn restore(&mut self, image: &mut dyn std::io::Read) -> Result<(), SnapshotError> {
-        self.machine.restore(image)
     }
 }
 

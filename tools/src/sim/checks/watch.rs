@@ -8,7 +8,7 @@ use coracle_engine::core::{CoreView, Observer};
 use coracle_engine::wire::Frame;
 use coracle_engine::{Apply, NodeId, SnapshotError, StateMachine};
 
-use super::{Checked, Checker, Violation};
+use super::{Checked, Checker, Violation, hash_bytes};
 
 #[derive(Debug)]
 struct Inner {
@@ -91,6 +91,10 @@ impl Observer for Watch {
     }
 }
 
+/// The whole state of a replica is compared with that of the others after every so many entries, if the
+/// state machine gives images of it. Often enough that most runs do it, rare enough that it costs little.
+const IMAGE_EVERY: u64 = 16;
+
 /// A state machine under watch.
 struct Watched {
     watch: Watch,
@@ -102,6 +106,14 @@ impl StateMachine for Watched {
     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
         self.inner.apply(entry, reply);
         self.watch.feed(|checker| checker.applied(self.node, &entry, reply));
+        if entry.index.0.is_multiple_of(IMAGE_EVERY) {
+            let mut image = Vec::new();
+            if self.inner.snapshot(&mut image).is_ok() {
+                let digest = hash_bytes(&image);
+                self.watch
+                    .feed(|checker| checker.digest(self.node, entry.shard, entry.index, digest));
+            }
+        }
     }
 
     fn query(&self, request: &Bytes, reply: &mut BytesMut) {
