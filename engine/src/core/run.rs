@@ -147,10 +147,9 @@ impl<E: Env> Core<E> {
             return Err(OpenError::Limits { core, flaw });
         }
         let mut replay = Replay::default();
-        let (wal, driver, recovery) =
-            Wal::open(disk, config.wal.clone(), &mut |record| replay.visit(&record))
-                .await
-                .map_err(|source| OpenError::Wal { core, source })?;
+        let (wal, driver, recovery) = Wal::open(disk, config.wal.clone(), &mut replay)
+            .await
+            .map_err(|source| OpenError::Wal { core, source })?;
         let mut recovered = replay.finish().map_err(|source| OpenError::Replay { core, source })?;
         let address = config.peer_listen.clone();
         let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {
