@@ -121,6 +121,12 @@ impl Batch {
         self.id.lsn(self.offset + self.used as u64)
     }
 
+    /// Position of its first byte.
+    #[inline]
+    pub(crate) fn position(&self) -> Lsn {
+        self.id.lsn(self.offset)
+    }
+
     /// Bytes of its records.
     pub(crate) fn record_bytes(&self) -> usize {
         self.used - BATCH_HEADER_BYTES

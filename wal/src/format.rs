@@ -393,7 +393,13 @@ pub(crate) fn visit_records(
     while let Some((record, after)) = split_record(rest) {
         let Ok((raw, payload)) = RawRecordHeader::ref_from_prefix(record) else { return };
         let lsn = Lsn(header.position.0 + (batch.len() - after.len()) as u64);
-        visit(RecordView { stream: raw.stream.get(), kind: raw.kind, payload, lsn });
+        visit(RecordView {
+            stream: raw.stream.get(),
+            kind: raw.kind,
+            payload,
+            lsn,
+            batch: header.position,
+        });
         rest = after;
     }
 }

@@ -15,7 +15,7 @@ use crate::limits::BLOCK_BYTES;
 use crate::reader::{Range, Reader};
 use crate::recovery::{Evidence, Extent, Files, Label, Later, Names, Stop, label};
 use crate::segment::{self, FileName};
-use crate::{AlignedBuf, Disk, DiskFile, Lsn, OpenMode, RecordView, transfer};
+use crate::{AlignedBuf, Disk, DiskFile, Lsn, OpenMode, Replay, transfer};
 
 /// A segment, before its batches are read.
 pub(crate) struct Segment<F> {
@@ -272,18 +272,15 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         self.last.map(|last| last.trimmed).unwrap_or_default()
     }
 
-    /// Walks the whole log and gives its records to `visit`. Returns the label of its end, or of the
+    /// Walks the whole log and gives its records to `replay`. Returns the label of its end, or of the
     /// worst that was met.
-    pub(crate) async fn run(
-        &mut self,
-        visit: &mut dyn FnMut(RecordView<'_>),
-    ) -> Result<Label, Fault> {
+    pub(crate) async fn run(&mut self, replay: &mut dyn Replay) -> Result<Label, Fault> {
         if self.segments.is_empty() {
             return Ok(refusal(Files::None));
         }
         let mut place = (0, FIRST_BATCH_OFFSET);
         let end = loop {
-            let halt = self.walk(place, visit).await?;
+            let halt = self.walk(place, replay).await?;
             let probe = match self.impostor(&halt) {
                 Some(_) => Probe { next: Some(halt.place), durable: Lsn(u64::MAX) },
                 None => self.probe(&halt).await?,
@@ -328,11 +325,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// Reads batches in order from `place` on, until one is missing or broken. The first one after a
     /// hole is taken without its link to the one before.
-    async fn walk(
-        &mut self,
-        place: Place,
-        visit: &mut dyn FnMut(RecordView<'_>),
-    ) -> Result<Halt, Fault> {
+    async fn walk(&mut self, place: Place, replay: &mut dyn Replay) -> Result<Halt, Fault> {
         let segments = self.segments;
         let mut reader = Reader::new(self.ranges(place));
         let mut linked = false;
@@ -363,7 +356,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 // Behind a hole only: segments whose positions contradict each other.
                 return Ok(self.halt(here, Flaw::Broken));
             }
-            format::visit_records(bytes, &header, visit);
+            format::visit_records(bytes, &header, &mut |record| replay.record(record));
             self.take(id.sequence, &header);
             linked = true;
             reader.consume(header.padded_bytes());

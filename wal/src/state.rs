@@ -28,7 +28,7 @@ use crate::limits::{
 use crate::scan::Live;
 use crate::transfer::Effort;
 use crate::waiters::Waiters;
-use crate::{AlignedBuf, AppendError, Lsn, Options, Record, Stats, WalFailure};
+use crate::{AlignedBuf, AppendError, Appended, Lsn, Options, Record, Stats, WalFailure};
 
 /// A durable write for the driver.
 pub(crate) struct Write<F> {
@@ -134,32 +134,34 @@ impl<F: Clone> State<F> {
         }
     }
 
-    pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<Lsn, AppendError> {
+    pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<Appended, AppendError> {
         let bytes: usize = records.iter().map(record_bytes).sum();
         let fits = self.open.as_ref().is_some_and(|open| open.fits(bytes));
         let usual = fits && self.failure.is_none() && !self.closing;
         if !usual || self.backlog + bytes > self.options.buffer_bytes_max {
             self.admit(bytes)?;
         }
+        let nothing = Appended { batch: self.appended, end: self.appended };
         if records.is_empty() {
-            return Ok(self.appended);
+            return Ok(nothing);
         }
         if !fits {
             self.open_batch(bytes)?;
         }
-        let Some(open) = &mut self.open else { return Ok(self.appended) };
+        let Some(open) = &mut self.open else { return Ok(nothing) };
         open.reserve(bytes, &mut self.pool);
         for record in records {
             open.push(record);
         }
-        self.appended = open.end();
+        let appended = Appended { batch: open.position(), end: open.end() };
+        self.appended = appended.end;
         self.backlog += bytes;
         self.stats.records += records.len() as u64;
         self.stats.payload_bytes += (bytes - records.len() * RECORD_HEADER_BYTES) as u64;
         if self.flights.may_submit() {
             self.wake_driver();
         }
-        Ok(self.appended)
+        Ok(appended)
     }
 
     /// Refuses what can't be appended, in the order of what the caller should know first.

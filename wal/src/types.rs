@@ -36,6 +36,17 @@ pub struct Record<'a> {
     pub body: &'a [u8],
 }
 
+/// Where a group was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The first byte of the batch that holds the group: where [`Wal::reader`](crate::Wal::reader) can
+    /// begin to read it again.
+    pub batch: Lsn,
+    /// The position of the group's last record: the group is durable when
+    /// [`Wal::durable`](crate::Wal::durable) has reached it.
+    pub end: Lsn,
+}
+
 /// One record as recovery finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordView<'a> {
@@ -47,6 +58,43 @@ pub struct RecordView<'a> {
     pub payload: &'a [u8],
     /// The byte just behind the record.
     pub lsn: Lsn,
+    /// The first byte of the batch that holds it.
+    pub batch: Lsn,
+}
+
+/// A segment, as the log's owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Number of the segment; grows.
+    pub sequence: u64,
+    /// Position of the first byte of the file.
+    pub start: Lsn,
+    /// Where its records end, padding included.
+    pub end: Lsn,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// What [`Wal::open`](crate::Wal::open) gives the content of a log to, oldest first.
+///
+/// Every `FnMut(RecordView<'_>)` is one that wants all records.
+pub trait Replay {
+    /// Takes the next record.
+    fn record(&mut self, record: RecordView<'_>);
+
+    /// Takes what the owner gave to [`Wal::summarize`](crate::Wal::summarize) when it had written
+    /// `segment`. True: this is all it has to know of the segment, whose records are not given then. False
+    /// (the default): the records follow.
+    fn summary(&mut self, segment: &SegmentInfo, summary: &[u8]) -> bool {
+        let _ = (segment, summary);
+        false
+    }
+}
+
+impl<F: FnMut(RecordView<'_>)> Replay for F {
+    fn record(&mut self, record: RecordView<'_>) {
+        self(record);
+    }
 }
 
 /// How a log is kept.

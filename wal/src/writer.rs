@@ -17,7 +17,8 @@ use crate::scan::{Live, Scan, Segment, Survey, survey};
 use crate::segment::{self, PrepareError};
 use crate::state::{Start, State};
 use crate::{
-    AppendError, Disk, Lsn, OpenError, Options, Record, RecordView, Stats, WalFailure, transfer,
+    AppendError, Appended, Disk, Lsn, OpenError, Options, Record, Replay, Stats, WalFailure,
+    transfer,
 };
 
 /// A log. Cloning gives another handle to the same log; all belong to one thread.
@@ -38,24 +39,24 @@ impl<D: Disk> std::fmt::Debug for Wal<D> {
 }
 
 impl<D: Disk> Wal<D> {
-    /// Opens the log in `disk`, or begins one, and gives every record to `visit`, oldest first.
+    /// Opens the log in `disk`, or begins one, and gives its content to `replay`, oldest first.
     ///
-    /// What is given to `visit` is durable when this returns. The log does its work only while the
+    /// What is given to `replay` is durable when this returns. The log does its work only while the
     /// [`Driver`] runs.
     ///
     /// # Errors
-    /// [`OpenError`]; records given to `visit` until then must be forgotten.
+    /// [`OpenError`]; what was given to `replay` until then must be forgotten.
     pub async fn open(
         disk: D,
         options: Options,
-        visit: &mut dyn FnMut(RecordView<'_>),
+        replay: &mut dyn Replay,
     ) -> Result<(Self, Driver<D>, Recovery), OpenError> {
         if let Some(flaw) = options.flaw() {
             return Err(OpenError::Options(flaw));
         }
         let mut survey = survey(&disk, &options.log_id, options.segment_bytes).await?;
         let mut scan = Scan::new(&survey.segments);
-        let label = scan.run(visit).await?;
+        let label = scan.run(replay).await?;
         sometimes!(recovery_empty, label == Label::Empty);
         sometimes!(recovery_clean_end, label == Label::CleanEnd);
         sometimes!(recovery_torn_tail, label == Label::TornTail);
@@ -91,12 +92,13 @@ impl<D: Disk> Wal<D> {
         Ok((wal.clone(), Driver::new(disk, wal), recovery))
     }
 
-    /// Appends a group of records: after a crash all of them are there or none. Returns the position
-    /// of the last one; it is durable when [`Wal::durable`] has reached it.
+    /// Appends a group of records: after a crash all of them are there or none. Returns where
+    /// they lie; they are durable when [`Wal::durable`] has reached [`Appended::end`]. An empty group
+    /// lies where the log ends.
     ///
     /// # Errors
     /// [`AppendError`]; then nothing was appended.
-    pub fn append(&self, records: &[Record<'_>]) -> Result<Lsn, AppendError> {
+    pub fn append(&self, records: &[Record<'_>]) -> Result<Appended, AppendError> {
         self.state.borrow_mut().append(records)
     }
 

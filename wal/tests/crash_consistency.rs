@@ -91,7 +91,7 @@ impl Model {
             .collect();
         // Numbers are never used again, so that a record that comes back from the dead is noticed.
         self.next += records as u64;
-        if let Ok(lsn) = rig.wal.append(&group) {
+        if let Ok(coracle_wal::Appended { end: lsn, .. }) = rig.wal.append(&group) {
             self.lsns.extend(std::iter::repeat_n(lsn, records));
             self.records.extend(bodies);
             self.group_ends.push(self.records.len());

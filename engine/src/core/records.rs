@@ -136,6 +136,12 @@ impl Replay {
     }
 }
 
+impl coracle_wal::Replay for Replay {
+    fn record(&mut self, record: RecordView<'_>) {
+        self.visit(&record);
+    }
+}
+
 impl Recovered {
     fn push(&mut self, shard: ShardId, entry: Entry) -> Result<(), ReplayError> {
         let last = self.entries.last().map_or(LogIndex(0), |entry| entry.index);
@@ -242,7 +248,7 @@ mod tests {
     }
 
     fn visit(replay: &mut Replay, kind: u8, payload: &[u8]) {
-        replay.visit(&RecordView { stream: 7, kind, payload, lsn: Lsn(0) });
+        replay.visit(&RecordView { stream: 7, kind, payload, lsn: Lsn(0), batch: Lsn(0) });
     }
 
     fn visit_entry(replay: &mut Replay, entry: &Entry) {

@@ -176,7 +176,7 @@ fn append<D: Disk>(
         let entries = entries.iter().zip(heads.iter());
         let entries = entries.map(|(entry, head)| records::entry_record(shard, head, entry));
         let list: Vec<_> = state.into_iter().chain(entries).collect();
-        appended = Some(wal.append(&list)?);
+        appended = Some(wal.append(&list)?.end);
         group.hard_state = None;
         group.entries.drain(..count);
     }

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use coracle_wal::mem::MemDisk;
-use coracle_wal::{AppendError, Lsn, OpenError, Options, Record, Recovery, Wal, WalFailure};
+use coracle_wal::{
+    AppendError, Lsn, OpenError, Options, Record, RecordView, Recovery, Wal, WalFailure,
+};
 
 /// Smallest segments, so that few records fill many.
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -72,7 +74,7 @@ pub type Opened =
 
 pub async fn open(disk: MemDisk, options: Options) -> Opened {
     let mut found = Vec::new();
-    let opened = Wal::open(disk, options, &mut |record| {
+    let opened = Wal::open(disk, options, &mut |record: RecordView<'_>| {
         found.push(Found {
             stream: record.stream,
             kind: record.kind,
@@ -111,7 +113,9 @@ impl Rig {
 
     /// Appends one record with this payload.
     pub fn append(&self, payload: &[u8]) -> Result<Lsn, AppendError> {
-        self.wal.append(&[Record { stream: 1, kind: 2, head: &[], body: payload }])
+        self.wal
+            .append(&[Record { stream: 1, kind: 2, head: &[], body: payload }])
+            .map(|appended| appended.end)
     }
 
     /// Appends one record and makes it durable.

@@ -44,6 +44,7 @@ fn views(records: &Records) -> impl Iterator<Item = RecordView<'_>> {
         kind: *kind,
         payload,
         lsn: Lsn(place as u64),
+        batch: Lsn(place as u64),
     })
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_wal::mem::{MemDisk, run_to_end};
-use coracle_wal::{Disk, Driver, OpenError, Options, Record, Recovery, Wal};
+use coracle_wal::{Disk, Driver, OpenError, Options, Record, RecordView, Recovery, Wal};
 use futures_util::future::join;
 
 use super::wal_image::{mend, pack, unpack};
@@ -49,14 +49,17 @@ fn disk(files: &Files) -> MemDisk {
 
 fn open(disk: &MemDisk, start_on_damage: bool) -> (Opened, Vec<Found>) {
     let mut found = Vec::new();
-    let opened = run_to_end(Wal::open(disk.clone(), options(start_on_damage), &mut |record| {
-        found.push(Found {
-            lsn: record.lsn.0,
-            stream: record.stream,
-            kind: record.kind,
-            payload: record.payload.to_vec(),
-        });
-    }));
+    let opened =
+        run_to_end(Wal::open(disk.clone(), options(start_on_damage), &mut |record: RecordView<
+            '_,
+        >| {
+            found.push(Found {
+                lsn: record.lsn.0,
+                stream: record.stream,
+                kind: record.kind,
+                payload: record.payload.to_vec(),
+            });
+        }));
     (opened, found)
 }
 
@@ -113,7 +116,7 @@ fn go_on(disk: &MemDisk, start_on_damage: bool, mut found: Vec<Found>, trimmed: 
     };
     let lsn = run_to_end(async {
         let record = Record { stream: 9, kind: 9, head: b"one", body: b" more" };
-        let lsn = wal.append(&[record]).expect("an open log takes a record");
+        let lsn = wal.append(&[record]).expect("an open log takes a record").end;
         let (ended, ()) = join(driver.run(), wal.close()).await;
         ended.expect("a disk without faults");
         lsn
@@ -143,7 +146,7 @@ fn write(disk: &MemDisk, payloads: &[&[u8]], trim: bool, close: bool) {
             for payload in payloads {
                 let record =
                     Record { stream: 1, kind: 2, head: &payload[..1], body: &payload[1..] };
-                let lsn = wal.append(&[record, record]).expect("room");
+                let lsn = wal.append(&[record, record]).expect("room").end;
                 while wal.durable() < lsn {
                     wal.durable_beyond(wal.durable()).await.expect("a disk without faults");
                 }

@@ -672,7 +672,10 @@ fn live(disk: &MemDisk, kind: u8, head: &[u8]) -> MemDisk {
     let mut options = coracle_wal::Options::default();
     options.segment_bytes = 64 << 10;
     run_to_end(async {
-        let (wal, driver, _) = Wal::open(disk.clone(), options, &mut |_| ()).await.unwrap();
+        let (wal, driver, _) =
+            Wal::open(disk.clone(), options, &mut |_: coracle_wal::RecordView<'_>| ())
+                .await
+                .unwrap();
         wal.append(&[coracle_wal::Record { stream: 0, kind, head, body: b"x" }]).unwrap();
         let (ended, ()) = futures_util::future::join(driver.run(), wal.close()).await;
         ended.unwrap();
