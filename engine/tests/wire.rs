@@ -28,6 +28,8 @@ fn encode(frames: &[Frame]) -> Vec<Bytes> {
             Frame::Hello(hello) => out.push_hello(hello).unwrap(),
             Frame::HelloReply(reply) => out.push_hello_reply(reply).unwrap(),
             Frame::Introduction(hello) => out.push_introduction(hello).unwrap(),
+            Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello).unwrap(),
+            Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply).unwrap(),
             Frame::Ping => out.push_ping(),
             Frame::Pong => out.push_pong(),
             Frame::Raft { shard, message } => out.push_message(*shard, message).unwrap(),
@@ -139,6 +141,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         1 => hello().prop_map(Frame::Hello),
         1 => hello().prop_map(|hello| Frame::HelloReply(HelloReply::Accepted(hello))),
         1 => hello().prop_map(Frame::Introduction),
+        1 => hello().prop_map(Frame::SnapshotHello),
+        1 => hello().prop_map(|hello| Frame::SnapshotHelloReply(HelloReply::Accepted(hello))),
         1 => Just(Frame::Ping),
         1 => Just(Frame::Pong),
         1 => refused.prop_map(Frame::HelloReply),
@@ -343,6 +347,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     };
     let refused =
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
+    let busy = HelloReply::Refused { reason: RefuseReason::Busy, text: "not now".to_owned() };
     let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
     let reply = |outcome| raft(Message::AppendReply(AppendReply { term, outcome }));
     vec![
@@ -361,6 +366,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("AppendReply rejected", reply(rejected)),
         ("Heartbeat", raft(Message::Heartbeat(Heartbeat { term, commit: LogIndex(12), round: 4 }))),
         ("HeartbeatReply", raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4 }))),
+        ("SnapshotHello", Frame::SnapshotHello(golden_hello())),
+        ("SnapshotHelloReply refused", Frame::SnapshotHelloReply(busy)),
     ]
 }
 

@@ -207,7 +207,11 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
             link.work.set();
         }
         Frame::Pong => {}
-        Frame::Hello(_) | Frame::HelloReply(_) | Frame::Introduction(_) => {
+        Frame::Hello(_)
+        | Frame::HelloReply(_)
+        | Frame::Introduction(_)
+        | Frame::SnapshotHello(_)
+        | Frame::SnapshotHelloReply(_) => {
             return Some("a greeting on an open link".to_owned());
         }
     }

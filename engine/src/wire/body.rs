@@ -118,7 +118,13 @@ fn encode_append_reply(m: &AppendReply, out: &mut BytesMut) {
 pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Problem> {
     let b = &mut body;
     let message = match kind {
-        Kind::Hello | Kind::HelloReply | Kind::Introduction | Kind::Ping | Kind::Pong => {
+        Kind::Hello
+        | Kind::HelloReply
+        | Kind::Introduction
+        | Kind::SnapshotHello
+        | Kind::SnapshotHelloReply
+        | Kind::Ping
+        | Kind::Pong => {
             return Ok(None);
         }
         Kind::PreVote => {

@@ -63,6 +63,8 @@ pub(super) fn encode(frames: &[Frame]) -> Vec<u8> {
             Frame::Hello(hello) => out.push_hello(hello),
             Frame::HelloReply(reply) => out.push_hello_reply(reply),
             Frame::Introduction(hello) => out.push_introduction(hello),
+            Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello),
+            Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply),
             Frame::Raft { shard, message } => out.push_message(*shard, message),
             Frame::Ping => {
                 out.push_ping();
@@ -150,6 +152,8 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("hello-accepted", Frame::HelloReply(HelloReply::Accepted(hello()))),
         ("hello-refused", Frame::HelloReply(refused)),
         ("introduction", Frame::Introduction(hello())),
+        ("snapshot-hello", Frame::SnapshotHello(hello())),
+        ("snapshot-hello-accepted", Frame::SnapshotHelloReply(HelloReply::Accepted(hello()))),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
         ("pre-vote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),

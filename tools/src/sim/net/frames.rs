@@ -99,6 +99,12 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         Ok(Some(Frame::Raft { shard, message })) => (shard, message),
         Ok(Some(Frame::Hello(hello))) => return format!("Hello core={}", hello.core),
         Ok(Some(Frame::Introduction(hello))) => return format!("Introduction core={}", hello.core),
+        Ok(Some(Frame::SnapshotHello(hello))) => {
+            return format!("SnapshotHello core={}", hello.core);
+        }
+        Ok(Some(Frame::SnapshotHelloReply(HelloReply::Accepted(hello)))) => {
+            return format!("SnapshotHelloReply accepted core={}", hello.core);
+        }
         Ok(Some(Frame::HelloReply(HelloReply::Accepted(hello)))) => {
             return format!("HelloReply accepted core={}", hello.core);
         }
