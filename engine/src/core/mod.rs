@@ -38,6 +38,7 @@ mod signal;
 mod status;
 mod storage;
 pub mod testing;
+mod tier_config;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
@@ -46,4 +47,5 @@ pub use observe::{CoreView, Observer, Queues, ShardView};
 pub use records::{LogRecord, ReplayError, decode_record};
 pub use run::{Core, CoreConfig, OpenError};
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
+pub use tier_config::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 pub use view::{ClusterView, MemberView};

@@ -19,12 +19,16 @@ use super::records::{Recovered, Replay, ReplayError};
 use super::shard::Shard;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
+use super::tier_config::TierConfig;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::Limits;
 use crate::raft::{self, Message, Raft, RaftLog};
 use crate::wire::Hello;
-use crate::{CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
+use crate::{
+    CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotRequestError,
+    StateMachine, Term,
+};
 
 /// What a core must know to start. The same on all cores of a node but for `core`.
 #[derive(Clone, Debug)]
@@ -53,6 +57,8 @@ pub struct CoreConfig {
     pub wal: coracle_wal::Options,
     /// What queues, windows and turns are bounded by.
     pub limits: Limits,
+    /// What is kept of the logs, where, and when snapshots are taken.
+    pub tiers: TierConfig,
     /// The mailboxes of all cores of this node, in order.
     pub mailboxes: Vec<Mailbox>,
 }
@@ -60,7 +66,7 @@ pub struct CoreConfig {
 /// Why a core could not start.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The limits contradict each other or the log's options.
+    /// The limits or the tiers contradict each other or the log's options.
     #[error("core {core}: {flaw}")]
     Limits {
         /// Which core.
@@ -143,7 +149,8 @@ impl<E: Env> Core<E> {
         let (core, limits) = (config.core, config.limits);
         // Taken first, so that whoever wrote to a core that could not start gets an answer.
         let letters = Letters(config.mailboxes[usize::from(core.0)].clone());
-        if let Some(flaw) = limits.flaw(config.wal.group_bytes_max()) {
+        let flaw = limits.flaw(config.wal.group_bytes_max());
+        if let Some(flaw) = flaw.or_else(|| config.tiers.flaw(&config.wal)) {
             return Err(OpenError::Limits { core, flaw });
         }
         let mut replay = Replay::default();
@@ -371,6 +378,13 @@ impl<E: Env> Core<E> {
                         self.shards[at].query(payload, answer);
                     }
                 }
+            }
+            Request::Snapshot { shard, answer } => {
+                let refused = match self.position_of(shard) {
+                    Some(_) => SnapshotRequestError::Unsupported(shard),
+                    None => SnapshotRequestError::UnknownShard(shard),
+                };
+                let _ = answer.send(Err(refused));
             }
         }
     }
