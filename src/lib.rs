@@ -50,10 +50,10 @@ pub mod uring;
 pub mod wal;
 
 pub use config::{Config, ConfigError, Member, Pin};
-pub use coracle_engine::core::{Committed, Consistency, CoreStatus, Pending, Position};
+pub use coracle_engine::core::{Committed, Consistency, CoreStatus, Pending, Position, TierConfig};
 pub use coracle_engine::{
     Apply, CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotError,
-    StateMachine, Term,
+    SnapshotRequestError, StateMachine, Term,
 };
 pub use local_cluster::{LocalCluster, LocalClusterConfig};
 pub use node::{Node, NodeBuilder, NodeHandle, StartError};

@@ -15,7 +15,7 @@ mod state_machine;
 mod types;
 pub mod wire;
 
-pub use error::{ProposeError, QueryError};
+pub use error::{ProposeError, QueryError, SnapshotRequestError};
 pub use probe::probes;
 pub use state_machine::{Apply, SnapshotError, StateMachine};
 pub use types::{CoreId, LogIndex, NodeId, ShardId, Term};

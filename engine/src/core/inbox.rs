@@ -14,7 +14,7 @@ use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::limits::Limits;
 use crate::raft::{Entry, Message};
-use crate::{ProposeError, QueryError, ShardId};
+use crate::{ProposeError, QueryError, ShardId, SnapshotRequestError};
 
 /// Everything that can happen to a core from its own tasks. The set is closed: what the loop does is
 /// a function of these, of the log's durable position and of its mailbox.
@@ -51,6 +51,15 @@ impl From<Refused> for ProposeError {
 }
 
 impl From<Refused> for QueryError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded(TOO_MANY),
+            Refused::Stopping => Self::ShuttingDown,
+        }
+    }
+}
+
+impl From<Refused> for SnapshotRequestError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Overloaded => Self::Overloaded(TOO_MANY),

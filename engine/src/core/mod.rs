@@ -39,6 +39,7 @@ mod signal;
 mod status;
 mod storage;
 pub mod testing;
+mod tier_config;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
@@ -48,4 +49,5 @@ pub use open::{CoreConfig, OpenError};
 pub use records::{LogRecord, ReplayError, decode_record};
 pub use run::Core;
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
+pub use tier_config::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 pub use view::{ClusterView, MemberView};

@@ -15,6 +15,7 @@ use super::run::{Core, silence_max};
 use super::shard::Shard;
 use super::status::CoreCounters;
 use super::storage::Storage;
+use super::tier_config::TierConfig;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::Limits;
@@ -49,6 +50,8 @@ pub struct CoreConfig {
     pub wal: coracle_wal::Options,
     /// What queues, windows and turns are bounded by.
     pub limits: Limits,
+    /// What is kept of the logs, where, and when snapshots are taken.
+    pub tiers: TierConfig,
     /// The mailboxes of all cores of this node, in order.
     pub mailboxes: Vec<Mailbox>,
 }
@@ -56,7 +59,7 @@ pub struct CoreConfig {
 /// Why a core could not start.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The limits contradict each other or the log's options.
+    /// The limits or the tiers contradict each other or the log's options.
     #[error("core {core}: {flaw}")]
     Limits {
         /// Which core.
@@ -117,14 +120,14 @@ impl<E: Env> Core<E> {
         let (core, limits) = (config.core, config.limits);
         // Taken first, so that whoever wrote to a core that could not start gets an answer.
         let letters = Letters(config.mailboxes[usize::from(core.0)].clone());
-        if let Some(flaw) = limits.flaw(config.wal.group_bytes_max()) {
+        let flaw = limits.flaw(config.wal.group_bytes_max());
+        if let Some(flaw) = flaw.or_else(|| config.tiers.flaw(&config.wal)) {
             return Err(OpenError::Limits { core, flaw });
         }
         let mut replay = Replay::default();
-        let (wal, driver, recovery) =
-            Wal::open(disk, config.wal.clone(), &mut |record| replay.visit(&record))
-                .await
-                .map_err(|source| OpenError::Wal { core, source })?;
+        let (wal, driver, recovery) = Wal::open(disk, config.wal.clone(), &mut replay)
+            .await
+            .map_err(|source| OpenError::Wal { core, source })?;
         let mut recovered = replay.finish().map_err(|source| OpenError::Replay { core, source })?;
         let address = config.peer_listen.clone();
         let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {

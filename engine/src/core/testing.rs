@@ -13,9 +13,10 @@ use futures_channel::oneshot;
 use super::handle::{Committed, Consistency, CoreHandle, Request};
 use super::inbox::Event;
 use super::records::{self, Replay, ReplayError};
+use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::raft::{Entry, HardState};
-use crate::{ProposeError, QueryError, ShardId};
+use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
 #[derive(Debug)]
@@ -51,6 +52,13 @@ pub enum TestRequest {
         /// Where the outcome goes.
         answer: Answer<Bytes, QueryError>,
     },
+    /// A snapshot is wanted.
+    Snapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Where the outcome goes.
+        answer: Answer<LogIndex, SnapshotRequestError>,
+    },
 }
 
 /// Takes the oldest request that the handle or one of its clones has submitted.
@@ -63,12 +71,22 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
         Request::Query { shard, payload, consistency, answer } => {
             TestRequest::Query { shard, payload, consistency, answer: Answer(answer) }
         }
+        Request::Snapshot { shard, answer } => {
+            TestRequest::Snapshot { shard, answer: Answer(answer) }
+        }
     })
 }
 
 /// Changes what the handle and its clones see of the cluster.
 pub fn change_view(handle: &CoreHandle, change: impl FnOnce(&mut ClusterView)) {
     change(&mut handle.inbox().view.borrow_mut());
+}
+
+/// Changes the counters that the handle and its clones see.
+pub fn change_counters(handle: &CoreHandle, change: impl FnOnce(&mut CoreCounters)) {
+    let mut counters = handle.counters();
+    change(&mut counters);
+    handle.inbox().counters.set(counters);
 }
 
 /// What a restart makes of the records of a core's log: the state of every shard that has any.
