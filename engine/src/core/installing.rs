@@ -22,6 +22,7 @@ use super::shard::Machine;
 use crate::env::Env;
 use crate::limits::PULLS_MAX;
 use crate::snapshot::{Manifest, SnapshotId, SnapshotStore, StoreError};
+use crate::transfer::PullError;
 use crate::{Restore, ShardId, SnapshotError};
 
 /// Why a state machine could not be brought to a snapshot's state. Its state is unspecified now.
@@ -33,6 +34,13 @@ pub(crate) enum RestoreError {
     /// It could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A leader's snapshot is durable here, or could not be had.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    pub(crate) id: SnapshotId,
+    pub(crate) result: Result<Rc<Manifest>, PullError>,
 }
 
 /// A snapshot is in place of the state, or could not be put there.

@@ -160,6 +160,7 @@ impl<E: Env> Core<E> {
             inbox,
             gate,
             shards,
+            lost: BTreeMap::new(),
             touched: Vec::new(),
             links: BTreeMap::new(),
             counters: CoreCounters::default(),

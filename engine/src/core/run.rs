@@ -32,6 +32,8 @@ pub struct Core<E: Env> {
     pub(super) storage: Storage<E::Disk>,
     /// The shards of this core, ordered by id.
     pub(super) shards: Vec<Shard>,
+    /// Shards of this core that could not be brought up, and why. They take no part.
+    pub(super) lost: BTreeMap<ShardId, String>,
     /// Indices into `shards` that this turn has to look after.
     pub(super) touched: Vec<usize>,
     pub(super) links: BTreeMap<PeerCore, Rc<Link>>,
@@ -136,6 +138,15 @@ impl<E: Env> Core<E> {
         self.shards.iter_mut().for_each(|shard| shard.fail(&reason));
     }
 
+    /// Stops one replica; what it leads, others may lead.
+    pub(super) fn halt(&mut self, at: usize, reason: &str) {
+        self.shards[at].halt(reason);
+        let (shard, (term, _)) = (self.shards[at].id, self.shards[at].leadership());
+        if self.inbox.view.borrow_mut().note_leader(shard, term, None) {
+            self.tell_siblings(shard, term, None);
+        }
+    }
+
     /// A core whose log has failed leads nothing; who leads instead it will not learn.
     fn disown_shards(&mut self) {
         for at in 0..self.shards.len() {
@@ -197,12 +208,13 @@ impl<E: Env> Core<E> {
                 sometimes!(proposal_too_large, bytes > max);
                 let error = match self.position_of(shard) {
                     Some(_) if bytes > max => ProposeError::TooLarge { bytes, max },
-                    Some(at) if !self.failed => {
+                    Some(_) if self.failed => ProposeError::StorageFailed(self.failure_text()),
+                    Some(at) if self.shards[at].halted().is_none() => {
                         self.touch(at);
                         return self.shards[at].propose(payload, accepted, answer);
                     }
-                    Some(_) => ProposeError::StorageFailed(self.failure_text()),
-                    None => ProposeError::UnknownShard(shard),
+                    None if !self.lost.contains_key(&shard) => ProposeError::UnknownShard(shard),
+                    _ => ProposeError::NotLeader { shard, leader: self.leader_elsewhere(shard) },
                 };
                 if let Some(accepted) = accepted {
                     let _ = accepted.send(Err(error.clone()));
@@ -210,8 +222,13 @@ impl<E: Env> Core<E> {
                 let _ = answer.send(Err(error));
             }
             Request::Query { shard, payload, consistency, answer } => {
-                let Some(at) = self.position_of(shard) else {
-                    return drop(answer.send(Err(QueryError::UnknownShard(shard))));
+                let at = self.position_of(shard);
+                let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
+                    let here = at.is_some() || self.lost.contains_key(&shard);
+                    let leader = self.leader_elsewhere(shard);
+                    let moved = QueryError::NotLeader { shard, leader };
+                    let error = if here { moved } else { QueryError::UnknownShard(shard) };
+                    return drop(answer.send(Err(error)));
                 };
                 match consistency {
                     Consistency::Stale => self.shards[at].query_stale(&payload, answer),
@@ -228,8 +245,9 @@ impl<E: Env> Core<E> {
     }
 
     fn on_message(&mut self, link: &Link, shard: ShardId, message: Message) {
-        let Some(at) = self.position_of(shard) else {
-            return tracing::debug!(peer = %link.peer, %shard, "message for a shard that is not here");
+        let at = self.position_of(shard);
+        let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
+            return self.note_leader_elsewhere(link, shard, &message);
         };
         if self.failed || !self.can_take(&message) {
             self.counters.messages_dropped += 1;
@@ -237,6 +255,26 @@ impl<E: Env> Core<E> {
         }
         self.shards[at].message(link.peer.node, message);
         self.touch(at);
+    }
+
+    /// A replica that takes no part still knows whom to send its clients to.
+    fn note_leader_elsewhere(&mut self, link: &Link, shard: ShardId, message: &Message) {
+        if self.position_of(shard).is_none() && !self.lost.contains_key(&shard) {
+            return tracing::debug!(peer = %link.peer, %shard, "message for a shard that is not here");
+        }
+        if let Message::Append(_) | Message::Heartbeat(_) = message {
+            let (term, leader) = (message.term(), Some(link.peer.node));
+            if self.inbox.view.borrow_mut().note_leader(shard, term, leader) {
+                self.tell_siblings(shard, term, leader);
+            }
+        }
+    }
+
+    /// Who leads a shard whose replica here takes no part.
+    fn leader_elsewhere(&self, shard: ShardId) -> Option<NodeId> {
+        let view = self.inbox.view.borrow();
+        let (_, leader) = view.leaders.get(shard.0 as usize)?;
+        leader.filter(|leader| *leader != self.config.node)
     }
 
     /// Whether the log can take what a message may want stored. Entries that it could not take would
@@ -285,7 +323,8 @@ impl<E: Env> Core<E> {
     fn step_shards_of(&mut self, peer: PeerCore, event: impl Fn(NodeId) -> raft::Event) {
         for at in 0..self.shards.len() {
             let shard = self.shards[at].id;
-            if self.inbox.view.borrow().core_of(peer.node, shard) == Some(peer.core) {
+            let live = self.shards[at].halted().is_none();
+            if live && self.inbox.view.borrow().core_of(peer.node, shard) == Some(peer.core) {
                 self.shards[at].step(event(peer.node));
                 self.touch(at);
             }
@@ -299,6 +338,9 @@ impl<E: Env> Core<E> {
         }
         self.storage.wal().retry_space();
         for at in 0..self.shards.len() {
+            if self.shards[at].halted().is_some() {
+                continue;
+            }
             self.shards[at].step(raft::Event::Tick { now });
             self.shards[at].give_up_on_lost(now, 2 * self.config.election_timeout);
             self.touch(at);
@@ -422,9 +464,11 @@ impl<E: Env> Core<E> {
         }
         if let Some(fault) = fault {
             self.counters.faults += 1;
-            // Dropping what cannot be keeps this replica's promises; somebody has to look at it.
-            let shard = self.shards[at].id;
-            tracing::error!(%shard, "a peer contradicts what was promised before: {fault}");
+            let reason = format!(
+                "a peer contradicts what was promised before: {fault}; acknowledged data was lost \
+                 somewhere, or two processes have the same node id"
+            );
+            self.halt(at, &reason);
         }
     }
 
@@ -470,10 +514,13 @@ impl<E: Env> Core<E> {
     }
 
     fn position_of(&self, shard: ShardId) -> Option<usize> {
-        // The shards of a core are a range.
+        // The shards of a core are a range, but for those that are lost.
         let first = self.shards.first()?.id;
         let at = shard.0.checked_sub(first.0)? as usize;
-        (at < self.shards.len()).then_some(at)
+        match self.shards.get(at) {
+            Some(found) if found.id == shard => Some(at),
+            _ => self.shards.binary_search_by_key(&shard, |shard| shard.id).ok(),
+        }
     }
 
     fn failure_text(&self) -> String {

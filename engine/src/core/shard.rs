@@ -64,6 +64,8 @@ pub(super) struct Shard {
     pub(super) effects: Effects,
     /// Whether this shard is in the loop's list of shards to look after this turn.
     pub(super) touched: bool,
+    /// Why this replica takes no part any more, if it does not.
+    halted: Option<String>,
     machine: Machine,
     applied: LogIndex,
     /// Entries from `applied + 1` on that were read back from the log.
@@ -98,6 +100,7 @@ impl Shard {
             raft,
             effects: Effects::default(),
             touched: false,
+            halted: None,
             machine,
             applied,
             cold: VecDeque::new(),
@@ -423,6 +426,23 @@ impl Shard {
         !(self.waiting.is_empty() && self.incoming.is_empty() && self.reads.is_empty())
     }
 
+    /// This replica takes no part any more: what it holds is damaged, or it was told what can't be. It
+    /// answers whoever waits, and says and promises nothing from here on; the other shards go on.
+    pub(super) fn halt(&mut self, reason: &str) {
+        if self.halted.is_none() {
+            sometimes!(shard_halted);
+            tracing::error!(shard = %self.id, "this replica stops: {reason}");
+            self.halted = Some(reason.to_owned());
+        }
+        self.fail(reason);
+        self.effects.clear();
+    }
+
+    /// Why this replica takes no part any more.
+    pub(super) fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
     /// The log failed: nothing that waits can be acknowledged any more.
     pub(super) fn fail(&mut self, reason: &str) {
         let error = ProposeError::StorageFailed(reason.to_owned());
@@ -454,6 +474,7 @@ impl Shard {
             commit: self.raft.commit(),
             applied: self.applied,
             last: self.raft.last_index(),
+            halted: self.halted.clone(),
         }
     }
 

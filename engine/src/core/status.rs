@@ -20,6 +20,8 @@ pub struct ShardStatus {
     pub applied: LogIndex,
     /// Last entry in the log, durable or not.
     pub last: LogIndex,
+    /// Why this replica takes no part any more, if it does not: what happened, where, and what to do.
+    pub halted: Option<String>,
 }
 
 /// Counters of a core since its start. All only grow, except where a name says "now".
