@@ -132,6 +132,10 @@ impl Batch {
         self.used - BATCH_HEADER_BYTES
     }
 
+    pub(crate) fn id(&self) -> SegmentId {
+        self.id
+    }
+
     pub(crate) fn sequence(&self) -> u64 {
         self.id.sequence
     }

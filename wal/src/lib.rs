@@ -68,6 +68,7 @@ pub mod recovery;
 mod scan;
 mod segment;
 mod state;
+mod summary;
 mod transfer;
 mod types;
 mod waiters;

@@ -80,6 +80,24 @@ declare_probes! {
     segment_recycled,
     /// A trimmed segment was removed.
     segment_removed,
+    /// A trimmed segment was archived.
+    segment_archived,
+    /// A trimmed segment had not the size that segments have now.
+    segment_of_other_size,
+    /// The budget had no room for another segment.
+    budget_used_up,
+    /// A spare was removed because the log was over its budget.
+    spare_over_budget,
+    /// A segment was made beyond the budget, for a mark.
+    budget_exceeded_for_mark,
+    /// A mark was written before batches that waited for their segment.
+    mark_before_waiting_batches,
+    /// The summary of a sealed segment was written.
+    summary_written,
+    /// The summary of a sealed segment could not be written.
+    summary_failed,
+    /// A summary was too long, or too many waited.
+    summary_dropped,
     /// A segment was made from a spare.
     spare_used,
     /// A segment was filled with zeros beside the log's work.

@@ -15,13 +15,16 @@ use crate::limits::BLOCK_BYTES;
 use crate::reader::{Range, Reader};
 use crate::recovery::{Evidence, Extent, Files, Label, Later, Names, Stop, label};
 use crate::segment::{self, FileName};
-use crate::{AlignedBuf, Disk, DiskFile, Lsn, OpenMode, Replay, transfer};
+use crate::summary::Last;
+use crate::{AlignedBuf, Disk, DiskFile, Lsn, OpenMode, Replay, SegmentInfo, transfer};
 
 /// A segment, before its batches are read.
 pub(crate) struct Segment<F> {
     pub(crate) sequence: u64,
     file: F,
     name: String,
+    /// Bytes of the file.
+    size: u64,
     /// `None` if it has no valid header.
     pub(crate) id: Option<SegmentId>,
     /// Header of its first batch, if that is valid.
@@ -116,7 +119,7 @@ async fn look<D: Disk>(
         }
     };
     sometimes!(recovery_unreadable_header, id.is_none());
-    let mut segment = Segment { sequence, file, name: name.to_owned(), id, first: None };
+    let mut segment = Segment { sequence, file, name: name.to_owned(), size, id, first: None };
     segment.first = first_batch(&segment, head).await?;
     Ok(segment)
 }
@@ -219,15 +222,35 @@ struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) sequence: u64,
+    /// `None` if it has no valid header.
+    pub(crate) id: Option<SegmentId>,
+    pub(crate) start: Lsn,
     /// Where its records end.
     pub(crate) end: Lsn,
+    /// Of the file.
+    pub(crate) bytes: u64,
+    /// It is kept only in case that its damage can be mended.
+    pub(crate) lost: bool,
+}
+
+impl Live {
+    /// A segment of this log with batches up to `end`.
+    pub(crate) fn new(id: &SegmentId, end: Lsn) -> Self {
+        let SegmentId { sequence, base, bytes, .. } = *id;
+        Self { sequence, id: Some(*id), start: base, end, bytes, lost: false }
+    }
+
+    pub(crate) fn info(&self) -> SegmentInfo {
+        let Self { sequence, start, end, bytes, .. } = *self;
+        SegmentInfo { sequence, start, end, bytes }
+    }
 }
 
 /// A walk over a log, and what it found so far.
 pub(crate) struct Scan<'s, F> {
     segments: &'s [Segment<F>],
     /// The last valid batch.
-    last: Option<BatchHeader>,
+    last: Option<Last>,
     /// Everything before it is known to have been durable.
     pub(crate) known_durable: Lsn,
     pub(crate) records: u64,
@@ -259,7 +282,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// The link to the last valid batch.
     pub(crate) fn chain(&self) -> Chain {
-        self.last.map(|last| last.chain()).unwrap_or_default()
+        self.last.map(|last| last.chain).unwrap_or_default()
     }
 
     /// Whether the last valid batch is the mark of an orderly end.
@@ -357,14 +380,14 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 return Ok(self.halt(here, Flaw::Broken));
             }
             format::visit_records(bytes, &header, &mut |record| replay.record(record));
-            self.take(id.sequence, &header);
+            self.take(id, &header);
             linked = true;
             reader.consume(header.padded_bytes());
             here.1 += header.padded_bytes() as u64;
         }
     }
 
-    fn take(&mut self, sequence: u64, header: &BatchHeader) {
+    fn take(&mut self, id: &SegmentId, header: &BatchHeader) {
         self.records += u64::from(header.records);
         self.batches += 1;
         self.bytes += header.padded_bytes() as u64;
@@ -372,10 +395,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         if header.flags & FLAG_CLOSE != 0 {
             self.known_durable = header.end();
         }
-        self.last = Some(*header);
+        self.last = Some(Last::of(header));
         match self.live.last_mut() {
-            Some(live) if live.sequence == sequence => live.end = header.end(),
-            _ => self.live.push(Live { sequence, end: header.end() }),
+            Some(live) if live.sequence == id.sequence => live.end = header.end(),
+            _ => self.live.push(Live::new(id, header.end())),
         }
     }
 
@@ -550,7 +573,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 continue;
             }
             let end = at.checked_sub(1).map_or(Lsn(0), |before| self.live[before].end);
-            self.live.insert(at, Live { sequence: segment.sequence, end });
+            let (sequence, id, bytes) = (segment.sequence, segment.id, segment.size);
+            let start = id.map_or(end, |id| id.base);
+            let live = Live { sequence, id, start, end: end.max(start), bytes, lost: true };
+            self.live.insert(at, live);
         }
     }
 }

@@ -14,21 +14,23 @@ use crate::format::{Chain, FIRST_BATCH_OFFSET, FLAG_START, SegmentId};
 use crate::limits::{BLOCK_BYTES, POSITION_MAX};
 use crate::recovery::{Label, Recovery};
 use crate::scan::{Live, Scan, Segment, Survey, survey};
-use crate::segment::{self, PrepareError};
+use crate::segment::{self, FileName, PrepareError};
 use crate::state::{Start, State};
+use crate::summary::Tally;
 use crate::{
-    AppendError, Appended, Disk, Lsn, OpenError, Options, Record, Replay, Stats, WalFailure,
-    transfer,
+    AppendError, Appended, Disk, Lsn, OpenError, Options, Record, Replay, SegmentInfo, Stats,
+    WalFailure, transfer,
 };
 
 /// A log. Cloning gives another handle to the same log; all belong to one thread.
 pub struct Wal<D: Disk> {
+    pub(crate) disk: D,
     pub(crate) state: Rc<RefCell<State<D::File>>>,
 }
 
 impl<D: Disk> Clone for Wal<D> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone() }
+        Self { disk: self.disk.clone(), state: self.state.clone() }
     }
 }
 
@@ -86,9 +88,9 @@ impl<D: Disk> Wal<D> {
         }
         discard(&disk, &mut survey, &live).await?;
         let file = prepare(&disk, &options, &id, &mut survey.spares).await?;
-        let start = begin::<D>(file, id, chain, trimmed, live, survey.spares).await?;
+        let start = begin::<D>(file, &id, chain, trimmed, live, survey.spares).await?;
         let state = Rc::new(RefCell::new(State::new(options, start)));
-        let wal = Self { state };
+        let wal = Self { disk: disk.clone(), state };
         Ok((wal.clone(), Driver::new(disk, wal), recovery))
     }
 
@@ -166,6 +168,36 @@ impl<D: Disk> Wal<D> {
         self.state.borrow().stats()
     }
 
+    /// The segments that hold records, oldest first, the current one last.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.state.borrow().segments()
+    }
+
+    /// Bytes of all files of the log: segments, prepared ones and spares. Archived ones are not of the log
+    /// any more.
+    pub fn disk_bytes(&self) -> u64 {
+        self.state.borrow().disk_bytes()
+    }
+
+    /// The next segment that got its last record since the log was opened; each once, in order.
+    pub fn take_sealed(&self) -> Option<SegmentInfo> {
+        self.state.borrow_mut().take_sealed()
+    }
+
+    /// Gives a sealed segment a summary: what its owner has to know of its records, so that the next start
+    /// need not read them ([`Replay::summary`](crate::Replay::summary)). It is written when everything in the
+    /// segment is durable. It may get lost, or be ignored: for a segment that was given up, or has one
+    /// already, or if more than [`SUMMARIES_WAITING_MAX`](crate::limits::SUMMARIES_WAITING_MAX) wait, or
+    /// if it is longer than [`Wal::summary_bytes_max`]; then the records are read.
+    pub fn summarize(&self, sequence: u64, bytes: Vec<u8>) {
+        self.state.borrow_mut().summarize(sequence, bytes);
+    }
+
+    /// The most bytes that a summary takes.
+    pub fn summary_bytes_max(&self) -> usize {
+        self.state.borrow().summary_bytes_max()
+    }
+
     /// Takes no more appends, makes durable what was appended, marks the end and stops the driver.
     /// Returns when that is done or the log has failed.
     pub async fn close(&self) {
@@ -209,6 +241,9 @@ pub struct DurableBeyond<D: Disk> {
     lsn: Lsn,
     slot: Option<usize>,
 }
+
+/// Nothing of it is pinned.
+impl<D: Disk> Unpin for DurableBeyond<D> {}
 
 impl<D: Disk> Future for DurableBeyond<D> {
     type Output = Result<Lsn, WalFailure>;
@@ -271,7 +306,7 @@ async fn discard<D: Disk>(
         if reusable {
             survey.spares.push(segment::retire(disk, segment.sequence).await?);
         } else {
-            segment::remove(disk, segment.sequence).await?;
+            segment::remove(disk, &FileName::Segment(segment.sequence).text()).await?;
         }
     }
     Ok(())
@@ -297,19 +332,19 @@ async fn prepare<D: Disk>(
 /// earlier process still had in flight can't come back behind it.
 async fn begin<D: Disk>(
     file: D::File,
-    id: SegmentId,
+    id: &SegmentId,
     chain: Chain,
     trimmed: Lsn,
     live: Vec<Live>,
     spares: Vec<String>,
 ) -> Result<Start<D::File>, Fault> {
-    let batch = Batch::new(id, FIRST_BATCH_OFFSET, BLOCK_BYTES, 0, &mut Pool::new(0));
+    let batch = Batch::new(*id, FIRST_BATCH_OFFSET, BLOCK_BYTES, 0, &mut Pool::new(0));
     let sealed = batch.seal(chain, chain.end, trimmed, FLAG_START);
     let (header, len) = (sealed.header, sealed.header.padded_bytes());
     let (result, _) = transfer::write_durable(&file, FIRST_BATCH_OFFSET, sealed.buf, len).await;
     result.map_err(|error| Fault::new("writing the first batch to", "a new segment", error))?;
     let mut live = VecDeque::from(live);
-    live.push_back(Live { sequence: id.sequence, end: header.end() });
+    live.push_back(Live::new(id, header.end()));
     let offset = FIRST_BATCH_OFFSET + len as u64;
-    Ok(Start { id, file, offset, chain: header.chain(), trimmed, live, spares })
+    Ok(Start { id: *id, file, offset, tally: Tally::begin(&header), trimmed, live, spares })
 }

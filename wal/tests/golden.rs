@@ -10,7 +10,9 @@ use coracle_wal::mem::MemDisk;
 use coracle_wal::recovery::Label;
 
 /// The used blocks of the two segments that hold records, one after the other.
-const GOLDEN: &[u8] = include_bytes!("../testdata/format-v1.bin");
+const GOLDEN: &[u8] = include_bytes!("../testdata/format-v1-summary.bin");
+/// The same, written before segments had summaries.
+const WITHOUT_SUMMARIES: &[u8] = include_bytes!("../testdata/format-v1.bin");
 const SEGMENTS: [&str; 2] = ["seg-0000000000000001", "seg-0000000000000004"];
 /// Bytes of each segment that are in the file.
 const USED: [usize; 2] = [4 * 4096, 4 * 4096];
@@ -55,10 +57,19 @@ fn what_is_written_is_the_golden_file() {
 
 #[test]
 fn the_golden_file_is_read() {
+    read(GOLDEN);
+}
+
+#[test]
+fn a_log_from_before_summaries_is_read() {
+    read(WITHOUT_SUMMARIES);
+}
+
+fn read(golden: &[u8]) {
     let disk = MemDisk::new();
     let mut at = 0;
     for (name, used) in SEGMENTS.iter().zip(USED) {
-        let mut contents = GOLDEN[at..at + used].to_vec();
+        let mut contents = golden[at..at + used].to_vec();
         contents.resize(SEGMENT_BYTES as usize, 0);
         disk.put(name, &contents);
         at += used;
