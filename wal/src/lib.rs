@@ -70,6 +70,7 @@ mod segment;
 mod state;
 mod summary;
 mod transfer;
+pub mod transfer;
 mod types;
 mod waiters;
 mod writer;
