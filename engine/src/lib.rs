@@ -10,6 +10,7 @@ pub mod env;
 mod error;
 pub mod limits;
 pub mod raft;
+pub mod snapshot;
 mod state_machine;
 mod types;
 pub mod wire;

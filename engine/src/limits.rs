@@ -149,6 +149,14 @@ const _: () = assert!(CLUSTER_ID_BYTES_MAX + REFUSAL_TEXT_BYTES_MAX + 128 < HELL
 /// election could not be counted.
 pub const TERM_MAX: u64 = 1 << 62;
 
+/// Largest chunk of a snapshot: what is read, sent, checked and written at once. An aligned buffer of
+/// this size is held for each chunk under way.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes after which a chunk should end: large enough for the full speed of a disk with a few in flight,
+/// and what is left up to [`SNAPSHOT_CHUNK_BYTES_MAX`] holds one maximal value more, so that none need be split.
+pub const SNAPSHOT_CHUNK_TARGET_BYTES: usize = 1 << 20;
+
 /// The limits that an owner may lower. The defaults are the constants of this module, which are also
 /// the highest values allowed; the simulator draws small and odd ones, where the rare paths are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
