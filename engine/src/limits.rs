@@ -154,8 +154,40 @@ pub const TERM_MAX: u64 = 1 << 62;
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes after which a chunk should end: large enough for the full speed of a disk with a few in flight,
-/// and what is left up to [`SNAPSHOT_CHUNK_BYTES_MAX`] holds one maximal value more, so that none need be split.
+/// and what is left up to [`SNAPSHOT_CHUNK_BYTES_MAX`] holds one value of 1 MiB with a little around it.
 pub const SNAPSHOT_CHUNK_TARGET_BYTES: usize = 1 << 20;
+
+/// Chunks of one snapshot: 1 TiB of state in chunks of the target size. The manifest, which is held in memory
+/// for each shard, then takes 8 MiB.
+pub const SNAPSHOT_CHUNKS_MAX: usize = 1 << 20;
+
+/// Largest manifest of a snapshot in bytes: its header, its voters, its table of chunks.
+pub const SNAPSHOT_MANIFEST_BYTES_MAX: usize = 80 + 8 * VOTERS_MAX + 8 * SNAPSHOT_CHUNKS_MAX;
+
+/// Largest log index of a snapshot that is believed, as for [`TERM_MAX`]: no sum of them overflows.
+pub const SNAPSHOT_INDEX_MAX: u64 = 1 << 62;
+
+/// Writes of one snapshot in flight. With 4 of 1 MiB a disk is near its full speed; more would delay commits.
+pub const SNAPSHOT_WRITES_IN_FLIGHT_MAX: usize = 4;
+
+/// Reads of one snapshot in flight while it is read from beginning to end.
+pub const SNAPSHOT_READS_IN_FLIGHT_MAX: usize = 8;
+
+/// Snapshots that are looked at beside each other at start. Each takes two open files and its manifest.
+pub const SNAPSHOTS_OPENED_AT_ONCE_MAX: usize = 8;
+
+/// Largest step by which space for a growing snapshot is allocated. Smaller files grow by an eighth, so
+/// that thousands of small shards don't hold much more than they need.
+pub const SNAPSHOT_ALLOCATION_BYTES_MAX: u64 = 16 << 20;
+
+const _: () = assert!(SNAPSHOT_CHUNK_TARGET_BYTES < SNAPSHOT_CHUNK_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES_MAX.is_multiple_of(coracle_wal::limits::BLOCK_BYTES));
+// Positions in a file of chunks, counted in blocks, fit 32 bits.
+const _: () = assert!(
+    SNAPSHOT_CHUNKS_MAX * (SNAPSHOT_CHUNK_BYTES_MAX / coracle_wal::limits::BLOCK_BYTES)
+        < u32::MAX as usize
+);
+const _: () = assert!(SNAPSHOT_MANIFEST_BYTES_MAX <= 16 << 20);
 
 /// The limits that an owner may lower. The defaults are the constants of this module, which are also
 /// the highest values allowed; the simulator draws small and odd ones, where the rare paths are.

@@ -207,4 +207,48 @@ declare_probes! {
     dial_poked,
     /// News for a sibling core did not fit its mailbox.
     sibling_news_missed,
+    /// Several chunks of a snapshot were being written at once.
+    snapshot_writes_overlap,
+    /// A snapshot's file met a full disk.
+    snapshot_no_room,
+    /// A snapshot was given up because the disk failed.
+    snapshot_write_failed,
+    /// A snapshot was given up by its owner.
+    snapshot_abandoned,
+    /// The names of snapshots could not be made durable.
+    snapshot_store_latched,
+    /// A file of a snapshot could not be removed.
+    snapshot_not_removed,
+    /// An old snapshot was kept because somebody reads it.
+    snapshot_pinned,
+    /// A snapshot was given up as damaged.
+    snapshot_discarded,
+    /// An own snapshot took the place of one that was being received.
+    snapshot_offer_overtaken,
+    /// Another snapshot was offered than the one that was being received.
+    snapshot_offer_replaced,
+    /// A reception of a snapshot went on where an earlier one had ended.
+    snapshot_reception_resumed,
+    /// Chunks of an earlier reception were found whole.
+    snapshot_chunks_found,
+    /// An unfinished reception had no file of chunks.
+    snapshot_offer_without_chunks,
+    /// A reception went on while writes of an earlier one were in flight, or had failed.
+    snapshot_writes_left,
+    /// A received chunk was not what the manifest says.
+    snapshot_chunk_refused,
+    /// A chunk was received twice.
+    snapshot_chunk_again,
+    /// A chunk that was read was beyond the end of its file.
+    snapshot_chunk_short,
+    /// A chunk that was read was not what the manifest says.
+    snapshot_chunk_damaged,
+    /// A chunk could not be read.
+    snapshot_read_failed,
+    /// A store was opened with files that can't be used.
+    snapshot_problem_found,
+    /// A store was opened with files that a crash had left over.
+    snapshot_leftover_removed,
+    /// A store was opened with an unfinished reception.
+    snapshot_unfinished_kept,
 }

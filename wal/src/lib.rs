@@ -69,7 +69,7 @@ pub mod recovery;
 mod scan;
 mod segment;
 mod state;
-mod transfer;
+pub mod transfer;
 mod types;
 mod waiters;
 mod writer;
