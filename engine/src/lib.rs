@@ -17,5 +17,8 @@ pub mod wire;
 
 pub use error::{ProposeError, QueryError, SnapshotRequestError};
 pub use probe::probes;
-pub use state_machine::{Apply, SnapshotError, StateMachine};
+pub use state_machine::{
+    Apply, Fold, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,
+    restore_chunks, snapshot_chunks,
+};
 pub use types::{CoreId, LogIndex, NodeId, ShardId, Term};

@@ -30,7 +30,9 @@ mod write;
 mod tests;
 
 use bytes::{Bytes, BytesMut};
-use coracle_engine::{Apply, SnapshotError, StateMachine};
+use coracle_engine::{
+    Apply, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,
+};
 
 use self::keyspace::Keyspace;
 use self::op::{Op, Payload};
@@ -50,6 +52,7 @@ pub const TIME_MUST_ADVANCE: &[u8] = &[1];
 pub struct Kv {
     keys: Keyspace,
     log_time_ms: u64,
+    restoring: Option<ImageBuffer>,
 }
 
 impl Kv {
@@ -110,12 +113,17 @@ impl StateMachine for Kv {
         }
     }
 
-    fn snapshot(&self, image: &mut dyn std::io::Write) -> Result<(), SnapshotError> {
-        snapshot::write(&self.keys, self.log_time_ms, image)
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        let mut image = Vec::new();
+        snapshot::write(&self.keys, self.log_time_ms, &mut image)?;
+        Ok(Box::new(WholeImage::new(image)))
     }
 
-    fn restore(&mut self, image: &mut dyn std::io::Read) -> Result<(), SnapshotError> {
-        (self.keys, self.log_time_ms) = snapshot::read(image)?;
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        let buffer = self.restoring.get_or_insert_with(|| ImageBuffer::new(1 << 30));
+        if let Some(image) = buffer.take(part)? {
+            (self.keys, self.log_time_ms) = snapshot::read(&mut image.as_slice())?;
+        }
         Ok(())
     }
 }
