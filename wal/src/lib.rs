@@ -69,7 +69,6 @@ mod scan;
 mod segment;
 mod state;
 mod summary;
-mod transfer;
 pub mod transfer;
 mod types;
 mod waiters;

@@ -14,16 +14,17 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use coracle_wal::Disk;
 use thiserror::Error;
 
 use super::inbox::{Event, Inbox};
+use super::peers::Gate;
 use super::shard::Machine;
+use super::tiers::Tiers;
 use crate::env::Env;
 use crate::limits::PULLS_MAX;
-use crate::snapshot::{Manifest, SnapshotId, SnapshotStore, StoreError};
-use crate::transfer::PullError;
-use crate::{Restore, ShardId, SnapshotError};
+use crate::snapshot::{Manifest, ReadError, SnapshotId, SnapshotStore};
+use crate::transfer::pull::{Pull, PullError, PullLimits, PullProgress};
+use crate::{NodeId, Restore, ShardId, SnapshotError};
 
 /// Why a state machine could not be brought to a snapshot's state. Its state is unspecified now.
 #[derive(Debug, Error)]
@@ -33,7 +34,7 @@ pub(crate) enum RestoreError {
     Machine(#[from] SnapshotError),
     /// It could not be read.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] ReadError),
 }
 
 /// A leader's snapshot is durable here, or could not be had.
@@ -96,6 +97,35 @@ impl Installing {
     }
 }
 
+/// Starts the task that fetches a snapshot from its leader.
+pub(super) fn start_pull<E: Env>(
+    env: &E,
+    inbox: &Rc<Inbox>,
+    gate: &Rc<Gate>,
+    tiers: &Tiers<E::Disk>,
+    id: SnapshotId,
+    from: NodeId,
+) {
+    let (store, budget, cancel) =
+        (tiers.store.clone(), tiers.transfers.clone(), tiers.cancel.clone());
+    let (env_of_task, inbox, gate) = (env.clone(), inbox.clone(), gate.clone());
+    env.spawn(async move {
+        let env = env_of_task;
+        let progress = PullProgress::default();
+        let pull = Pull {
+            env: &env,
+            store: &store,
+            id,
+            limits: PullLimits::default(),
+            budget: &budget,
+            progress: &progress,
+            cancel: &cancel,
+        };
+        let result = pull.run(async || gate.connect_for_snapshots(&env, from, id.shard).await).await;
+        inbox.push(Event::SnapshotPulled(Box::new(Pulled { id, result })));
+    });
+}
+
 /// Starts the task that gives a snapshot to a state machine.
 pub(super) fn start_restore<E: Env>(
     env: &E,
@@ -119,10 +149,12 @@ pub(super) async fn restore<E: Env>(
     manifest: &Manifest,
     machine: &Machine,
 ) -> Result<(), RestoreError> {
-    let mut reader = store.reader(manifest.id).await?;
+    let mut chunks = store.reader(manifest.id).await?.sequential(0);
     machine.borrow_mut().restore(Restore::Begin)?;
-    while let Some((chunk, len)) = reader.next().await? {
-        machine.borrow_mut().restore(Restore::Chunk(&chunk[..len]))?;
+    while let Some(piece) = chunks.next().await {
+        let piece = piece?;
+        machine.borrow_mut().restore(Restore::Chunk(piece.bytes()))?;
+        chunks.recycle(piece.buf);
         env.yield_now().await;
     }
     machine.borrow_mut().restore(Restore::End)?;

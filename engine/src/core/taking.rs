@@ -15,15 +15,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use coracle_wal::{AlignedBuf, Disk};
 use thiserror::Error;
 
 use super::handle::SnapshotAnswer;
 use super::inbox::{Event, Inbox};
 use crate::env::Env;
-use crate::limits::{SNAPSHOT_ANSWERS_MAX, SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_RETRY_PAUSE};
-use crate::snapshot::{ChunkSink, Manifest, SnapshotId, SnapshotStore, StoreError};
-use crate::transfer::TransferBudget;
+use crate::limits::{SNAPSHOT_ANSWERS_MAX, SNAPSHOT_RETRY_PAUSE};
+use crate::snapshot::{ChunkSink, Manifest, SnapshotId, SnapshotStore, WriteError};
+use crate::transfer::budget::TransferBudget;
 use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, SnapshotStream};
 
 /// Why a snapshot was not taken. The shard goes on as before.
@@ -34,7 +33,7 @@ pub(crate) enum TakeError {
     Machine(#[from] SnapshotError),
     /// The disk did not take it.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] WriteError),
 }
 
 /// What became of a snapshot.
@@ -124,8 +123,14 @@ impl Taking {
             Ok(_) => Ok(taken.id.index),
             Err(error) => {
                 sometimes!(snapshot_failed);
-                self.paused.insert(taken.id.shard, now + SNAPSHOT_RETRY_PAUSE);
-                Err(SnapshotRequestError::Failed(error.to_string()))
+                let shard = taken.id.shard;
+                self.paused.insert(shard, now + SNAPSHOT_RETRY_PAUSE);
+                Err(match error {
+                    TakeError::Store(WriteError::NoRoom { .. }) => {
+                        SnapshotRequestError::NoSpace(shard)
+                    }
+                    error => SnapshotRequestError::Abandoned { shard, reason: error.to_string() },
+                })
             }
         };
         for answer in self.waiting.drain(..) {
@@ -161,10 +166,17 @@ async fn write<E: Env>(
 ) -> Result<Rc<Manifest>, TakeError> {
     let mut writer = store.create(id).await?;
     loop {
-        let mut buf = AlignedBuf::zeroed(SNAPSHOT_CHUNK_BYTES_MAX);
+        let mut buf = writer.buffer();
         let mut sink = ChunkSink::new(&mut buf);
-        let more = stream.fill(&mut sink)?;
+        let filled = stream.fill(&mut sink);
         let len = sink.len();
+        let more = match filled {
+            Ok(more) => more,
+            Err(error) => {
+                writer.abandon().await;
+                return Err(error.into());
+            }
+        };
         if len > 0 {
             budget.take(env, len).await;
             writer.put(buf, len).await?;
