@@ -418,6 +418,23 @@ pub(crate) fn visit_records(
     }
 }
 
+/// A record in the bytes of a batch.
+pub(crate) struct RecordAt {
+    pub(crate) stream: u32,
+    pub(crate) kind: u8,
+    pub(crate) payload: std::ops::Range<usize>,
+}
+
+/// The record at `at` of a batch's bytes without padding, which [`records_are_valid`] accepted; `None` at
+/// the end.
+pub(crate) fn record_at(batch: &[u8], at: usize) -> Option<RecordAt> {
+    let (raw, after) = RawRecordHeader::ref_from_prefix(batch.get(at..)?).ok()?;
+    let bytes = raw.bytes.get() as usize;
+    let start = at + RECORD_HEADER_BYTES;
+    let (stream, kind) = (raw.stream.get(), raw.kind);
+    (bytes <= after.len()).then_some(RecordAt { stream, kind, payload: start..start + bytes })
+}
+
 /// Splits the first record, header included, from the rest; `None` when it is not all there.
 fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (raw, after) = RawRecordHeader::ref_from_prefix(bytes).ok()?;

@@ -53,6 +53,7 @@ mod probe;
 
 mod batch;
 mod buf;
+mod cold;
 mod commit;
 mod disk;
 mod driver;
@@ -75,6 +76,7 @@ mod waiters;
 mod writer;
 
 pub use buf::AlignedBuf;
+pub use cold::{ColdBatch, ColdRecord, LogReader, ReadError};
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, WalFailure};

@@ -120,6 +120,20 @@ declare_probes! {
     short_read,
     /// A read was answered "try again".
     read_resubmitted,
+    /// A reader of old records went on in the next segment.
+    read_next_segment,
+    /// A batch that a reader gave out lay in several buffers.
+    read_batch_joined,
+    /// A segment was given up while a reader looked at it.
+    read_trimmed_under_reader,
+    /// A reader came to a segment that recovery could not read.
+    read_lost_segment,
+    /// A reader found damage.
+    read_damage,
+    /// A reader found a batch that did not name the one before it.
+    read_unlinked_batch,
+    /// A read for a reader of old records failed.
+    read_failed,
     /// A log was begun in an empty directory.
     recovery_empty,
     /// A log ended with its last whole batch.

@@ -13,6 +13,7 @@
 //! because all batches before it have their size by then, and the next segment begins where this one
 //! ends even while its file is still being prepared.
 
+mod place;
 mod sealed;
 mod space;
 
@@ -28,7 +29,8 @@ use crate::summary::Tally;
 use crate::transfer::Effort;
 use crate::waiters::Waiters;
 
-pub(crate) use self::sealed::SealedSegment;
+pub(crate) use self::place::{Locate, Spot};
+use self::sealed::SealedSegment;
 pub(crate) use self::space::Task;
 use crate::{AlignedBuf, AppendError, Appended, Lsn, Options, Record, Stats, WalFailure};
 

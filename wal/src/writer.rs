@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::batch::{Batch, Pool};
+use crate::cold::LogReader;
 use crate::driver::Driver;
 use crate::error::Fault;
 use crate::format::{Chain, FIRST_BATCH_OFFSET, FLAG_START, SegmentId};
@@ -196,6 +197,13 @@ impl<D: Disk> Wal<D> {
     /// The most bytes that a summary takes.
     pub fn summary_bytes_max(&self) -> usize {
         self.state.borrow().summary_bytes_max()
+    }
+
+    /// Reads durable batches from `from` on: the first byte of a batch, as [`Appended::batch`],
+    /// [`RecordView::batch`](crate::RecordView::batch) and [`ColdBatch::next`](crate::ColdBatch::next) give
+    /// it, or a position where one ends.
+    pub fn reader(&self, from: Lsn) -> LogReader<D> {
+        LogReader::new(self.clone(), from)
     }
 
     /// Takes no more appends, makes durable what was appended, marks the end and stops the driver.

@@ -13,7 +13,7 @@ use crate::summary::{self, Tally};
 use crate::{Lsn, SegmentInfo};
 
 /// A segment that takes no more batches.
-pub(crate) struct SealedSegment {
+pub(super) struct SealedSegment {
     id: SegmentId,
     tally: Tally,
     /// The owner knows.
