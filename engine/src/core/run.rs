@@ -174,7 +174,7 @@ impl<E: Env> Core<E> {
             })?;
             shards.push(Shard::new(id, raft, machines(id), limits));
         }
-        gate.start(&env, listener);
+        gate.start(&env, listener, None);
         Ok(Self {
             letters,
             storage: Storage::new(wal, limits),
