@@ -12,6 +12,7 @@ pub mod limits;
 pub mod raft;
 pub mod snapshot;
 mod state_machine;
+pub mod transfer;
 mod types;
 pub mod wire;
 

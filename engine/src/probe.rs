@@ -205,6 +205,32 @@ declare_probes! {
     handshakes_full,
     /// A member that introduced itself ended a pause between attempts.
     dial_poked,
+    /// A transfer of a snapshot waited for the core's budget of bandwidth.
+    transfer_budget_waited,
+    /// A puller had more requests outstanding than its sender takes.
+    transfer_requests_full,
+    /// A puller was told to come again because too many are served.
+    transfer_served_too_many,
+    /// A puller asked for nothing for too long.
+    transfer_connection_idle,
+    /// A puller took nothing for too long.
+    transfer_puller_takes_nothing,
+    /// A chunk that was asked for could not be read as it was written.
+    transfer_chunk_damaged_at_source,
+    /// A puller told its sender to come to an end.
+    transfer_cancelled,
+    /// A sender had not the snapshot that was asked for.
+    transfer_snapshot_unknown,
+    /// A sender had another snapshot under the same id than before.
+    transfer_manifest_changed,
+    /// A pull went on with what an earlier one had stored.
+    transfer_resumed_from_disk,
+    /// Nothing was heard of a sender for too long.
+    transfer_silent,
+    /// A chunk was asked for again.
+    transfer_chunk_asked_again,
+    /// A chunk was asked for so often that the snapshot was given up.
+    transfer_chunk_given_up,
     /// News for a sibling core did not fit its mailbox.
     sibling_news_missed,
     /// Several chunks of a snapshot were being written at once.

@@ -25,21 +25,25 @@
 //! to a limit at which peers are not listened to any more. A log that *failed* is another matter: the core
 //! latches the failure, answers everybody, closes its links, disowns its shards and does nothing more.
 
+mod cold;
 mod handle;
 mod inbox;
+mod installing;
 mod link;
 mod mailbox;
 mod observe;
 mod open;
-mod peers;
+pub(crate) mod peers;
 mod records;
 mod run;
 mod shard;
-mod signal;
+pub(crate) mod signal;
 mod status;
 mod storage;
+mod taking;
 pub mod testing;
 mod tier_config;
+mod tiers;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
