@@ -11,6 +11,7 @@ mod error;
 pub mod limits;
 pub mod raft;
 mod state_machine;
+pub mod tier;
 mod types;
 pub mod wire;
 

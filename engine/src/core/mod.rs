@@ -31,7 +31,6 @@ mod link;
 mod mailbox;
 mod observe;
 mod peers;
-mod records;
 mod run;
 mod shard;
 mod signal;
@@ -43,7 +42,8 @@ mod view;
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use mailbox::{Mailbox, RemoteCore};
 pub use observe::{CoreView, Observer, Queues, ShardView};
-pub use records::{LogRecord, ReplayError, decode_record};
 pub use run::{Core, CoreConfig, OpenError};
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
 pub use view::{ClusterView, MemberView};
+
+pub use crate::tier::{LogRecord, ReplayError, decode_record};

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use coracle_wal::{Recovery, Wal};
+use coracle_wal::{Lsn, Recovery, Wal};
 use thiserror::Error;
 
 use super::handle::{Consistency, CoreHandle, Request};
@@ -15,7 +15,6 @@ use super::link::{Link, PeerCore};
 use super::mailbox::{Letter, Letters, Mailbox};
 use super::observe::{CoreView, Observer, Queues};
 use super::peers::Gate;
-use super::records::{Recovered, Replay, ReplayError};
 use super::shard::Shard;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
@@ -23,8 +22,9 @@ use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::Limits;
 use crate::raft::{self, Message, Raft, RaftLog};
+use crate::tier::{self, RecoveredShard, ReplayError, ShardError};
 use crate::wire::Hello;
-use crate::{CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
+use crate::{CoreId, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
 
 /// What a core must know to start. The same on all cores of a node but for `core`.
 #[derive(Clone, Debug)]
@@ -83,6 +83,14 @@ pub enum OpenError {
         core: CoreId,
         /// What is wrong.
         source: ReplayError,
+    },
+    /// The log has not all of a shard.
+    #[error("core {core}: {source}")]
+    Shard {
+        /// Which core.
+        core: CoreId,
+        /// What is wrong.
+        source: ShardError,
     },
     /// What the log holds of a shard contradicts itself or the configuration.
     #[error("core {core}, shard {shard}: {source}")]
@@ -146,12 +154,14 @@ impl<E: Env> Core<E> {
         if let Some(flaw) = limits.flaw(config.wal.group_bytes_max()) {
             return Err(OpenError::Limits { core, flaw });
         }
-        let mut replay = Replay::default();
+        // Everything is in memory for now, so nobody asks where it lies.
+        let mut replay = tier::Recovery::new(u64::MAX);
         let (wal, driver, recovery) =
-            Wal::open(disk, config.wal.clone(), &mut |record| replay.visit(&record))
+            Wal::open(disk, config.wal.clone(), &mut |record| replay.record(&record, Lsn(0)))
                 .await
                 .map_err(|source| OpenError::Wal { core, source })?;
-        let mut recovered = replay.finish().map_err(|source| OpenError::Replay { core, source })?;
+        let replayed = replay.finish(&BTreeMap::new());
+        let mut recovered = replayed.map_err(|source| OpenError::Replay { core, source })?.shards;
         let address = config.peer_listen.clone();
         let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {
             core,
@@ -166,7 +176,9 @@ impl<E: Env> Core<E> {
         let hosted = (0..config.shards).map(ShardId).filter(|s| inbox.view.borrow().is_local(*s));
         let mut shards = Vec::new();
         for id in hosted {
-            let found = recovered.remove(&id).unwrap_or_default();
+            let found = recovered.remove(&id).unwrap_or_else(|| Ok(RecoveredShard::default()));
+            let found =
+                found.map_err(|unusable| OpenError::Shard { core, source: unusable.error })?;
             let raft = bring_up(&config, id, found, &env).map_err(|source| OpenError::Replica {
                 core,
                 shard: id,
@@ -685,7 +697,7 @@ fn hello(config: &CoreConfig) -> Hello {
 fn bring_up<E: Env>(
     config: &CoreConfig,
     shard: ShardId,
-    found: Recovered,
+    found: RecoveredShard,
     env: &E,
 ) -> Result<Raft, raft::StartError> {
     let voters = config.members.iter().map(|member| member.id).collect();
@@ -704,7 +716,7 @@ fn bring_up<E: Env>(
         read_batches_max: limits.read_batches_max,
         ..raft::Config::new(config.node, voters, seed)
     };
-    let log = RaftLog::restore(LogIndex(0), Term(0), found.entries)?;
+    let log = RaftLog::restore(found.base.0, found.base.1, found.entries)?;
     Raft::new(raft_config, found.hard_state, log, env.now())
 }
 

@@ -5,9 +5,9 @@ use std::task::Context;
 
 use coracle_wal::{AppendError, Disk, Lsn, Wal};
 
-use super::records::{self, ENTRY_HEAD_BYTES};
 use crate::limits::Limits;
 use crate::raft::{Effects, Entry, HardState, Message, WriteMark};
+use crate::tier::{self, ENTRY_HEAD_BYTES};
 use crate::{NodeId, ShardId};
 
 /// A message and whom it goes to.
@@ -170,11 +170,11 @@ fn append<D: Disk>(
         sometimes!(group_split, count < group.entries.len());
         let entries = &group.entries[..count];
         heads.clear();
-        heads.extend(entries.iter().map(records::entry_head));
-        let state = group.hard_state.map(|state| records::hard_state_head(&hint(state, entries)));
-        let state = state.as_ref().map(|head| records::hard_state_record(shard, head));
+        heads.extend(entries.iter().map(tier::entry_head));
+        let state = group.hard_state.map(|state| tier::hard_state_head(&hint(state, entries)));
+        let state = state.as_ref().map(|head| tier::hard_state_record(shard, head));
         let entries = entries.iter().zip(heads.iter());
-        let entries = entries.map(|(entry, head)| records::entry_record(shard, head, entry));
+        let entries = entries.map(|(entry, head)| tier::entry_record(shard, head, entry));
         let list: Vec<_> = state.into_iter().chain(entries).collect();
         appended = Some(wal.append(&list)?);
         group.hard_state = None;
