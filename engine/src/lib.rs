@@ -13,6 +13,7 @@ pub mod raft;
 pub mod snapshot;
 mod state_machine;
 pub mod transfer;
+pub mod tier;
 mod types;
 pub mod wire;
 

@@ -70,6 +70,24 @@ pub const REPLY_SCRATCH_BYTES: usize = 16 << 10;
 /// a group always fits a batch.
 pub const APPEND_GROUP_BYTES_MAX: usize = 2 << 20;
 
+/// Bytes of one shard's records in one run of its index, beyond which the next entry begins a new one: to
+/// find an entry means reading this much at most, and the index stays below a thousandth of the log.
+pub const RUN_BYTES_MAX: u64 = 256 << 10;
+
+/// How far one run reaches over the log: what is read to find the entry of a quiet shard among those of
+/// busy ones.
+pub const RUN_SPAN_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of entries that enter and leave memory together when they come from one shard in a row: small
+/// beside any budget, and large beside what a group itself takes.
+pub const MEMORY_GROUP_BYTES_MAX: u64 = 64 << 10;
+
+/// Items (runs, hard states, bases) that are collected for the summaries of segments that are not sealed
+/// yet. At about 20 bytes each they would not fit a summary any more.
+pub const SUMMARY_ITEMS_MAX: usize = 64 << 10;
+
+const _: () = assert!(RUN_BYTES_MAX <= RUN_SPAN_BYTES_MAX);
+
 /// Bytes a stranger may send before its HELLO is complete.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
 

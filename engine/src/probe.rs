@@ -277,4 +277,18 @@ declare_probes! {
     snapshot_leftover_removed,
     /// A store was opened with an unfinished reception.
     snapshot_unfinished_kept,
+    /// Memory is over its budget, but the oldest group in it is not durable yet.
+    eviction_waits,
+    /// A restart found entries of a shard behind a hole, which entries written again filled.
+    replay_hole_filled,
+    /// A restart took a snapshot for the base of a log that had not noted it.
+    replay_base_from_snapshot,
+    /// A restart dropped a log that a snapshot contradicts or is ahead of.
+    replay_reset_by_snapshot,
+    /// A shard could not be brought up from what the log holds of it.
+    replay_shard_unusable,
+    /// A segment's summary was not understood, and its records were read.
+    summary_refused,
+    /// A sealed segment got no summary because it would not fit.
+    summary_too_large,
 }

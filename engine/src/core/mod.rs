@@ -34,7 +34,6 @@ mod mailbox;
 mod observe;
 mod open;
 pub(crate) mod peers;
-mod records;
 mod run;
 mod shard;
 pub(crate) mod signal;
@@ -50,8 +49,9 @@ pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use mailbox::{Mailbox, RemoteCore};
 pub use observe::{CoreView, Observer, Queues, ShardView};
 pub use open::{CoreConfig, OpenError};
-pub use records::{LogRecord, ReplayError, decode_record};
 pub use run::Core;
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
 pub use tier_config::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 pub use view::{ClusterView, MemberView};
+
+pub use crate::tier::{LogRecord, ReplayError, decode_record};

@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use coracle_wal::RecordView;
+use coracle_wal::{Lsn, RecordView};
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Consistency, CoreHandle, Request};
 use super::inbox::Event;
-use super::records::{self, Replay, ReplayError};
 use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::raft::{Entry, HardState};
 use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
+use crate::tier::{self, Base, Recovery, ReplayError};
+use crate::{ProposeError, QueryError, ShardId};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
 #[derive(Debug)]
@@ -96,22 +97,37 @@ pub fn change_counters(handle: &CoreHandle, change: impl FnOnce(&mut CoreCounter
 pub fn replay<'a>(
     found: impl IntoIterator<Item = RecordView<'a>>,
 ) -> Result<BTreeMap<ShardId, (HardState, Vec<Entry>)>, ReplayError> {
-    let mut replay = Replay::default();
-    found.into_iter().for_each(|record| replay.visit(&record));
-    let shards = replay.finish()?;
-    Ok(shards.into_iter().map(|(id, shard)| (id, (shard.hard_state, shard.entries))).collect())
+    let mut recovery = Recovery::new(u64::MAX);
+    found.into_iter().for_each(|record| recovery.record(&record, Lsn(0)));
+    let shards = recovery.finish(&BTreeMap::new())?.shards;
+    let usable = shards.into_iter().filter_map(|(id, shard)| Some((id, shard.ok()?)));
+    Ok(usable.map(|(id, shard)| (id, (shard.hard_state, shard.entries))).collect())
 }
 
 /// Kind and payload of the record of an entry.
 pub fn entry_record(shard: ShardId, entry: &Entry) -> (u8, Vec<u8>) {
-    let head = records::entry_head(entry);
-    let record = records::entry_record(shard, &head, entry);
+    let head = tier::entry_head(entry);
+    let record = tier::entry_record(shard, &head, entry);
     (record.kind, [record.head, record.body].concat())
 }
 
 /// Kind and payload of the record of a hard state.
 pub fn hard_state_record(shard: ShardId, state: &HardState) -> (u8, Vec<u8>) {
-    let head = records::hard_state_head(state);
-    let record = records::hard_state_record(shard, &head);
+    let head = tier::hard_state_head(state);
+    let record = tier::hard_state_record(shard, &head);
+    (record.kind, [record.head, record.body].concat())
+}
+
+/// Kind and payload of the record of an entry that is written again.
+pub fn kept_record(shard: ShardId, entry: &Entry) -> (u8, Vec<u8>) {
+    let head = tier::entry_head(entry);
+    let record = tier::kept_record(shard, &head, &entry.payload);
+    (record.kind, [record.head, record.body].concat())
+}
+
+/// Kind and payload of the record of a base.
+pub fn base_record(shard: ShardId, base: &Base) -> (u8, Vec<u8>) {
+    let head = tier::base_head(base);
+    let record = tier::base_record(shard, &head);
     (record.kind, [record.head, record.body].concat())
 }

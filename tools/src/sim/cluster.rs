@@ -485,7 +485,7 @@ fn refusal(error: &OpenError) -> Refusal {
             source,
             coracle_wal::OpenError::Io { .. } | coracle_wal::OpenError::NoSpace { .. }
         ),
-        OpenError::Replay { .. } | OpenError::Replica { .. } => true,
+        OpenError::Replay { .. } | OpenError::Replica { .. } | OpenError::Shard { .. } => true,
         OpenError::Listen { .. } | OpenError::Limits { .. } => false,
     };
     Refusal { text: error.to_string(), damage }

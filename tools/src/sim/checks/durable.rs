@@ -63,6 +63,11 @@ impl DurableShard {
                 Ok(())
             }
             LogRecord::HardState(state) => self.take_hard_state(state),
+            // Nothing is given up yet, so nothing has to be written again.
+            LogRecord::Kept { .. } | LogRecord::Base(_) => {
+                let expected = "the records of a log that is not compacted";
+                fail(Violation::new(Invariant::DurableRecords, expected, format!("{record:?}")))
+            }
         }
     }
 
