@@ -1,25 +1,35 @@
 //! How a core is opened from its log.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use coracle_wal::Wal;
+use coracle_wal::{RecordView, SegmentInfo, Wal};
 use thiserror::Error;
 
+use super::cold::Cold;
 use super::inbox::Inbox;
+use super::installing::{self, Installing};
 use super::mailbox::{Letters, Mailbox};
 use super::peers::Gate;
-use super::records::{Recovered, Replay, ReplayError};
 use super::run::{Core, silence_max};
-use super::shard::Shard;
+use super::shard::{Machine, Shard};
 use super::status::CoreCounters;
 use super::storage::Storage;
+use super::taking::Taking;
 use super::tier_config::TierConfig;
+use super::tiers::Tiers;
+use super::upkeep::Upkeep;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
-use crate::limits::Limits;
-use crate::raft::{self, Raft, RaftLog};
+use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
+use crate::raft::{self, Effects, Raft, RaftLog};
+use crate::snapshot::{SnapshotId, SnapshotStore};
+use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
+use crate::transfer::budget::TransferBudget;
+use crate::transfer::cancel::Cancel;
+use crate::transfer::serve::{ServeLimits, SnapshotService};
 use crate::wire::Hello;
 use crate::{CoreId, LogIndex, NodeId, ShardId, StateMachine, Term};
 
@@ -83,6 +93,14 @@ pub enum OpenError {
         /// What is wrong.
         source: ReplayError,
     },
+    /// The directory of the snapshots could not be read.
+    #[error("core {core}: {source}")]
+    Snapshots {
+        /// Which core.
+        core: CoreId,
+        /// What the store of snapshots said.
+        source: crate::snapshot::OpenError,
+    },
     /// What the log holds of a shard contradicts itself or the configuration.
     #[error("core {core}, shard {shard}: {source}")]
     Replica {
@@ -124,11 +142,28 @@ impl<E: Env> Core<E> {
         if let Some(flaw) = flaw.or_else(|| config.tiers.flaw(&config.wal)) {
             return Err(OpenError::Limits { core, flaw });
         }
-        let mut replay = Replay::default();
-        let (wal, driver, recovery) = Wal::open(disk, config.wal.clone(), &mut replay)
+        let log_id = config.wal.log_id;
+        let (store, inventory) = SnapshotStore::open(disk.clone(), log_id)
+            .await
+            .map_err(|source| OpenError::Snapshots { core, source })?;
+        for problem in &inventory.problems {
+            tracing::error!(%core, "snapshot: {problem}");
+        }
+        let mut replay = Reader(tier::Recovery::new(config.tiers.log_memory_bytes));
+        let (wal, driver, recovery) = Wal::open(disk, wal_options(&config), &mut replay)
             .await
             .map_err(|source| OpenError::Wal { core, source })?;
-        let mut recovered = replay.finish().map_err(|source| OpenError::Replay { core, source })?;
+        let hosted = (0..config.shards).map(ShardId);
+        let hosted = hosted.filter(|id| CoreId::hosting(*id, config.shards, config.cores) == core);
+        let hosted: Vec<ShardId> = hosted.collect();
+        let newest = |id: &ShardId| {
+            let manifest = store.newest(*id)?;
+            Some((*id, (manifest.id.index, manifest.id.term)))
+        };
+        let Recovered { mut shards, index, memory } = replay
+            .0
+            .finish(&hosted.iter().filter_map(newest).collect())
+            .map_err(|source| OpenError::Replay { core, source })?;
         let address = config.peer_listen.clone();
         let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {
             core,
@@ -140,36 +175,118 @@ impl<E: Env> Core<E> {
 
         let inbox = Rc::new(Inbox::new(first_view(&config), limits));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
-        let hosted = (0..config.shards).map(ShardId).filter(|s| inbox.view.borrow().is_local(*s));
-        let mut shards = Vec::new();
+        let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
         for id in hosted {
-            let found = recovered.remove(&id).unwrap_or_default();
-            let raft = bring_up(&config, id, found, &env).map_err(|source| OpenError::Replica {
-                core,
-                shard: id,
-                source,
-            })?;
-            shards.push(Shard::new(id, raft, machines(id), limits));
+            let machine: Machine = Rc::new(RefCell::new(machines(id)));
+            let up = match shards.remove(&id) {
+                Some(Ok(found)) => {
+                    let restored = restore(&env, &store, id, found.base.0, &machine).await;
+                    restored.map(|applied| (Some(found), applied))
+                }
+                Some(Err(unusable)) => Err(unusable.error.to_string()),
+                None => Ok((None, None)),
+            };
+            match up {
+                Ok((found, applied)) => {
+                    let brought_up = bring_up(&config, id, found, applied, &env);
+                    let (raft, effects, applied) = brought_up
+                        .map_err(|source| OpenError::Replica { core, shard: id, source })?;
+                    let mut shard = Shard::new(id, raft, machine, applied, limits);
+                    shard.effects = effects;
+                    live.push(shard);
+                }
+                Err(reason) => {
+                    tracing::error!(%core, shard = %id, "this replica takes no part: {reason}");
+                    lost.insert(id, reason);
+                }
+            }
         }
-        gate.start(&env, listener);
-        Ok(Self {
+        let transfers = Rc::new(budget(config.tiers.transfer_bytes_per_s));
+        let service =
+            SnapshotService::new(store.clone(), transfers.clone(), ServeLimits::default());
+        gate.start(&env, listener, Some(service));
+        let tiers = Tiers {
+            cold: Cold::new(wal.clone()),
+            store,
+            taking: Taking::default(),
+            installing: Installing::default(),
+            transfers,
+            writes: Rc::new(budget(SNAPSHOT_WRITE_BYTES_PER_S)),
+            cancel: Cancel::default(),
+        };
+        let mut core = Self {
             letters,
-            storage: Storage::new(wal, limits),
+            storage: Storage::new(wal, index, memory, limits),
+            tiers,
             env,
             config,
             inbox,
             gate,
-            shards,
-            lost: BTreeMap::new(),
+            shards: live,
+            lost,
             touched: Vec::new(),
             links: BTreeMap::new(),
             counters: CoreCounters::default(),
             recovery,
             news_missed: false,
             failed: false,
+            upkeep: Upkeep::default(),
             observer: None,
-        })
+        };
+        // What bringing them up has left to be stored.
+        (0..core.shards.len()).for_each(|at| core.touch(at));
+        Ok(core)
     }
+}
+
+/// Reads the log's records and summaries.
+struct Reader(tier::Recovery);
+
+impl coracle_wal::Replay for Reader {
+    fn record(&mut self, record: RecordView<'_>) {
+        self.0.record(&record, record.batch);
+    }
+
+    fn summary(&mut self, segment: &SegmentInfo, summary: &[u8]) -> bool {
+        self.0.summary(segment.start, segment.end, summary)
+    }
+}
+
+/// The log's options with what the tiers say of them.
+fn wal_options(config: &CoreConfig) -> coracle_wal::Options {
+    let mut options = config.wal.clone();
+    options.log_bytes_max = config.tiers.disk_bytes_max;
+    options.archive = config.tiers.archive;
+    options
+}
+
+/// A budget of bandwidth; 0 stands for no limit.
+fn budget(bytes_per_s: u64) -> TransferBudget {
+    match bytes_per_s {
+        0 => TransferBudget::unlimited(),
+        rate => TransferBudget::new(rate, rate.min(SNAPSHOT_BURST_BYTES)),
+    }
+}
+
+/// Gives a state machine its newest snapshot, if there is one. Returns which, or why the replica can't be
+/// brought up. A snapshot that can't be read is not needed while the log still has all entries.
+async fn restore<E: Env>(
+    env: &E,
+    store: &SnapshotStore<E::Disk>,
+    shard: ShardId,
+    base: LogIndex,
+    machine: &Machine,
+) -> Result<Option<SnapshotId>, String> {
+    let Some(manifest) = store.newest(shard) else { return Ok(None) };
+    let Err(error) = installing::restore(env, store, &manifest, machine).await else {
+        return Ok(Some(manifest.id));
+    };
+    Err(format!(
+        "its state can't be restored from {}: {error}; its log begins at {base}. Remove the files of \
+         that snapshot and restart to bring it up from its log if that begins at 0; else restore \
+         this shard from its peers",
+        manifest.id
+    ))
 }
 
 fn first_view(config: &CoreConfig) -> ClusterView {
@@ -202,12 +319,14 @@ fn hello(config: &CoreConfig) -> Hello {
     }
 }
 
+/// A replica with what was found of it, or a blank one; `snapshot` is what its state machine has.
 fn bring_up<E: Env>(
     config: &CoreConfig,
     shard: ShardId,
-    found: Recovered,
+    found: Option<RecoveredShard>,
+    snapshot: Option<SnapshotId>,
     env: &E,
-) -> Result<Raft, raft::StartError> {
+) -> Result<(Raft, Effects, LogIndex), raft::StartError> {
     let voters = config.members.iter().map(|member| member.id).collect();
     // Shards of a node must not all wait for the same time.
     let seed = env.random() ^ u64::from(shard.0);
@@ -222,8 +341,20 @@ fn bring_up<E: Env>(
         inflight_bytes_max: limits.inflight_bytes_max,
         uncommitted_bytes_max: limits.uncommitted_bytes_max,
         read_batches_max: limits.read_batches_max,
+        blank: found.is_none().then(|| env.random()),
         ..raft::Config::new(config.node, voters, seed)
     };
-    let log = RaftLog::restore(LogIndex(0), Term(0), found.entries)?;
-    Raft::new(raft_config, found.hard_state, log, env.now())
+    let found = found.unwrap_or_default();
+    let (base, base_term) = found.base;
+    let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
+    let mut raft = Raft::new(raft_config, found.hard_state, log, env.now())?;
+    let mut effects = Effects { base: found.unstored, ..Effects::default() };
+    let applied = match snapshot {
+        Some(SnapshotId { index, term, .. }) => {
+            raft.step(raft::Event::Snapshot { index, term }, &mut effects);
+            index
+        }
+        None => base,
+    };
+    Ok((raft, effects, applied))
 }

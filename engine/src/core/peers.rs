@@ -40,6 +40,8 @@ use crate::limits::{
     CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
 };
 use crate::transfer::cancel::Cancel;
+use crate::transfer::dial;
+use crate::transfer::pull::ConnectError;
 use crate::transfer::serve::SnapshotService;
 use crate::wire::{
     EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -185,6 +187,22 @@ impl Gate {
         let member = view.member(member)?;
         let port = member.peer_port.checked_add(core.0)?;
         Some(format!("{}:{port}", member.peer_host))
+    }
+
+    /// Opens a connection to the core that hosts `shard` on another node, to pull a snapshot over it.
+    pub(super) async fn connect_for_snapshots<E: Env>(
+        &self,
+        env: &E,
+        node: NodeId,
+        shard: ShardId,
+    ) -> Result<dial::Greeted<E>, ConnectError> {
+        let core = self.inbox.view.borrow().core_of(node, shard);
+        let known = core.and_then(|core| Some((core, self.address(node, core)?)));
+        let Some((core, address)) = known else {
+            let reason = format!("node {node} has not been heard of yet");
+            return Err(ConnectError::Refused(reason));
+        };
+        dial::connect(env, &address, &self.hello, (node, core)).await
     }
 
     /// Makes `link` the one of its peer core; an older one ends.
