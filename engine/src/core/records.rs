@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! stream = shard id
-//! kind 1  entry       head: term u64 | index u64 | entry kind u8 (0 normal, 1 no-op),
+//! kind 1  entry       head: term u64 | index u64 | entry kind u8 (0 normal, 1 no-op, 2 readmission),
 //!                     little-endian; body: payload
-//! kind 2  hard state  head: term u64 | vote u64 (0 = none) | commit u64
+//! kind 2  hard state  head: term u64 | vote u64 (0 = none) | commit u64 | standing u8 (0 member,
+//!                     1 returning) | incarnation u64 (0 unless returning)
+//!                     Older ones end after commit; they are of members.
 //! ```
 //! The log is append-only, so truncation is implied: an entry at an index that was seen before
 //! replaces that entry and all after it. The newest hard state counts. Hard state and entries that
@@ -17,15 +19,20 @@ use coracle_wal::{Record, RecordView};
 use thiserror::Error;
 
 use crate::limits::TERM_MAX;
-use crate::raft::{Entry, EntryKind, HardState};
+use crate::raft::{Entry, EntryKind, HardState, Standing};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
 const KIND_ENTRY: u8 = 1;
 const KIND_HARD_STATE: u8 = 2;
 const ENTRY_NORMAL: u8 = 0;
 const ENTRY_NOOP: u8 = 1;
+const ENTRY_READMISSION: u8 = 2;
+const STANDING_MEMBER: u8 = 0;
+const STANDING_RETURNING: u8 = 1;
 pub(super) const ENTRY_HEAD_BYTES: usize = 17;
-pub(super) const HARD_STATE_BYTES: usize = 24;
+pub(super) const HARD_STATE_BYTES: usize = 33;
+/// A hard state without a standing, as earlier versions wrote it.
+const HARD_STATE_BYTES_OLD: usize = 24;
 
 /// The fixed part of an entry's record.
 pub(super) fn entry_head(entry: &Entry) -> [u8; ENTRY_HEAD_BYTES] {
@@ -35,6 +42,7 @@ pub(super) fn entry_head(entry: &Entry) -> [u8; ENTRY_HEAD_BYTES] {
     head[16] = match entry.kind {
         EntryKind::Normal => ENTRY_NORMAL,
         EntryKind::Noop => ENTRY_NOOP,
+        EntryKind::Readmission => ENTRY_READMISSION,
     };
     head
 }
@@ -44,7 +52,13 @@ pub(super) fn hard_state_head(state: &HardState) -> [u8; HARD_STATE_BYTES] {
     let mut head = [0; HARD_STATE_BYTES];
     head[..8].copy_from_slice(&state.term.0.to_le_bytes());
     head[8..16].copy_from_slice(&state.vote.map_or(0, |node| node.0).to_le_bytes());
-    head[16..].copy_from_slice(&state.commit.0.to_le_bytes());
+    head[16..24].copy_from_slice(&state.commit.0.to_le_bytes());
+    let (standing, incarnation) = match state.standing {
+        Standing::Member => (STANDING_MEMBER, 0),
+        Standing::Returning(incarnation) => (STANDING_RETURNING, incarnation),
+    };
+    head[24] = standing;
+    head[25..].copy_from_slice(&incarnation.to_le_bytes());
     head
 }
 
@@ -206,6 +220,7 @@ fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
         kind: match *payload.get(16)? {
             ENTRY_NORMAL => EntryKind::Normal,
             ENTRY_NOOP => EntryKind::Noop,
+            ENTRY_READMISSION => EntryKind::Readmission,
             _ => return None,
         },
         payload: payload.get(ENTRY_HEAD_BYTES..)?,
@@ -213,14 +228,20 @@ fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
 }
 
 fn decode_hard_state(payload: &[u8]) -> Option<HardState> {
-    if payload.len() != HARD_STATE_BYTES {
-        return None;
-    }
+    let standing = match (payload.len(), payload.get(24)) {
+        (HARD_STATE_BYTES_OLD, _) => Standing::Member,
+        (HARD_STATE_BYTES, Some(&STANDING_MEMBER)) if u64_at(payload, 25) == Some(0) => {
+            Standing::Member
+        }
+        (HARD_STATE_BYTES, Some(&STANDING_RETURNING)) => Standing::Returning(u64_at(payload, 25)?),
+        _ => return None,
+    };
     let vote = u64_at(payload, 8)?;
     Some(HardState {
         term: term_at(payload)?,
         vote: (vote != 0).then_some(NodeId(vote)),
         commit: LogIndex(u64_at(payload, 16)?),
+        standing,
     })
 }
 
@@ -256,7 +277,9 @@ mod tests {
         for old in [entry(1, 1, b"a"), entry(1, 2, b"b"), entry(1, 3, b"c")] {
             visit_entry(&mut replay, &old);
         }
-        let state = HardState { term: Term(2), vote: Some(NodeId(3)), commit: LogIndex(1) };
+        let standing = Standing::Returning(77);
+        let (term, vote, commit) = (Term(2), Some(NodeId(3)), LogIndex(1));
+        let state = HardState { term, vote, commit, standing };
         visit(&mut replay, KIND_HARD_STATE, &hard_state_head(&state));
         visit_entry(&mut replay, &entry(2, 2, b"B"));
         let shards = replay.finish().unwrap();
@@ -280,6 +303,19 @@ mod tests {
         let mut replay = Replay::default();
         visit(&mut replay, KIND_ENTRY, b"short");
         assert!(matches!(replay.finish(), Err(ReplayError::Unknown { bytes: 5, .. })));
+    }
+
+    #[test]
+    fn a_hard_state_of_an_earlier_version_is_of_a_member() {
+        let state = HardState { term: Term(2), commit: LogIndex(1), ..HardState::default() };
+        let head = hard_state_head(&state);
+        let decode = |bytes: &[u8]| decode_hard_state(bytes);
+        assert_eq!(decode(&head), Some(state));
+        assert_eq!(decode(&head[..24]), Some(state));
+        assert_eq!(decode(&head[..25]), None);
+        let (mut other, mut named) = (head, head);
+        (other[24], named[25]) = (2, 1);
+        assert_eq!((decode(&other), decode(&named)), (None, None));
     }
 
     /// Index 0 came in front of entry 1; a term at the end of its range overflowed at the next election.

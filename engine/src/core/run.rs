@@ -704,7 +704,7 @@ fn bring_up<E: Env>(
         read_batches_max: limits.read_batches_max,
         ..raft::Config::new(config.node, voters, seed)
     };
-    let log = RaftLog::restore(LogIndex(0), Term(0), found.entries)?;
+    let log = RaftLog::in_memory(LogIndex(0), Term(0), found.entries)?;
     Raft::new(raft_config, found.hard_state, log, env.now())
 }
 
