@@ -139,6 +139,18 @@ pub const INFLIGHT_BYTES_MAX: usize = 8 << 20;
 /// majority is noticed by refusals and not by memory.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of entries that are read from disk at once for one follower: two large append messages, so that
+/// the next ones are read while the follower stores these, and a dozen followers cost little memory.
+pub const FETCH_BYTES_MAX: usize = 2 << 20;
+
+/// Election timeouts of silence after which a follower that was offered a snapshot no longer keeps it from
+/// being removed: long enough for a restart, short beside the time in which a disk fills.
+pub const OFFER_SILENCE_TIMEOUTS: u32 = 8;
+
+/// Heartbeats that a follower has to find out that its readmission is committed before another one is
+/// appended. It is told with each of them.
+pub const READMISSION_BEATS: u32 = 3;
+
 /// Batches of reads that may wait for confirmation in one shard: one arrives per turn of the loop.
 pub const READ_BATCHES_MAX: usize = 4096;
 

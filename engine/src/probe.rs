@@ -89,6 +89,54 @@ declare_probes! {
     log_truncated_in_flight,
     /// A log was cut more than once.
     log_truncated_again,
+    /// A follower's log was cut below what it had in memory.
+    cold_entries_cut,
+    /// A follower was probed at a place whose entries are not in memory.
+    probe_without_entries,
+    /// Entries that had been read from disk were sent.
+    cold_entries_sent,
+    /// Fetched entries came after the follower or the leader had moved on.
+    fetched_too_late,
+    /// Fetched entries were not sent, or not all of them.
+    fetched_in_vain,
+    /// Entries could not be fetched.
+    fetch_failed,
+    /// A follower began to need a snapshot.
+    snapshot_offered,
+    /// A follower had the snapshot offered, but the log had been compacted beyond it.
+    snapshot_outrun,
+    /// A follower that needs a snapshot acknowledged less than the log has.
+    snapshot_ack_below_base,
+    /// A silent follower no longer kept the snapshot offered to it.
+    snapshot_unpinned,
+    /// A follower was offered a snapshot of what it has.
+    snapshot_not_needed,
+    /// A snapshot was installed that was no news any more.
+    snapshot_installed_late,
+    /// A snapshot was installed and the log went on.
+    snapshot_kept_log,
+    /// A snapshot replaced a log.
+    snapshot_replaced_log,
+    /// A snapshot replaced a log that reached as far and contradicted it.
+    snapshot_replaced_conflict,
+    /// A replica without data heard of a leader before it knew whether the cluster is new.
+    blank_found_leader,
+    /// A new member gave up its vote in a term in which it may have voted before.
+    blank_gives_up_vote,
+    /// A message about votes was ignored by a replica that may not vote.
+    vote_withheld,
+    /// A leader noticed that a follower has lost its data.
+    returning_noticed,
+    /// A follower without data rejected what it had acknowledged.
+    returning_lost_acknowledged,
+    /// A heartbeat told a follower without data of entries it does not have.
+    commit_of_lost_log,
+    /// A leader appended an entry that readmits a follower.
+    readmission_appended,
+    /// Another one was appended because the first was not noticed.
+    readmission_repeated,
+    /// A replica was readmitted.
+    readmitted,
     /// A report of durability came after an overwriting and counted for less than it says.
     stale_durable_ignored,
     /// A report of durability named entries that are not in the log any more.

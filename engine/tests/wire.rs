@@ -11,7 +11,7 @@ use coracle_engine::limits::{
 };
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Vote, VoteReply,
+    PreVote, PreVoteReply, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
@@ -107,15 +107,19 @@ fn message() -> impl Strategy<Value = Message> {
             2 => Message::Vote(Vote { term, last_index, last_term }),
             3 => Message::VoteReply(VoteReply { term, granted: yes }),
             4 => Message::Heartbeat(Heartbeat { term, commit: LogIndex(a), round: b }),
-            5 => Message::HeartbeatReply(HeartbeatReply { term, round: b }),
+            5 => Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: b,
+                standing: Standing::Member,
+            }),
             6 => {
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(a) };
-                Message::AppendReply(AppendReply { term, outcome })
+                Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member })
             }
             _ => {
                 let (prev_index, hint_index, hint_term) = (LogIndex(a), LogIndex(b), Term(c));
                 let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
-                Message::AppendReply(AppendReply { term, outcome })
+                Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member })
             }
         }
     });
@@ -201,7 +205,7 @@ proptest! {
 
 /// A frame of any body with a right header.
 fn sealed(kind: u8, shard: u32, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0xC0, 0xAC, 1, kind, 0, 0, 0, 0];
+    let mut bytes = vec![0xC0, 0xAC, 2, kind, 0, 0, 0, 0];
     bytes.extend(shard.to_le_bytes());
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.extend(crc32fast::hash(body).to_le_bytes());
@@ -234,7 +238,11 @@ fn append_of(payloads: Vec<Bytes>) -> Message {
 fn large_payloads_are_referenced_and_small_ones_gathered() {
     let small = Bytes::from(vec![1; 100]);
     let large = Bytes::from(vec![2; GATHER_BYTES_MIN]);
-    let beat = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+    let beat = Message::HeartbeatReply(HeartbeatReply {
+        term: Term(1),
+        round: 0,
+        standing: Standing::Member,
+    });
     let frames = [
         raft(beat.clone()),
         raft(append_of(vec![small.clone(), large.clone(), small])),
@@ -349,7 +357,9 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
     let busy = HelloReply::Refused { reason: RefuseReason::Busy, text: "not now".to_owned() };
     let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
-    let reply = |outcome| raft(Message::AppendReply(AppendReply { term, outcome }));
+    let reply = |outcome| {
+        raft(Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member }))
+    };
     vec![
         ("Hello", Frame::Hello(golden_hello())),
         ("HelloReply accepted", Frame::HelloReply(HelloReply::Accepted(golden_hello()))),
@@ -365,13 +375,20 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("AppendReply accepted", reply(accepted)),
         ("AppendReply rejected", reply(rejected)),
         ("Heartbeat", raft(Message::Heartbeat(Heartbeat { term, commit: LogIndex(12), round: 4 }))),
-        ("HeartbeatReply", raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4 }))),
+        (
+            "HeartbeatReply",
+            raft(Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: 4,
+                standing: Standing::Member,
+            })),
+        ),
         ("SnapshotHello", Frame::SnapshotHello(golden_hello())),
         ("SnapshotHelloReply refused", Frame::SnapshotHelloReply(busy)),
     ]
 }
 
-/// The format is what `testdata/wire/v1.txt` says. A change of the file without a new version number
+/// The format is what `testdata/wire/v2.txt` says. A change of the file without a new version number
 /// cuts off every node that runs the old program.
 #[test]
 fn the_format_is_the_documented_one() {
@@ -385,7 +402,7 @@ fn the_format_is_the_documented_one() {
             writeln!(text, "  {:04x}  {}", number * 16, hex.join(" ")).unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v1.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v2.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }

@@ -523,9 +523,9 @@ mod tests {
     fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
         let term = entries.last().map_or(Term(0), |entry| entry.term);
         let commit = LogIndex(entries.len() as u64);
-        let log = RaftLog::restore(LogIndex(0), Term(0), entries).unwrap();
+        let log = RaftLog::in_memory(LogIndex(0), Term(0), entries).unwrap();
         let config = Config::new(OWN, voters.to_vec(), 1);
-        let state = HardState { term, vote: None, commit };
+        let state = HardState { term, commit, ..HardState::default() };
         let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
         Shard::new(ShardId(0), raft, Box::new(Nothing), Limits::default())
     }

@@ -75,12 +75,17 @@ mod progress;
 pub mod quorum;
 mod reads;
 mod replica;
+mod returning;
+mod snapshots;
 
 pub use config::{Config, StartError};
-pub use effects::{Effects, Event, Fault, Proposed, Refusal, Role, SoftState, WriteMark};
+pub use effects::{
+    Base, Effects, Event, Fault, Fetch, Proposed, Refusal, Role, SoftState, WriteMark,
+};
 pub use log::RaftLog;
 pub use message::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, HardState, Heartbeat, HeartbeatReply,
-    Message, PreVote, PreVoteReply, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, HardState,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
+    Standing, Vote, VoteReply,
 };
 pub use replica::{FollowerStatus, Raft, Status};

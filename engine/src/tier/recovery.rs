@@ -39,7 +39,7 @@ use thiserror::Error;
 use super::index::{Appended, Index, ShardIndex};
 use super::memory::Memory;
 use super::place::Place;
-use super::records::{Base, LogRecord, ReplayError, decode_record};
+use super::records::{LogRecord, ReplayError, decode_record};
 use super::summary::{self, Item};
 use crate::raft::{Entry, HardState};
 use crate::{LogIndex, ShardId, Term};

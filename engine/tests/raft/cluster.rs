@@ -188,7 +188,7 @@ impl Cluster {
         let node = self.node_mut(id);
         config.random_seed ^= node.starts << 32;
         node.starts += 1;
-        let log = RaftLog::restore(LogIndex(0), Term(0), node.disk.entries.clone()).unwrap();
+        let log = RaftLog::in_memory(LogIndex(0), Term(0), node.disk.entries.clone()).unwrap();
         let raft = Raft::new(config, node.disk.hard_state, log, node.now).unwrap();
         node.applied = raft.commit();
         node.raft = Some(raft);

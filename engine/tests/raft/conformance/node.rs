@@ -53,11 +53,11 @@ pub struct Node {
 impl Node {
     /// A node of a cluster whose voters include it; otherwise one without a core.
     pub fn new(id: NodeId, base: LogIndex, options: &Options) -> Self {
-        let state = HardState { term: Term(0), vote: None, commit: base };
+        let state = HardState { commit: base, ..HardState::default() };
         let raft = options.voters.contains(&id).then(|| {
             let mut config = Config::new(id, options.voters.clone(), 1);
             config.inflight_messages_max = options.inflight.unwrap_or(config.inflight_messages_max);
-            let log = RaftLog::restore(base, Term(0), Vec::new()).unwrap();
+            let log = RaftLog::in_memory(base, Term(0), Vec::new()).unwrap();
             Raft::new(config, state, log, Duration::ZERO).unwrap()
         });
         Self {

@@ -102,6 +102,8 @@ pub fn letter_text(letter: &Letter, base: LogIndex) -> String {
         Message::Heartbeat(m) => ("MsgHeartbeat", "0/0".to_owned(), commit(m.commit)),
         Message::HeartbeatReply(_) if *notice => ("MsgAppResp", "0/0".to_owned(), String::new()),
         Message::HeartbeatReply(_) => ("MsgHeartbeatResp", "0/0".to_owned(), String::new()),
+        Message::SnapshotOffer(_) => ("MsgSnap", "0/0".to_owned(), String::new()),
+        Message::Census(_) | Message::CensusReply(_) => unreachable!("nobody is blank here"),
     };
     let (from, to, term) = (letter.from, letter.to, message.term());
     format!("{from}->{to} {kind} Term:{term} Log:{log}{more}")

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Vote, VoteReply,
+    PreVote, PreVoteReply, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -145,7 +145,9 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
     let refused =
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
     let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
-    let answer = |outcome| raft(Message::AppendReply(AppendReply { term, outcome }));
+    let answer = |outcome| {
+        raft(Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member }))
+    };
     let beat = Heartbeat { term, commit: LogIndex(12), round: 4 };
     vec![
         ("hello", Frame::Hello(hello())),
@@ -164,7 +166,14 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("append-accepted", answer(accepted)),
         ("append-rejected", answer(rejected)),
         ("heartbeat", raft(Message::Heartbeat(beat))),
-        ("heartbeat-reply", raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4 }))),
+        (
+            "heartbeat-reply",
+            raft(Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: 4,
+                standing: Standing::Member,
+            })),
+        ),
     ]
 }
 

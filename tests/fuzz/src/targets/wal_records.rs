@@ -71,7 +71,7 @@ fn run(data: &[u8]) {
 
 /// Starts a replica with what was found. It is refused, or it can stand for election.
 fn start(shard: ShardId, state: HardState, entries: Vec<Entry>) {
-    let Ok(log) = RaftLog::restore(LogIndex(0), Term(0), entries) else { return };
+    let Ok(log) = RaftLog::in_memory(LogIndex(0), Term(0), entries) else { return };
     let voters = vec![NodeId(1)];
     let config = Config::new(NodeId(1), voters, u64::from(shard.0));
     let Ok(mut raft) = Raft::new(config, state, log, Duration::ZERO) else { return };

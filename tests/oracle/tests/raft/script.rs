@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Role, Vote, VoteReply,
+    PreVote, PreVoteReply, Role, Standing, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use proptest::prelude::*;
@@ -375,7 +375,7 @@ impl World {
                 }
                 self.acks.insert((term, peer), most.max(matched));
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(matched) };
-                let reply = AppendReply { term: Term(term), outcome };
+                let reply = AppendReply { term: Term(term), outcome, standing: Standing::Member };
                 vec![Input::Receive(peer, Message::AppendReply(reply))]
             }
             Op::Reject { peer, back, hint, term: hint_term } => {
@@ -391,10 +391,21 @@ impl World {
                     hint_index: LogIndex(hint_index),
                     hint_term: Term(hint_term.max(u64::from(hint_index > 0))),
                 };
-                from_peer(peer, Message::AppendReply(AppendReply { term: Term(term), outcome }))
+                from_peer(
+                    peer,
+                    Message::AppendReply(AppendReply {
+                        term: Term(term),
+                        outcome,
+                        standing: Standing::Member,
+                    }),
+                )
             }
             Op::AnswerHeartbeat { peer, ahead } => {
-                let reply = HeartbeatReply { term: Term(near(term, ahead).max(1)), round: 0 };
+                let reply = HeartbeatReply {
+                    term: Term(near(term, ahead).max(1)),
+                    round: 0,
+                    standing: Standing::Member,
+                };
                 from_peer(peer, Message::HeartbeatReply(reply))
             }
         }

@@ -6,7 +6,7 @@ use coracle_engine::core::LogRecord;
 use coracle_engine::limits::ENTRY_COST_BYTES;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, FollowerStatus, HardState, Heartbeat,
-    HeartbeatReply, Message, Vote, VoteReply,
+    HeartbeatReply, Message, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::Frame;
 use coracle_wal::follow::DurableFiles;
@@ -218,7 +218,7 @@ fn vote(term: u64, granted: bool) -> Message {
 
 fn ack(term: u64, matched: u64) -> Message {
     let outcome = AppendOutcome::Accepted { matched: LogIndex(matched) };
-    Message::AppendReply(AppendReply { term: Term(term), outcome })
+    Message::AppendReply(AppendReply { term: Term(term), outcome, standing: Standing::Member })
 }
 
 #[test]
@@ -498,7 +498,11 @@ fn messages_of_a_leader_from_somebody_else_and_answers_of_terms_to_come() {
     rig.sees(A, &fake(1, &[]).leads(A));
     rig.sends(A, B, beat.clone()).unwrap();
     expect(Invariant::Impersonation, rig.sends(B, A, beat));
-    let reply = Message::HeartbeatReply(HeartbeatReply { term: Term(2), round: 0 });
+    let reply = Message::HeartbeatReply(HeartbeatReply {
+        term: Term(2),
+        round: 0,
+        standing: Standing::Member,
+    });
     expect(Invariant::Impersonation, rig.sends(A, B, reply));
     expect(Invariant::Impersonation, rig.sends(A, B, vote(2, false)));
 }
