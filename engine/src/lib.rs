@@ -12,8 +12,8 @@ pub mod limits;
 pub mod raft;
 pub mod snapshot;
 mod state_machine;
-pub mod transfer;
 pub mod tier;
+pub mod transfer;
 mod types;
 pub mod wire;
 

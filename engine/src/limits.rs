@@ -356,3 +356,32 @@ impl Limits {
         None
     }
 }
+
+/// Cold reads that run at once on a core: enough for the disk to be busy, few enough for the writes
+/// of the log to pass.
+pub const COLD_READS_MAX: usize = 4;
+
+/// Cold readers whose place in the log is remembered. Each holds what it has read ahead: a few MiB.
+pub const COLD_CURSORS_MAX: usize = 8;
+
+/// How far a cold reader reads on to reach what is wanted, rather than to seek.
+pub const COLD_SKIP_BYTES_MAX: u64 = RUN_SPAN_BYTES_MAX;
+
+/// Cost of the entries that a state machine is given from one cold read.
+pub const COLD_APPLY_BYTES: usize = 1 << 20;
+
+/// Snapshots that one core takes over from leaders at the same time. Each holds a window of chunks.
+pub const PULLS_MAX: usize = 2;
+
+/// Who may wait for the next snapshot of one shard.
+pub const SNAPSHOT_ANSWERS_MAX: usize = 64;
+
+/// How long a snapshot that failed is not tried again unless somebody asks.
+pub const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes per second that a core writes of its own snapshots: below what disks do, so that the writes of
+/// the log, on which clients wait, find room between.
+pub const SNAPSHOT_WRITE_BYTES_PER_S: u64 = 256 << 20;
+
+/// Bytes that a transfer may do at once before its rate counts.
+pub const SNAPSHOT_BURST_BYTES: u64 = 8 << 20;

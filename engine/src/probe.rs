@@ -325,6 +325,38 @@ declare_probes! {
     snapshot_leftover_removed,
     /// A store was opened with an unfinished reception.
     snapshot_unfinished_kept,
+    /// Cold reads waited for others.
+    cold_reads_queued,
+    /// A cold read went on where the one before had ended.
+    cold_read_continued,
+    /// A cold reader's place in the log was forgotten for another's.
+    cold_cursor_dropped,
+    /// What was to be read from the log had been given up meanwhile.
+    cold_read_gone,
+    /// What was to be read from the log was damaged.
+    cold_read_damaged,
+    /// A state machine was given an entry that was read back.
+    entry_applied_cold,
+    /// Entries left memory for the budget's sake.
+    entries_evicted,
+    /// A replica stopped for what it found or was told.
+    shard_halted,
+    /// A shard's log was compacted.
+    log_compacted,
+    /// A snapshot was taken.
+    snapshot_taken,
+    /// A snapshot could not be taken.
+    snapshot_failed,
+    /// A leader's snapshot began to be pulled.
+    snapshot_pulled,
+    /// A leader's snapshot was there when the log had what it has.
+    snapshot_pulled_in_vain,
+    /// A leader's snapshot took the place of the state.
+    snapshot_restored,
+    /// An offer came while an earlier one was being taken up.
+    offer_while_busy,
+    /// An offer had to wait for the snapshots of other shards.
+    offer_waits,
     /// Memory is over its budget, but the oldest group in it is not durable yet.
     eviction_waits,
     /// A restart found entries of a shard behind a hole, which entries written again filled.

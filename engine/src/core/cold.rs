@@ -26,10 +26,10 @@ use coracle_wal::{Disk, LogReader, Lsn, ReadError, RecordView, Wal};
 use thiserror::Error;
 
 use super::inbox::{Event, Inbox};
-use super::records::{LogRecord, decode_record};
 use crate::env::Env;
 use crate::limits::{COLD_CURSORS_MAX, COLD_READS_MAX, COLD_SKIP_BYTES_MAX};
 use crate::raft::Entry;
+use crate::tier::{LogRecord, decode_record};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
 /// Who wants entries.

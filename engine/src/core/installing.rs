@@ -121,7 +121,8 @@ pub(super) fn start_pull<E: Env>(
             progress: &progress,
             cancel: &cancel,
         };
-        let result = pull.run(async || gate.connect_for_snapshots(&env, from, id.shard).await).await;
+        let result =
+            pull.run(async || gate.connect_for_snapshots(&env, from, id.shard).await).await;
         inbox.push(Event::SnapshotPulled(Box::new(Pulled { id, result })));
     });
 }

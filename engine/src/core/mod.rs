@@ -43,6 +43,7 @@ mod taking;
 pub mod testing;
 mod tier_config;
 mod tiers;
+mod upkeep;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};

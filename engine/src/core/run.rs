@@ -18,6 +18,8 @@ use super::peers::Gate;
 use super::shard::Shard;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
+use super::tiers::Tiers;
+use super::upkeep::Upkeep;
 use crate::env::Env;
 use crate::raft::{self, Message};
 use crate::{NodeId, ProposeError, QueryError, ShardId, Term};
@@ -30,6 +32,8 @@ pub struct Core<E: Env> {
     pub(super) gate: Rc<Gate>,
     pub(super) letters: Letters,
     pub(super) storage: Storage<E::Disk>,
+    pub(super) tiers: Tiers<E::Disk>,
+    pub(super) upkeep: Upkeep,
     /// The shards of this core, ordered by id.
     pub(super) shards: Vec<Shard>,
     /// Shards of this core that could not be brought up, and why. They take no part.
@@ -92,6 +96,7 @@ impl<E: Env> Core<E> {
             }
         }
         self.inbox.refuse_all();
+        self.tiers.cancel.cancel();
         self.gate.close();
         self.storage.wal().close().await;
     }
@@ -160,7 +165,8 @@ impl<E: Env> Core<E> {
     /// What became durable is told to Raft; the messages that waited for it go.
     fn keep_promises(&mut self) {
         while let Some(promise) = self.storage.next_kept() {
-            let Some(at) = self.position_of(promise.shard) else { continue };
+            let at = self.position_of(promise.shard);
+            let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else { continue };
             if let Some(mark) = promise.mark {
                 self.shards[at].step(raft::Event::Durable(mark));
                 self.touch(at);
@@ -195,6 +201,10 @@ impl<E: Env> Core<E> {
                 Some(Event::LinkUp(link)) => self.on_link_up(link),
                 Some(Event::LinkDown(link)) => self.on_link_down(&link),
                 Some(Event::Tick) => self.on_tick(),
+                Some(Event::ColdRead(read)) => self.on_cold_read(*read),
+                Some(Event::SnapshotTaken(taken)) => self.on_snapshot_taken(&taken),
+                Some(Event::SnapshotPulled(pulled)) => self.on_snapshot_pulled(*pulled),
+                Some(Event::SnapshotRestored(restored)) => self.on_snapshot_restored(*restored),
                 None => break,
             }
         }
@@ -221,6 +231,7 @@ impl<E: Env> Core<E> {
                 }
                 let _ = answer.send(Err(error));
             }
+            Request::Snapshot { shard, answer } => self.on_snapshot_request(shard, answer),
             Request::Query { shard, payload, consistency, answer } => {
                 let at = self.position_of(shard);
                 let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
@@ -337,6 +348,7 @@ impl<E: Env> Core<E> {
             return;
         }
         self.storage.wal().retry_space();
+        self.keep_up(now);
         for at in 0..self.shards.len() {
             if self.shards[at].halted().is_some() {
                 continue;
@@ -382,6 +394,7 @@ impl<E: Env> Core<E> {
                 self.touch(at); // for the next turn
             }
         }
+        self.tend(done);
         self.show(done);
         self.touched.drain(..done);
     }
@@ -452,15 +465,19 @@ impl<E: Env> Core<E> {
     /// its leadership.
     fn store(&mut self, at: usize) {
         let shard = &mut self.shards[at];
-        if self.failed {
+        if self.failed || shard.halted().is_some() {
             shard.effects.clear();
             return;
         }
         self.storage.take(shard.id, &mut shard.effects);
+        let offered = shard.effects.offered.take();
         let leadership_changed = shard.effects.soft_state.take().is_some();
         let fault = shard.effects.fault.take();
         if leadership_changed {
             self.publish_leadership(at);
+        }
+        if let Some(offered) = offered {
+            self.on_offer(at, offered);
         }
         if let Some(fault) = fault {
             self.counters.faults += 1;
@@ -507,13 +524,13 @@ impl<E: Env> Core<E> {
         }
     }
 
-    fn touch(&mut self, at: usize) {
+    pub(super) fn touch(&mut self, at: usize) {
         if !std::mem::replace(&mut self.shards[at].touched, true) {
             self.touched.push(at);
         }
     }
 
-    fn position_of(&self, shard: ShardId) -> Option<usize> {
+    pub(super) fn position_of(&self, shard: ShardId) -> Option<usize> {
         // The shards of a core are a range, but for those that are lost.
         let first = self.shards.first()?.id;
         let at = shard.0.checked_sub(first.0)? as usize;
@@ -523,7 +540,7 @@ impl<E: Env> Core<E> {
         }
     }
 
-    fn failure_text(&self) -> String {
+    pub(super) fn failure_text(&self) -> String {
         self.storage.wal().failure().map_or_else(String::new, |failure| failure.to_string())
     }
 

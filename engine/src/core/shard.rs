@@ -27,7 +27,10 @@ use super::handle::{Committed, Position};
 use super::status::{CoreCounters, ShardStatus};
 use crate::limits::{Limits, REPLY_SCRATCH_BYTES};
 use crate::raft::{Effects, Entry, EntryKind, Event, Message, Raft, Refusal, Role};
-use crate::{Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
+use crate::{
+    Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotError,
+    SnapshotRequestError, SnapshotStream, StateMachine, Term,
+};
 
 pub(super) type ProposeAnswer = oneshot::Sender<Result<Committed, ProposeError>>;
 pub(super) type AcceptedAnswer = Option<oneshot::Sender<Result<Position, ProposeError>>>;
@@ -42,6 +45,8 @@ struct Waiting {
     position: Position,
     answer: ProposeAnswer,
 }
+
+pub(super) type SnapshotAnswer = oneshot::Sender<Result<LogIndex, SnapshotRequestError>>;
 
 type Query = (Bytes, QueryAnswer);
 
@@ -404,6 +409,14 @@ impl Shard {
                 let _ = answer.send(Err(error.clone()));
             }
         }
+    }
+
+    /// The state as it is now, for a snapshot.
+    ///
+    /// # Errors
+    /// What the state machine says.
+    pub(super) fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        self.machine.borrow_mut().snapshot()
     }
 
     /// What the state machine has applied.

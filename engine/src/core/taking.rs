@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::handle::SnapshotAnswer;
 use super::inbox::{Event, Inbox};
+use super::shard::SnapshotAnswer;
 use crate::env::Env;
 use crate::limits::{SNAPSHOT_ANSWERS_MAX, SNAPSHOT_RETRY_PAUSE};
 use crate::snapshot::{ChunkSink, Manifest, SnapshotId, SnapshotStore, WriteError};
@@ -70,7 +70,8 @@ impl Taking {
     pub(super) fn ask(&mut self, shard: ShardId, answer: SnapshotAnswer) {
         let asking = self.asking.entry(shard).or_default();
         if asking.len() >= SNAPSHOT_ANSWERS_MAX {
-            let busy = SnapshotRequestError::Overloaded("too many requests for a snapshot of this shard");
+            let busy =
+                SnapshotRequestError::Overloaded("too many requests for a snapshot of this shard");
             return drop(answer.send(Err(busy)));
         }
         asking.push(answer);

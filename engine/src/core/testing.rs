@@ -15,9 +15,8 @@ use super::inbox::Event;
 use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::raft::{Entry, HardState};
-use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
 use crate::tier::{self, Base, Recovery, ReplayError};
-use crate::{ProposeError, QueryError, ShardId};
+use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use coracle_wal::Disk;
 
 use super::cold::{Cold, ColdError, ColdRead, Reader, Want};
-use super::handle::SnapshotAnswer;
 use super::installing::{self, Installing, Pulled, Restored};
 use super::run::Core;
+use super::shard::SnapshotAnswer;
 use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
 use crate::limits::COLD_APPLY_BYTES;
@@ -154,7 +154,7 @@ impl<E: Env> Core<E> {
             }
             (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
             (Reader::Rewrite, Err(error)) => {
-                self.rewriting = None;
+                self.upkeep.rewriting = None;
                 if let ColdError::Damaged(_) = error {
                     self.leave_damaged(at, want.last);
                 }
@@ -193,10 +193,9 @@ impl<E: Env> Core<E> {
     pub(super) fn on_snapshot_request(&mut self, shard: ShardId, answer: SnapshotAnswer) {
         let refusal = match self.position_of(shard) {
             _ if self.failed => Some(SnapshotRequestError::StorageFailed(self.failure_text())),
-            Some(at) => self.shards[at].halted().map(|reason| SnapshotRequestError::Abandoned {
-                shard,
-                reason: reason.to_owned(),
-            }),
+            Some(at) => self.shards[at]
+                .halted()
+                .map(|reason| SnapshotRequestError::Abandoned { shard, reason: reason.to_owned() }),
             None => Some(SnapshotRequestError::UnknownShard(shard)),
         };
         match refusal {
@@ -211,7 +210,8 @@ impl<E: Env> Core<E> {
         while let Some(shard) = self.tiers.taking.next() {
             let Some(at) = self.position_of(shard) else { continue };
             if self.shards[at].halted().is_some() || self.tiers.installing.is_busy(shard) {
-                let reason = "this replica takes no part, or takes over a snapshot itself".to_owned();
+                let reason =
+                    "this replica takes no part, or takes over a snapshot itself".to_owned();
                 let error = SnapshotRequestError::Abandoned { shard, reason };
                 self.tiers.taking.refuse(shard, &error, now);
                 continue;

@@ -41,7 +41,7 @@ use super::memory::Memory;
 use super::place::Place;
 use super::records::{LogRecord, ReplayError, decode_record};
 use super::summary::{self, Item};
-use crate::raft::{Entry, HardState};
+use crate::raft::{Base, Entry, HardState};
 use crate::{LogIndex, ShardId, Term};
 
 /// Why one shard can't be brought up from the log. The others are not concerned.

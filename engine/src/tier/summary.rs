@@ -15,7 +15,7 @@ use super::place::{Place, Stretch};
 use super::records::{decode_hard_state, hard_state_head};
 use super::runs::Run;
 use crate::limits::{SUMMARY_ITEMS_MAX, TERM_MAX};
-use crate::raft::HardState;
+use crate::raft::{Base, HardState};
 use crate::{LogIndex, ShardId, Term};
 
 const VERSION: u8 = 1;
