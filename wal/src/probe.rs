@@ -156,6 +156,12 @@ declare_probes! {
     recovery_next_start,
     /// A log went over several segments.
     recovery_several_segments,
+    /// A summary was taken for a segment's batches.
+    recovery_summary_taken,
+    /// The owner wanted the records all the same.
+    recovery_summary_refused,
+    /// A summary was not whole, or not of the batches that are there.
+    recovery_summary_unfit,
     /// A segment had no readable header.
     recovery_unreadable_header,
     /// A half-made segment was removed.

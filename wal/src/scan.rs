@@ -6,6 +6,8 @@
 //! 2. [`Scan::run`]: walks the chain. Where it stops, it probes everything behind for valid batches and asks
 //!    the table of [`recovery`](crate::recovery). After damage it goes on with the next valid batch.
 
+mod skip;
+
 use crate::error::{Fault, OpenError};
 use crate::format::{
     self, BatchHeader, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, FORMAT_VERSION, Flaw, SegmentHeader,
@@ -256,6 +258,8 @@ pub(crate) struct Scan<'s, F> {
     pub(crate) records: u64,
     pub(crate) batches: u64,
     pub(crate) bytes: u64,
+    /// Segments whose summary was taken for their batches.
+    pub(crate) summarized: u64,
     pub(crate) damage: Vec<Extent>,
     pub(crate) cut: Option<Extent>,
     /// Segments with records, in order.
@@ -273,6 +277,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             records: 0,
             batches: 0,
             bytes: 0,
+            summarized: 0,
             damage: Vec::new(),
             cut: None,
             live: Vec::new(),
@@ -350,14 +355,19 @@ impl<'s, F: DiskFile> Scan<'s, F> {
     /// hole is taken without its link to the one before.
     async fn walk(&mut self, place: Place, replay: &mut dyn Replay) -> Result<Halt, Fault> {
         let segments = self.segments;
-        let mut reader = Reader::new(self.ranges(place));
-        let mut linked = false;
-        let mut here = place;
+        let mut here = self.skip(place, false, replay).await?;
+        let mut linked = here != place;
+        let mut reader = Reader::new(self.ranges(here));
         loop {
             if self.limit(here.0) == Some(here.1) {
                 // The first batch of the next segment says that this one ends here.
                 sometimes!(recovery_next_start, self.is_cut_short(here.0));
-                here = (here.0 + 1, FIRST_BATCH_OFFSET);
+                let next = (here.0 + 1, FIRST_BATCH_OFFSET);
+                here = self.skip(next, linked, replay).await?;
+                if here != next {
+                    linked = true;
+                    reader = Reader::new(self.ranges(here));
+                }
             }
             let Some(id) = &segments[here.0].id else {
                 return Ok(self.halt(here, Flaw::Broken));

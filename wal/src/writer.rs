@@ -78,6 +78,7 @@ impl<D: Disk> Wal<D> {
             batches: scan.batches,
             bytes: scan.bytes,
             segments: scan.live.len() as u64,
+            summarized: scan.summarized,
             cut: scan.cut,
             damage: scan.damage,
             generation: survey.generation + 1,
