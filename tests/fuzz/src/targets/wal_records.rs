@@ -93,6 +93,7 @@ fn seeds() -> Vec<Seed> {
         term: Term(term),
         vote: Some(NodeId(vote)),
         commit: LogIndex(commit),
+        ..HardState::default()
     };
     let row = |records: &[(u8, (u8, Vec<u8>))]| {
         let bytes = records.iter().flat_map(|(stream, (kind, payload))| {

@@ -261,6 +261,7 @@ impl World {
                 Message::AppendReply(AppendReply {
                     term,
                     outcome: AppendOutcome::Accepted { matched },
+                    ..
                 }) => {
                     let acked = self.acked.entry(term.0).or_default();
                     *acked = matched.0.max(*acked);

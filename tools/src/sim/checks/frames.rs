@@ -40,7 +40,8 @@ impl Checker {
         message: &Message,
     ) -> Checked {
         match message {
-            Message::PreVote(_) | Message::PreVoteReply(_) => Ok(()),
+            Message::PreVote(_) | Message::PreVoteReply(_) | Message::Census(_) => Ok(()),
+            Message::CensusReply(m) => self.check_term(from, shard, m.term),
             Message::Vote(m) => self.check_candidate(from, shard, m),
             Message::VoteReply(m) if !m.granted => self.check_term(from, shard, m.term),
             Message::VoteReply(m) => self.check_vote(from, to, shard, m.term),
@@ -48,6 +49,7 @@ impl Checker {
             Message::HeartbeatReply(m) => self.check_term(from, shard, m.term),
             Message::Append(m) => self.check_leader(from, shard, m.term, m.commit),
             Message::Heartbeat(m) => self.check_leader(from, shard, m.term, m.commit),
+            Message::SnapshotOffer(m) => self.check_leader(from, shard, m.term, m.index),
         }
     }
 

@@ -329,6 +329,8 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
         matched: LogIndex(matched),
         next: LogIndex(2),
         replicating: true,
+        snapshot: false,
+        returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
     };
@@ -420,6 +422,8 @@ fn cursors_out_of_order() {
         matched: LogIndex(matched),
         next: LogIndex(next),
         replicating: true,
+        snapshot: false,
+        returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
     };
@@ -601,6 +605,8 @@ fn windows_beyond_their_limits() {
         matched: LogIndex(0),
         next: LogIndex(1),
         replicating: true,
+        snapshot: false,
+        returning: None,
         inflight_messages,
         inflight_bytes,
     };

@@ -12,7 +12,7 @@ use crate::sim::world::ProcessId;
 const MAGIC: [u8; 2] = [0xC0, 0xAC];
 /// Where the type stands in a header, and the range that belongs to Raft; see `docs/wire-format.md`.
 const KIND_AT: usize = 3;
-const RAFT_KINDS: std::ops::RangeInclusive<u8> = 16..=23;
+const RAFT_KINDS: std::ops::RangeInclusive<u8> = 16..=27;
 
 /// What happens to one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +136,9 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         },
         Message::Heartbeat(m) => format!("Heartbeat commit={} round={}", m.commit, m.round),
         Message::HeartbeatReply(m) => format!("HeartbeatReply round={}", m.round),
+        Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
+        Message::Census(m) => format!("Census of {}", m.incarnation),
+        Message::CensusReply(m) => format!("CensusReply empty={}", m.empty),
     };
     format!("s{shard} t{term} {text}")
 }
