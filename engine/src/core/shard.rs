@@ -540,7 +540,8 @@ mod tests {
         let config = Config::new(OWN, voters.to_vec(), 1);
         let state = HardState { term, commit, ..HardState::default() };
         let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
-        Shard::new(ShardId(0), raft, Box::new(Nothing), Limits::default())
+        let machine: Machine = Rc::new(RefCell::new(Box::new(Nothing)));
+        Shard::new(ShardId(0), raft, machine, LogIndex(0), Limits::default())
     }
 
     fn elect(shard: &mut Shard, now: Duration) -> Term {

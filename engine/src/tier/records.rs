@@ -263,8 +263,13 @@ mod tests {
         golden[0] = 3;
         assert_eq!(bytes_of(&kept_record(shard, &head, &written.payload)), golden);
 
-        let state = HardState { term: Term(3), vote: Some(NodeId(4)), commit: LogIndex(5) };
-        let mut golden = [0; 29];
+        let state = HardState {
+            term: Term(3),
+            vote: Some(NodeId(4)),
+            commit: LogIndex(5),
+            ..HardState::default()
+        };
+        let mut golden = [0; 38];
         (golden[0], golden[1], golden[5], golden[13], golden[21]) = (2, 7, 3, 4, 5);
         assert_eq!(bytes_of(&hard_state_record(shard, &hard_state_head(&state))), golden);
 
@@ -287,7 +292,7 @@ mod tests {
             let base = Base { index, term, reset };
             assert_eq!(decode(KIND_BASE, &base_head(&base)), Some(LogRecord::Base(base)));
         }
-        let state = HardState { term, vote: None, commit: index };
+        let state = HardState { term, commit: index, ..HardState::default() };
         let head = hard_state_head(&state);
         assert_eq!(decode(KIND_HARD_STATE, &head), Some(LogRecord::HardState(state)));
     }

@@ -485,8 +485,8 @@ fn refusal(error: &OpenError) -> Refusal {
             source,
             coracle_wal::OpenError::Io { .. } | coracle_wal::OpenError::NoSpace { .. }
         ),
-        OpenError::Replay { .. } | OpenError::Replica { .. } | OpenError::Shard { .. } => true,
-        OpenError::Listen { .. } | OpenError::Limits { .. } => false,
+        OpenError::Replay { .. } | OpenError::Replica { .. } => true,
+        OpenError::Listen { .. } | OpenError::Limits { .. } | OpenError::Snapshots { .. } => false,
     };
     Refusal { text: error.to_string(), damage }
 }
