@@ -385,3 +385,6 @@ pub const SNAPSHOT_WRITE_BYTES_PER_S: u64 = 256 << 20;
 
 /// Bytes that a transfer may do at once before its rate counts.
 pub const SNAPSHOT_BURST_BYTES: u64 = 8 << 20;
+
+/// Cost of the entries that are read at once to be written again.
+pub const REWRITE_READ_BYTES: usize = 1 << 20;

@@ -341,6 +341,12 @@ declare_probes! {
     entries_evicted,
     /// A replica stopped for what it found or was told.
     shard_halted,
+    /// Entries were written again at the head of the log.
+    entries_written_again,
+    /// A hard state or a base was written again at the head of the log.
+    state_written_again,
+    /// The budget of the disk was used up.
+    disk_budget_refused,
     /// A shard's log was compacted.
     log_compacted,
     /// A snapshot was taken.

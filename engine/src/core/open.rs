@@ -26,6 +26,7 @@ use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
 use crate::raft::{self, Effects, Raft, RaftLog};
 use crate::snapshot::{SnapshotId, SnapshotStore};
+use crate::tier::compaction::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
 use crate::transfer::budget::TransferBudget;
 use crate::transfer::cancel::Cancel;
@@ -176,14 +177,19 @@ impl<E: Env> Core<E> {
         let inbox = Rc::new(Inbox::new(first_view(&config), limits));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
+        let mut promised = BTreeMap::new();
         for id in hosted {
             let machine: Machine = Rc::new(RefCell::new(machines(id)));
             let up = match shards.remove(&id) {
                 Some(Ok(found)) => {
+                    promised.insert(id, found.hard_state);
                     let restored = restore(&env, &store, id, found.base.0, &machine).await;
                     restored.map(|applied| (Some(found), applied))
                 }
-                Some(Err(unusable)) => Err(unusable.error.to_string()),
+                Some(Err(unusable)) => {
+                    promised.insert(id, unusable.hard_state);
+                    Err(unusable.error.to_string())
+                }
                 None => Ok((None, None)),
             };
             match up {
@@ -214,6 +220,14 @@ impl<E: Env> Core<E> {
             writes: Rc::new(budget(SNAPSHOT_WRITE_BYTES_PER_S)),
             cancel: Cancel::default(),
         };
+        let wal_options = &config.wal;
+        let disk_budget = Budget::new(
+            config.tiers.disk_bytes_max,
+            wal_options.segment_bytes,
+            wal_options.spares,
+            config.tiers.snapshot_log_bytes,
+            config.tiers.keep_log_bytes,
+        );
         let mut core = Self {
             letters,
             storage: Storage::new(wal, index, memory, limits),
@@ -230,7 +244,7 @@ impl<E: Env> Core<E> {
             recovery,
             news_missed: false,
             failed: false,
-            upkeep: Upkeep::default(),
+            upkeep: Upkeep::new(disk_budget, promised),
             observer: None,
         };
         // What bringing them up has left to be stored.

@@ -292,7 +292,8 @@ impl<E: Env> Core<E> {
     /// pile up, and the leader sends them again; what room is left on a full disk is for votes.
     fn can_take(&self, message: &Message) -> bool {
         if message.has_entries() {
-            let can = self.storage.is_accepting() && self.storage.wal().has_room();
+            let full = !self.storage.wal().has_room() || self.upkeep.refuses();
+            let can = self.storage.is_accepting() && !full;
             sometimes!(message_dropped_log_full, !can);
             can
         } else {
@@ -441,7 +442,7 @@ impl<E: Env> Core<E> {
         if self.failed {
             return Some(ProposeError::StorageFailed(self.failure_text()));
         }
-        if !self.storage.wal().has_room() {
+        if !self.storage.wal().has_room() || self.upkeep.refuses() {
             sometimes!(log_no_space);
             return Some(ProposeError::NoSpace);
         }

@@ -80,6 +80,11 @@ impl Taking {
         }
     }
 
+    /// Whether the shard's state machine takes snapshots, and its last one did not fail a moment ago.
+    pub(super) fn is_possible(&self, shard: ShardId, now: Duration) -> bool {
+        self.paused.get(&shard).is_none_or(|until| now >= *until)
+    }
+
     /// Whether a snapshot of the shard is being taken or will be.
     pub(super) fn is_wanted(&self, shard: ShardId) -> bool {
         self.running.is_some_and(|id| id.shard == shard) || self.wanted.contains(&shard)
@@ -107,7 +112,9 @@ impl Taking {
         for answer in self.asking.remove(&shard).unwrap_or_default() {
             let _ = answer.send(Err(error.clone()));
         }
-        self.paused.insert(shard, now + SNAPSHOT_RETRY_PAUSE);
+        let never = matches!(error, SnapshotRequestError::Unsupported(_));
+        let until = if never { Duration::MAX } else { now + SNAPSHOT_RETRY_PAUSE };
+        self.paused.insert(shard, until);
     }
 
     /// The newest snapshot covers everything: nothing to do for who asked.

@@ -154,7 +154,7 @@ impl<E: Env> Core<E> {
             }
             (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
             (Reader::Rewrite, Err(error)) => {
-                self.upkeep.rewriting = None;
+                self.end_rewriting();
                 if let ColdError::Damaged(_) = error {
                     self.leave_damaged(at, want.last);
                 }

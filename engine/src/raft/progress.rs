@@ -134,6 +134,7 @@ impl Progress {
             returning: self.returning,
             inflight_messages: self.inflight.messages.len(),
             inflight_bytes: self.inflight.bytes,
+            contact: self.contact,
         }
     }
 

@@ -98,6 +98,8 @@ pub struct FollowerStatus {
     pub inflight_messages: usize,
     /// Cost of the entries in them.
     pub inflight_bytes: usize,
+    /// When something was last heard of it, on the clock of the ticks.
+    pub contact: Duration,
 }
 
 impl Raft {
