@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod faults;
+mod greeting;
 mod rig;
 
 use std::time::Duration;

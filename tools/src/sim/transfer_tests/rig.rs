@@ -7,12 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use coracle_engine::core::MemberView;
+use coracle_engine::core::testing::accept_peers;
 use coracle_engine::env::{Env, Listener, StreamReader, StreamWriter};
 use coracle_engine::snapshot::{Manifest, SnapshotId, SnapshotStore};
 use coracle_engine::transfer::budget::TransferBudget;
 use coracle_engine::transfer::cancel::Cancel;
 use coracle_engine::transfer::pull::{ConnectError, Pull, PullError, PullLimits, PullProgress};
 use coracle_engine::transfer::serve::{ServeLimits, SnapshotService};
+use coracle_engine::wire::Hello;
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 use coracle_wal::AlignedBuf;
 
@@ -24,7 +27,7 @@ use crate::sim::world::{ProcessId, Step, World};
 
 pub(super) const SENDER: HostId = HostId(1);
 pub(super) const RECEIVER: HostId = HostId(2);
-const ADDRESS: &str = "n1:7100";
+pub(super) const ADDRESS: &str = "n1:7100";
 const LOG_ID: [u8; 16] = [7; 16];
 /// Nothing here takes longer, in simulated time.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -224,6 +227,15 @@ impl Rig {
         while self.world.step(end, &mut polls) == Step::Ran {}
     }
 
+    /// Runs a future of the receiver's process to its end.
+    pub(super) fn at_receiver<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
+        self.finish(self.receiver.process, task)
+    }
+
+    pub(super) fn receiver_store(&self) -> SnapshotStore<SimDisk> {
+        self.receiver.store.clone().unwrap()
+    }
+
     /// Runs a future of a process to its end.
     fn finish<T: 'static>(&self, process: ProcessId, task: impl Future<Output = T> + 'static) -> T {
         let slot: Rc<RefCell<Option<T>>> = Rc::default();
@@ -234,6 +246,11 @@ impl Rig {
         });
         self.run_until(|_| slot.borrow().is_some());
         slot.take().unwrap()
+    }
+
+    /// The environment of the receiver's process.
+    pub(super) fn receiver_env(&self) -> SimEnv {
+        self.env(&self.receiver)
     }
 
     fn env(&self, machine: &Machine) -> SimEnv {
@@ -266,7 +283,21 @@ impl Rig {
         });
     }
 
-    /// Lets the sender serve at its address.
+    /// Lets the sender accept peers as a core does, with or without snapshots to give.
+    pub(super) fn start_core(&mut self, hello: Hello, members: Vec<MemberView>, gives: bool) {
+        let store = self.sender.store.clone().unwrap();
+        let budget = Rc::new(TransferBudget::unlimited());
+        let service = SnapshotService::new(store, budget, ServeLimits::default());
+        self.service = Some(service.clone());
+        let env = self.env(&self.sender);
+        self.world.spawn(self.sender.process, async move {
+            let listener = env.listen(ADDRESS).await.unwrap();
+            accept_peers(&env, listener, hello, members, gives.then_some(service));
+        });
+        self.run_for(Duration::from_millis(1));
+    }
+
+    /// Lets the sender serve at its address, without greetings.
     pub(super) fn start_sender(&mut self, limits: ServeLimits, budget: TransferBudget) {
         let store = self.sender.store.clone().unwrap();
         let service = SnapshotService::new(store, Rc::new(budget), limits);
