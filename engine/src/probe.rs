@@ -341,6 +341,18 @@ declare_probes! {
     entries_evicted,
     /// A replica stopped for what it found or was told.
     shard_halted,
+    /// A segment is free, but what replaces its records is not durable yet.
+    trim_waits,
+    /// A shard was asked for a snapshot because it pins the oldest segment.
+    compaction_asks_snapshot,
+    /// The oldest segment cannot be emptied at the present level.
+    compaction_blocked,
+    /// What is alive in the oldest segment was written again.
+    compaction_rewrites,
+    /// Much of the oldest segment was written again, because the disk fills.
+    compaction_rewrites_much,
+    /// Nothing more is written again until something new is.
+    rewriting_paused,
     /// Entries were written again at the head of the log.
     entries_written_again,
     /// A hard state or a base was written again at the head of the log.

@@ -26,7 +26,7 @@ use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
 use crate::raft::{self, Effects, Raft, RaftLog};
 use crate::snapshot::{SnapshotId, SnapshotStore};
-use crate::tier::compaction::Budget;
+use crate::tier::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
 use crate::transfer::budget::TransferBudget;
 use crate::transfer::cancel::Cancel;

@@ -13,9 +13,7 @@ use super::storage::Again;
 use crate::env::Env;
 use crate::limits::REWRITE_READ_BYTES;
 use crate::raft::{Base, Entry, HardState};
-use crate::tier::compaction::{
-    Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation,
-};
+use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
 
 /// What the upkeep of a core remembers.
@@ -54,12 +52,13 @@ impl<E: Env> Core<E> {
     /// Looks after the log.
     pub(super) fn keep_up(&mut self, now: Duration) {
         let shards = self.shard_states(now);
-        let segments: Vec<Segment> = self.storage.wal().segments().into_iter().map(|info| Segment {
-            start: info.start,
-            end: info.end,
-            bytes: info.bytes,
-        })
-        .collect();
+        let segments: Vec<Segment> = self
+            .storage
+            .wal()
+            .segments()
+            .into_iter()
+            .map(|info| Segment { start: info.start, end: info.end, bytes: info.bytes })
+            .collect();
         let situation = Situation {
             now,
             budget: &self.upkeep.budget,
@@ -99,7 +98,10 @@ impl<E: Env> Core<E> {
     }
 
     fn shard_states(&mut self, now: Duration) -> BTreeMap<ShardId, ShardState> {
-        let lost = self.lost.keys().map(|id| (*id, ShardState { given_up: true, ..ShardState::default() }));
+        let lost = self
+            .lost
+            .keys()
+            .map(|id| (*id, ShardState { given_up: true, ..ShardState::default() }));
         let mut states: BTreeMap<ShardId, ShardState> = lost.collect();
         for at in 0..self.shards.len() {
             let state = self.shard_state(at, now);
@@ -128,10 +130,10 @@ impl<E: Env> Core<E> {
             index: follower.matched.next(),
             until: follower.contact.saturating_add(keep),
         });
-        let offered = shard.raft.offered().map(|(_, index)| Pin {
-            index: index.next(),
-            until: now.saturating_add(keep),
-        });
+        let offered = shard
+            .raft
+            .offered()
+            .map(|(_, index)| Pin { index: index.next(), until: now.saturating_add(keep) });
         ShardState {
             applied: shard.applied(),
             snapshot,
@@ -199,7 +201,8 @@ impl<E: Env> Core<E> {
         }
         let next = entries.last().map_or(last, |entry| entry.index).next();
         let index = self.storage.index().shard(shard);
-        let live = |entry: &Entry| index.is_some_and(|index| index.is_live(entry.index, entry.term));
+        let live =
+            |entry: &Entry| index.is_some_and(|index| index.is_live(entry.index, entry.term));
         let entries: Vec<Entry> = entries.into_iter().filter(live).collect();
         if !entries.is_empty() {
             sometimes!(entries_written_again);

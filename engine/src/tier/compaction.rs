@@ -320,8 +320,7 @@ impl Compactor {
         let pieces = situation.pieces(pressure, oldest);
         let alive: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         let few = alive <= oldest.bytes / 8;
-        let much = pressure >= Pressure::Snapshot
-            && (alive <= oldest.bytes / 2 || situation.is_half_dead(pressure));
+        let much = pressure >= Pressure::Snapshot && (alive <= oldest.bytes / 2);
         // Those whose snapshot is under way let go soon; the others get theirs one after the other. It takes
         // long to do so for many small ones.
         let worthwhile = if much { oldest.bytes / 64 } else { 0 };
@@ -343,7 +342,7 @@ impl Compactor {
             return;
         }
         sometimes!(compaction_rewrites_much, !few);
-        let mut bytes_left = REWRITE_BYTES_MAX;
+        let mut bytes_left = REWRITE_BYTES_MAX.min(self.credit(situation, target));
         for piece in pieces.iter().filter(|piece| !piece.state.rewriting) {
             if bytes_left == 0 {
                 sometimes!(rewriting_paused);

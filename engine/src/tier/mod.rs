@@ -19,6 +19,9 @@
 //! the two lie records of other shards, and maybe entries of the same shard that were replaced. An
 //! entry is known by index and term: whoever reads a run takes those with its term and its indices.
 
+mod compaction;
+#[cfg(test)]
+mod fake_log;
 mod index;
 mod memory;
 mod place;
@@ -27,6 +30,9 @@ mod recovery;
 mod runs;
 mod summary;
 
+pub use compaction::{
+    Action, Budget, Compactor, Decision, Pin, Pressure, Segment, ShardState, Situation,
+};
 pub use index::{Appended, Index, ShardIndex};
 pub use memory::{Eviction, Memory};
 pub use place::{Place, Stretch, Trail};
