@@ -19,6 +19,8 @@
 //! the two lie records of other shards, and maybe entries of the same shard that were replaced. An
 //! entry is known by index and term: whoever reads a run takes those with its term and its indices.
 
+#[cfg(test)]
+mod fake_log;
 mod index;
 mod memory;
 mod place;

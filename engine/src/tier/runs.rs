@@ -132,6 +132,11 @@ impl Runs {
         *self = Self::default();
     }
 
+    /// No entry goes on with a run that is there.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+
     fn place(&mut self, run: Run, stretch: Option<Stretch>, kept: bool) {
         if let (Some(open), Some(stretch)) = (self.open, stretch)
             && (open.stretch, open.kept) == (stretch, kept)
