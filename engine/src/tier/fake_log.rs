@@ -65,6 +65,11 @@ impl FakeLog {
         self.segments.push(FakeSegment { start, end: start, records, summary: None });
     }
 
+    /// Bytes of the current segment that are taken.
+    pub(super) fn current_bytes(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| self.end - segment.start.0)
+    }
+
     /// Ends the batch; the next group begins a new one.
     pub(super) fn end_batch(&mut self) {
         if self.end > self.batch + BATCH_HEADER_BYTES {

@@ -12,6 +12,7 @@
 //!   so that a restart need not read the segment.
 //! - [`Memory`]: which entries are in memory, under one budget for all shards, and which leave it next.
 //! - [`Recovery`]: records and summaries in, shards out.
+//! - [`Compactor`]: what to compact, to take a snapshot of, to write again and to give up.
 //!
 //! # Places
 //! A record is found by reading its *batch*, the unit of the log's writes, from the batch's first byte on.
@@ -19,6 +20,7 @@
 //! the two lie records of other shards, and maybe entries of the same shard that were replaced. An
 //! entry is known by index and term: whoever reads a run takes those with its term and its indices.
 
+mod compaction;
 #[cfg(test)]
 mod fake_log;
 mod index;
@@ -29,6 +31,9 @@ mod recovery;
 mod runs;
 mod summary;
 
+pub use compaction::{
+    Action, Budget, Compactor, Decision, Pin, Pressure, Segment, ShardState, Situation,
+};
 pub use index::{Appended, Index, ShardIndex};
 pub use memory::{Eviction, Memory};
 pub use place::{Place, Stretch, Trail};
