@@ -272,8 +272,9 @@ impl Compactor {
         let free = sealed.iter().take_while(|segment| segment.end <= needed).count();
         let sealed = &sealed[free..];
         if let Some(oldest) = sealed.first() {
-            let ahead = sealed.iter().take(COMPACTION_SEGMENTS_AHEAD).last().unwrap_or(oldest);
-            situation.compact(pressure, ahead.end, &mut actions);
+            let ahead = &sealed[..sealed.len().min(COMPACTION_SEGMENTS_AHEAD)];
+            let horizon = ahead.last().unwrap_or(oldest).end;
+            situation.compact(pressure, horizon, &mut actions);
             if pressure >= Pressure::Compact {
                 let task = Task { pressure, target, oldest, is_next: free == 0 };
                 self.empty(situation, &task, &mut snapshots, &mut actions);
