@@ -272,8 +272,9 @@ impl Compactor {
         let free = sealed.iter().take_while(|segment| segment.end <= needed).count();
         let sealed = &sealed[free..];
         if let Some(oldest) = sealed.first() {
-            let ahead = sealed.iter().take(COMPACTION_SEGMENTS_AHEAD).last().unwrap_or(oldest);
-            situation.compact(pressure, ahead.end, &mut actions);
+            let ahead = &sealed[..sealed.len().min(COMPACTION_SEGMENTS_AHEAD)];
+            let horizon = ahead.last().unwrap_or(oldest).end;
+            situation.compact(pressure, horizon, &mut actions);
             if pressure >= Pressure::Compact {
                 let task = Task { pressure, target, oldest, is_next: free == 0 };
                 self.empty(situation, &task, &mut snapshots, &mut actions);
@@ -320,7 +321,8 @@ impl Compactor {
         let pieces = situation.pieces(pressure, oldest);
         let alive: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         let few = alive <= oldest.bytes / 8;
-        let much = pressure >= Pressure::Snapshot && (alive <= oldest.bytes / 2);
+        let much = pressure >= Pressure::Snapshot
+            && (alive <= oldest.bytes / 2 || situation.is_half_dead(pressure));
         // Those whose snapshot is under way let go soon; the others get theirs one after the other. It takes
         // long to do so for many small ones.
         let worthwhile = if much { oldest.bytes / 64 } else { 0 };

@@ -196,6 +196,7 @@ impl Index {
     /// What comes next does not follow what was seen.
     pub(super) fn interrupt(&mut self) {
         self.trail.interrupt();
+        self.shards.values_mut().for_each(|shard| shard.runs.close());
     }
 
     fn take(&mut self, item: &Item, stretch: Option<Stretch>) {

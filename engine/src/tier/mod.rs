@@ -12,6 +12,7 @@
 //!   so that a restart need not read the segment.
 //! - [`Memory`]: which entries are in memory, under one budget for all shards, and which leave it next.
 //! - [`Recovery`]: records and summaries in, shards out.
+//! - [`Compactor`]: what to compact, to take a snapshot of, to write again and to give up.
 //!
 //! # Places
 //! A record is found by reading its *batch*, the unit of the log's writes, from the batch's first byte on.

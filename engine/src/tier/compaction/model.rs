@@ -290,7 +290,7 @@ impl World {
             assert_eq!(index.last().0, self.replicas[&shard].last);
             assert!(index.base().0 <= self.replicas[&shard].state.snapshot);
         }
-        if self.trimmed || self.step.is_multiple_of(500) {
+        if (self.trimmed && self.random(4) == 0) || self.step.is_multiple_of(500) {
             self.trimmed = false;
             self.check_crash();
         }
