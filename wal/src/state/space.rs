@@ -136,6 +136,8 @@ impl<F: Clone> State<F> {
         let may = missing == 0 || self.fits_budget(missing);
         if !may {
             self.use_up_budget();
+            // What is promised already has room.
+            self.retry = true;
         }
         may
     }
