@@ -111,6 +111,8 @@ impl Raft {
             sometimes!(blank_gives_up_vote);
             (self.term, self.vote) = (newest, Some(self.config.id));
         }
+        // From now on its disk says that it has been here: had it to ask again, others might not be empty.
+        self.store_hard_state(effects);
         self.restart_election_timer();
     }
 
