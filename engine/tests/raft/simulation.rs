@@ -107,7 +107,7 @@ impl Run {
             partition: [0, 1, 3][random.below(3)],
             short_reign: [0, 30, 80][random.below(3)],
             evict: [0, 5, 50][random.below(3)],
-            snapshot: [0, 10, 60][random.below(3)],
+            snapshot: [0, 15, 90][random.below(3)],
             wipe: [0, 30, 70][random.below(3)],
             census: random.percent(40),
             tick_ms: [8, 25, 60][random.below(3)],
@@ -411,9 +411,9 @@ impl Run {
     /// What happens to logs besides entries.
     fn upkeep(&mut self, id: NodeId) {
         match self.random.below(100) {
-            0..30 if self.random.percent(self.faults.evict) => self.evict(id),
-            30..40 if self.random.percent(self.faults.snapshot) => self.snapshot(id),
-            40..50 if self.random.percent(self.faults.snapshot) => self.compact(id),
+            0..20 if self.random.percent(self.faults.evict) => self.evict(id),
+            20..35 if self.random.percent(self.faults.snapshot) => self.snapshot(id),
+            35..50 if self.random.percent(self.faults.snapshot) => self.compact(id),
             50..60 => self.pull(id),
             60..100 => {
                 let works = !self.random.percent(10);
