@@ -51,8 +51,9 @@
 //!   place than anything A had as a candidate, and of term c (an e of an earlier term would have been in its log
 //!   at the election); V' has e, so no candidate of c, whose log has no entry of c, gets its vote.
 //!   If another one leads c, X has voted for it and so not for A.
-//! - **Lost acknowledgements.** Let N be committed in term u with V's acknowledgement, by Q. If u > c: X was in u
-//!   before the loss, and could not acknowledge e in c after it. If u <= c, leaders of c have N, by
+//! - **Lost acknowledgements.** Let N be committed in term u with V's acknowledgement, by Q. If u > c: the
+//!   leader of u was elected before the loss, and one of M had voted for it and could not acknowledge e in c
+//!   after that. If u <= c, leaders of c have N, by
 //!   the first argument. N is before e in their log: e was appended after the loss, when N was there
 //!   already; an entry below N of an earlier term than N's would have been in the log of N's leader when it
 //!   appended N, before the loss. So V', which has the log up to e, has N.
