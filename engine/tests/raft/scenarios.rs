@@ -30,6 +30,7 @@
 //! elect N                  timeout N, then stabilize
 //! quiet COMMAND            shows only who leads afterwards
 //! status / log N / network
+//! progress N               what leader N knows of the others
 //! ```
 
 use std::fmt::Write as _;
@@ -140,6 +141,7 @@ impl Script {
             }
             ["status"] => self.status(),
             ["network"] => self.network(),
+            ["progress", id] => self.progress(node(id)),
             ["log", id] => {
                 let list: Vec<_> = match self.cluster.raft(node(id)) {
                     Some(raft) => raft.entries(LogIndex(1), raft.last_index()).cloned().collect(),
@@ -319,6 +321,23 @@ impl Script {
                 Some(raft) => format!("{id}: {}", render::status(raft)),
                 None => format!("{id}: down"),
             });
+        }
+    }
+
+    fn progress(&mut self, id: NodeId) {
+        let Some(raft) = self.cluster.raft(id) else { return };
+        for follower in raft.followers() {
+            let offered = raft.offered().find(|(to, _)| *to == follower.id);
+            let state = match (follower.snapshot, offered) {
+                (true, Some((_, index))) => format!("is offered snapshot {index}"),
+                (true, None) => "needs a snapshot".to_owned(),
+                _ if follower.replicating => "replicates".to_owned(),
+                _ => "is probed".to_owned(),
+            };
+            let (id, matched, next) = (follower.id, follower.matched, follower.next);
+            let returning = follower.returning.map(|own| format!(", returning={own}"));
+            let returning = returning.unwrap_or_default();
+            self.lines.push(format!("{id} {state}, matched={matched} next={next}{returning}"));
         }
     }
 
