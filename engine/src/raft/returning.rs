@@ -1,4 +1,74 @@
 //! Replicas that come back without their data.
+//!
+//! A replica whose disk is gone has forgotten whom it voted for and what it acknowledged. If it went on as
+//! if nothing had been, it could vote a second time in a term, or help to elect a leader without entries
+//! that are committed because it had them. So it takes part without a say until the others have taken
+//! it back.
+//!
+//! # Rules
+//! **Blank.** A replica that finds nothing at all on its disk ([`Config::blank`](super::Config::blank))
+//! does not know whether the cluster is new. It asks all other voters, again with each heartbeat interval. An
+//! answer says whether its sender's log is *empty* (no entry, and never one) and its term. Until it
+//! knows, it stores nothing, enters no term, and ignores all but these answers and what a leader sends.
+//! - Everybody else is empty: it is a **member**. It enters the newest term among the answers as one that
+//!   has voted in it, and stores that.
+//! - Somebody is not empty, or a leader sends it something: it is **returning**, under a number drawn at random
+//!   at this start, its *incarnation*. It stores that before anything else.
+//! - A single voter is a member at once.
+//!
+//! **Returning.** It takes entries and snapshots and acknowledges them, and says in each answer that it is
+//! returning. It neither votes nor campaigns nor answers pre-votes, after a restart, too. It takes no commit
+//! index from heartbeats: that goes by what was acknowledged, perhaps before the loss. Appends say what they prove.
+//!
+//! **The leader** counts for commits, reads and check-quorum only answers that say "member". When a follower
+//! turns out to be returning, sending begins anew with what it has. Once it keeps pace, the leader appends a
+//! [`Readmission`] of that incarnation; again if it does not take notice.
+//!
+//! **Readmitted.** A returning replica that commits the Readmission of itself in its present incarnation is a
+//! member. One that names another incarnation says nothing.
+//!
+//! # Why this is safe
+//! Let V lose its data; V' is what comes back. Let there be n voters, and majorities of m, so 2m > n. At most as
+//! many are lost or returning at a time as leave a majority; first, only V is. A message to V does not
+//! reach V': its connections died with it. Messages from V may arrive at any time later.
+//!
+//! *While V' returns*, it is as if V had crashed: it gives no vote, and nothing that it acknowledges is
+//! counted. Late votes and acknowledgements of V are true: V had given them, and would have kept them if it had
+//! only stopped. A leader that still counts what V had acknowledged commits what V *had*; any later
+//! leader is elected by m of the other n - 1, and the commit had m - 1 of those besides V: 2m - 1 > n - 1, so they
+//! share one that is not V. It also means that if the leader forgets what V acknowledged, or hears of it later,
+//! nothing depends on it. But an acknowledgement of V' must not count, not even for what V' has on its disk: a
+//! vote that V gave in a later term may still be under way, and nobody would know of the entry.
+//!
+//! *When V' is readmitted* by an entry e, committed in term c by m of the others, M, who acknowledged it in c. e was
+//! appended after the loss, as it names V'. Any majority Q that V was part of shares a replica X with M
+//! that is not V (as above).
+//! - **Double votes.** Say V had voted for A in term t, before the loss, so A was a candidate without e. V' votes
+//!   only in terms from c on. If t > c: were A elected by Q, X had voted for A. If that was after X had acknowledged
+//!   e, then, as in the paper (5.4.3), A would have had e: A's log would be at least as good as one that
+//!   has an entry of term c at or after e. If before, X would not have acknowledged anything in c. So A never leads,
+//!   and whoever else is elected in t is the only one. If t = c: if A leads c, then e is in a later
+//!   place than anything A had as a candidate, and of term c (an e of an earlier term would have been in its log
+//!   at the election); V' has e, so no candidate of c, whose log has no entry of c, gets its vote.
+//!   If another one leads c, X has voted for it and so not for A.
+//! - **Lost acknowledgements.** Let N be committed in term u with V's acknowledgement, by Q. If u > c: the
+//!   leader of u was elected before the loss, and one of M had voted for it and could not acknowledge e in c
+//!   after that. If u <= c, leaders of c have N, by
+//!   the first argument. N is before e in their log: e was appended after the loss, when N was there
+//!   already; an entry below N of an earlier term than N's would have been in the log of N's leader when it
+//!   appended N, before the loss. So V', which has the log up to e, has N.
+//! - **Reads.** A round that V answered was answered before V could help to elect anybody newer; V' answers count
+//!   only from e on, when it is in term c or later and votes like everybody else.
+//!
+//! From e on V' is as good as V was, and the next one may be lost. If several are lost, the argument holds
+//! one after the other: an M may have readmitted replicas, whose terms are not before their own e's, so that
+//! candidates with an old vote of theirs are excluded already.
+//!
+//! *A new cluster.* V' is a member by the answers of all others, given after the loss: all were empty. Nobody led
+//! with V's help, for a leader's log is not empty, and nothing was acknowledged by V that somebody needs. But V may
+//! have voted for a candidate that will win. The candidate was in that term when it asked V, so its answer
+//! names that term or a later one, and V' gives no vote up to there. A majority of answers is not enough:
+//! the only replica with an entry that V had helped to commit may be the one that was not asked.
 
 use std::time::Duration;
 
@@ -111,6 +181,8 @@ impl Raft {
             sometimes!(blank_gives_up_vote);
             (self.term, self.vote) = (newest, Some(self.config.id));
         }
+        // From now on its disk says that it has been here: had it to ask again, others might not be empty.
+        self.store_hard_state(effects);
         self.restart_election_timer();
     }
 

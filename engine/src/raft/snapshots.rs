@@ -170,6 +170,10 @@ impl Raft {
         let mut rest = &entries[..fits.count()];
         sometimes!(fetch_failed, rest.is_empty());
         progress.fetching = if rest.is_empty() { Fetching::Failed } else { Fetching::Idle };
+        if first <= log.base_index() {
+            rest = &[]; // compacted meanwhile
+            progress.fetching = Fetching::Idle;
+        }
         while let Some(entry) = rest.first()
             && let progress = &self.peers[place].progress
             && (progress.next, progress.state) == (entry.index, State::Replicate)

@@ -1,5 +1,6 @@
 //! Events and effects as short lines of text, for transcripts and failure stories.
 
+use coracle_engine::LogIndex;
 use coracle_engine::raft::{
     AppendOutcome, Effects, Entry, EntryKind, Message, Raft, Readmission, Standing,
 };
@@ -125,8 +126,15 @@ pub fn effects(effects: &Effects, lines: &mut Vec<String>) {
 pub fn status(raft: &Raft) -> String {
     let status = raft.status();
     let leader = status.soft.leader.map_or("nobody".to_owned(), |leader| leader.to_string());
+    let standing = raft.standing().map_or(" blank".to_owned(), standing);
+    let base = match raft.log().base_index() {
+        LogIndex(0) => String::new(),
+        index => format!(" base={index}"),
+    };
+    let (role, term, last) = (status.soft.role, status.soft.term, status.last_index);
+    let (durable, commit) = (status.durable, status.commit);
     format!(
-        "{:?} term={} leader={leader} last={} durable={} commit={}",
-        status.soft.role, status.soft.term, status.last_index, status.durable, status.commit
+        "{role:?} term={term} leader={leader}{base} last={last} durable={durable} \
+         commit={commit}{standing}"
     )
 }
