@@ -263,3 +263,55 @@ fn a_reception_goes_on_in_the_same_process() {
     });
     assert_eq!(names(&disk), [name(new, "chunks"), name(new, "manifest")]);
 }
+
+/// Drops a task of the store at each of its waits: what follows must find its way, whatever was left half done.
+#[test]
+fn tasks_that_are_dropped_in_the_middle_harm_nobody() {
+    let (old, new, later) = (id(1, 10), id(1, 20), id(1, 30));
+    for what in 0..3 {
+        for waits in 0.. {
+            let disk = MemDisk::new();
+            let (store, _) = open(&disk);
+            run_to_end(write(&store, old, 3)).unwrap();
+            if what == 2 {
+                run_to_end(write(&store, new, 3)).unwrap();
+            }
+            let task = async {
+                match what {
+                    0 => write(&store, new, 3).await.map(drop),
+                    1 => receive(&store, new, 3).await.map(drop),
+                    _ => store.remove_older(new.shard).await.map(drop),
+                }
+            };
+            let ended = step_some(&disk, task, waits);
+            let newest = store.newest(old.shard).unwrap().id;
+            assert_whole(&store, newest, 3);
+            let result = run_to_end(async {
+                receive(&store, later, 4).await?;
+                store.remove_older(later.shard).await
+            });
+            let store = match result {
+                Ok(_) => store,
+                Err(error) => {
+                    // Only in the middle of the renaming.
+                    assert!(matches!(error, WriteError::Latched { .. }) && what < 2, "{error}");
+                    let (store, inventory) = open(&disk);
+                    assert!(inventory.problems.is_empty(), "{inventory:?}");
+                    run_to_end(write(&store, later, 4)).unwrap();
+                    run_to_end(store.remove_older(later.shard)).unwrap();
+                    store
+                }
+            };
+            assert_eq!(names(&disk), [name(later, "chunks"), name(later, "manifest")]);
+            assert_eq!(store.disk_bytes(), disk.used());
+            for seed in 0..8 {
+                let (store, inventory) = open(&disk.crash(&mut chooser(seed)));
+                assert!(inventory.problems.is_empty(), "{inventory:?}");
+                assert_whole(&store, later, 4);
+            }
+            if ended {
+                break;
+            }
+        }
+    }
+}

@@ -164,6 +164,26 @@ pub fn step_through<T>(
     }
 }
 
+/// Polls `future` through so many waits and drops it. Whether it came to its end.
+pub fn step_some(disk: &MemDisk, future: impl Future, waits: usize) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut future = std::pin::pin!(future);
+    disk.hold(true);
+    let mut ended = future.as_mut().poll(&mut context).is_ready();
+    for _ in 0..waits {
+        if ended {
+            break;
+        }
+        disk.release(0);
+        ended = future.as_mut().poll(&mut context).is_ready();
+    }
+    disk.hold(false);
+    while disk.held() > 0 {
+        disk.release(0);
+    }
+    ended
+}
+
 /// The names of all files.
 pub fn names(disk: &MemDisk) -> Vec<String> {
     run_to_end(disk.list()).unwrap()
