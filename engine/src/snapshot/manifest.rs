@@ -296,3 +296,146 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     number.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &[u8] = include_bytes!("../../testdata/snapshot/manifest-v1.bin");
+    const LOG_ID: [u8; 16] = *b"whose log it is.";
+
+    fn id() -> SnapshotId {
+        SnapshotId { shard: ShardId(0x0102), index: LogIndex(0x0304_0506), term: Term(7) }
+    }
+
+    fn golden() -> Manifest {
+        let chunk = |bytes, checksum| Chunk { bytes, checksum };
+        let chunks = vec![
+            chunk(1, 0xdead_beef),
+            chunk(SNAPSHOT_CHUNK_BYTES_MAX as u32, 0x0102_0304),
+            chunk(4097, 0),
+        ];
+        Manifest::new(id(), vec![NodeId(3), NodeId(1), NodeId(u64::MAX)], chunks).expect("valid")
+    }
+
+    /// Makes the manifest's own checksum right again after a change.
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let checksum = crc32fast::hash(&bytes[4..]);
+        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn with(at: usize, field: &[u8]) -> Vec<u8> {
+        let mut bytes = golden().encode(&LOG_ID);
+        bytes[at..at + field.len()].copy_from_slice(field);
+        bytes
+    }
+
+    #[test]
+    fn the_format_is_that_of_the_golden_file() {
+        let bytes = golden().encode(&LOG_ID);
+        assert_eq!(bytes, GOLDEN);
+        assert_eq!(Manifest::decode(GOLDEN), Ok((golden(), LOG_ID)));
+        assert_eq!(Manifest::encoded_bytes(&GOLDEN[..HEAD_BYTES]), Ok(GOLDEN.len()));
+    }
+
+    #[test]
+    fn an_empty_state_has_no_chunks() {
+        let empty = Manifest::new(id(), vec![NodeId(1)], Vec::new()).expect("valid");
+        assert_eq!((empty.bytes, empty.file_bytes(), empty.buffer_bytes()), (0, 0, BLOCK_BYTES));
+        assert_eq!(Manifest::decode(&empty.encode(&LOG_ID)), Ok((empty, LOG_ID)));
+    }
+
+    #[test]
+    fn chunks_lie_one_after_the_other_in_whole_blocks() {
+        assert_eq!(golden().places(), [0, 1, 513]);
+        assert_eq!(golden().file_bytes(), 515 * BLOCK_BYTES as u64);
+        assert_eq!(golden().buffer_bytes(), SNAPSHOT_CHUNK_BYTES_MAX);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        for bit in 0..8 * GOLDEN.len() {
+            let mut bytes = GOLDEN.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_other_length_is_noticed() {
+        for len in 0..GOLDEN.len() {
+            let found = Manifest::decode(&GOLDEN[..len]);
+            assert!(matches!(found, Err(ManifestError::Length { .. })), "{len}: {found:?}");
+        }
+        let longer = [GOLDEN, &[0]].concat();
+        let (found, expected) = (longer.len() as u64, GOLDEN.len() as u64);
+        assert_eq!(Manifest::decode(&longer), Err(ManifestError::Length { found, expected }));
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_from_what_is_newer_or_something_else() {
+        let newer = sealed(with(4, &[2, 0, 0, 0]));
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { version: 2 }));
+        let unsealed = with(4, &[2, 0, 0, 0]);
+        let found = Manifest::decode(&unsealed);
+        assert!(matches!(found, Err(ManifestError::Checksum { .. })), "{found:?}");
+        assert_eq!(Manifest::decode(&sealed(with(8, b"CORACLEW"))), Err(ManifestError::Magic));
+        assert_eq!(Manifest::decode(&[0; 4096]), Err(ManifestError::Magic));
+    }
+
+    #[test]
+    fn every_field_is_held_against_its_bounds_also_under_a_right_checksum() {
+        let large = SNAPSHOT_CHUNK_BYTES_MAX as u32 + 1;
+        let cases: [(&str, usize, &[u8]); 20] = [
+            ("version", 4, &[0; 4]),
+            ("length", 16, &u32::MAX.to_le_bytes()),
+            ("length below the header", 16, &79_u32.to_le_bytes()),
+            ("shard", 20, &[9; 4]),
+            ("index 0", 40, &[0; 8]),
+            ("index", 40, &((1_u64 << 62) + 1).to_le_bytes()),
+            ("another index", 40, &[1, 0, 0, 0, 0, 0, 0, 0]),
+            ("term", 48, &u64::MAX.to_le_bytes()),
+            ("another term", 48, &[1, 0, 0, 0, 0, 0, 0, 0]),
+            ("bytes", 56, &u64::MAX.to_le_bytes()),
+            ("whole checksum", 64, &[0; 4]),
+            ("count of chunks", 68, &[2, 0, 0, 0]),
+            ("huge count of chunks", 68, &u32::MAX.to_le_bytes()),
+            ("counts that make up for each other", 68, &[4, 0, 0, 0, 2, 0, 0, 0]),
+            ("no voters", 68, &[6, 0, 0, 0, 0, 0, 0, 0]),
+            ("zero", 76, &[1]),
+            ("voter 0", 80, &[0; 8]),
+            ("voter twice", 80, &[1, 0, 0, 0, 0, 0, 0, 0]),
+            ("chunk of no bytes", 104, &[0; 4]),
+            ("chunk too large", 104, &large.to_le_bytes()),
+        ];
+        for (what, at, bytes) in cases {
+            let found = Manifest::decode(&sealed(with(at, bytes)));
+            assert!(matches!(found, Err(ManifestError::Field(_))), "{what}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_allocates_nothing() {
+        // The largest manifest that can be claimed, with nothing behind it.
+        let mut bytes = with(16, &(SNAPSHOT_MANIFEST_BYTES_MAX as u32).to_le_bytes());
+        bytes = sealed(bytes);
+        let expected = SNAPSHOT_MANIFEST_BYTES_MAX as u64;
+        let found = bytes.len() as u64;
+        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Length { found, expected }));
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_made() {
+        let chunk = Chunk { bytes: 1, checksum: 0 };
+        let nodes = |count: u64| (1..=count).map(NodeId).collect::<Vec<_>>();
+        assert!(Manifest::new(id(), nodes(VOTERS_MAX as u64), vec![chunk; 10]).is_ok());
+        assert!(Manifest::new(id(), nodes(VOTERS_MAX as u64 + 1), vec![chunk]).is_err());
+        assert!(Manifest::new(id(), nodes(0), vec![chunk]).is_err());
+        let most = Manifest::new(id(), nodes(9), vec![chunk; SNAPSHOT_CHUNKS_MAX]).expect("valid");
+        assert_eq!(most.encode(&LOG_ID).len(), SNAPSHOT_MANIFEST_BYTES_MAX);
+        assert!(Manifest::new(id(), nodes(1), vec![chunk; SNAPSHOT_CHUNKS_MAX + 1]).is_err());
+        let nowhere = SnapshotId { index: LogIndex(0), ..id() };
+        assert!(Manifest::new(nowhere, nodes(1), vec![chunk]).is_err());
+    }
+}
