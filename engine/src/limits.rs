@@ -412,27 +412,3 @@ pub const SNAPSHOT_BURST_BYTES: u64 = 8 << 20;
 
 /// Cost of the entries that are read at once to be written again.
 pub const REWRITE_READ_BYTES: usize = 1 << 20;
-
-/// Actions of one decision about compaction: as many as a turn of the loop carries out in about a
-/// millisecond.
-pub const COMPACTION_ACTIONS_MAX: usize = 64;
-
-/// Oldest segments that shards are compacted for at a time: a base record for several segments costs what
-/// one for a single segment does.
-pub const COMPACTION_SEGMENTS_AHEAD: usize = 4;
-
-/// Segments on top of a disk budget for what goes on when it is used up: the live part of one segment, which
-/// is written again before that is given up, with what batches add; and votes, bases and what was
-/// accepted just before.
-pub const COMPACTION_RESERVE_SEGMENTS: u64 = 2;
-
-/// Segments that a log may have before anything but compaction is done about it: below this, each costs more
-/// than it frees.
-pub const LOG_SEGMENTS_TARGET_MIN: u64 = 16;
-
-/// Bytes that one decision asks to write again: beside the commits of the same time, little.
-pub const REWRITE_BYTES_MAX: u64 = 1 << 20;
-
-/// What a hard state or a base that is written again, or the first of some entries, counts for besides:
-/// its record and its part of a batch.
-pub const REWRITE_RECORD_BYTES: u64 = 256;

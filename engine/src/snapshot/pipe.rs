@@ -35,6 +35,10 @@ impl<F: DiskFile> Pipe<F> {
         Self { file, name, in_flight, free, buffer_bytes, failure: None }
     }
 
+    pub(super) fn name(&self) -> FileName {
+        self.name
+    }
+
     /// A buffer to fill; its content is arbitrary.
     pub(super) fn buffer(&mut self) -> AlignedBuf {
         self.free.pop().unwrap_or_else(|| AlignedBuf::zeroed(self.buffer_bytes))

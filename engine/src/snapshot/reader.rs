@@ -36,13 +36,14 @@ pub(super) struct Source<F> {
     name: Arc<str>,
     manifest: Rc<Manifest>,
     places: Vec<u32>,
+    buffer_bytes: usize,
 }
 
 impl<F: DiskFile> Source<F> {
     pub(super) fn new(file: F, manifest: Rc<Manifest>) -> Self {
         let name = FileName::new(manifest.id, Kind::Chunks).text().into();
-        let places = manifest.places();
-        Self { file, name, manifest, places }
+        let (places, buffer_bytes) = (manifest.places(), manifest.buffer_bytes());
+        Self { file, name, manifest, places, buffer_bytes }
     }
 
     /// Reads a chunk into the start of `buf`, which must be long enough for it with its padding, and checks it.
@@ -128,7 +129,7 @@ impl<D: Disk> Reader<D> {
     /// Any [`ReadError`] but [`ReadError::Missing`].
     ///
     /// # Panics
-    /// If `buf` is shorter than [`Manifest::buffer_bytes`] and than the padded chunk.
+    /// If `buf` is shorter than the chunk with its padding; [`Manifest::buffer_bytes`] is enough for any.
     pub async fn read(
         &self,
         number: u32,
@@ -225,7 +226,7 @@ impl<F: DiskFile> Ahead<F> {
         while self.next < self.end && self.in_flight.len() < SNAPSHOT_READS_IN_FLIGHT_MAX {
             let (source, number) = (self.source.clone(), self.next);
             self.next += 1;
-            let bytes = source.manifest.buffer_bytes();
+            let bytes = source.buffer_bytes;
             let buf = self.free.pop().unwrap_or_else(|| AlignedBuf::zeroed(bytes));
             let read = async move {
                 let (result, buf) = source.read(number, buf).await;
@@ -237,7 +238,7 @@ impl<F: DiskFile> Ahead<F> {
     }
 
     pub(super) fn recycle(&mut self, buf: AlignedBuf) {
-        let fits = buf.len() == self.source.manifest.buffer_bytes();
+        let fits = buf.len() == self.source.buffer_bytes;
         if fits && self.free.len() < SNAPSHOT_READS_IN_FLIGHT_MAX {
             self.free.push(buf);
         }

@@ -5,12 +5,13 @@ use std::rc::Rc;
 use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
 
 use super::error::{ChunkError, ReadError, WriteError};
+use super::gate::Turn;
 use super::manifest::{padded, position};
 use super::name::{FileName, Kind};
 use super::pipe::Pipe;
 use super::reader::{Ahead, Source};
 use super::store::{Shared, SnapshotStore};
-use super::{Manifest, SnapshotId};
+use super::{Manifest, ManifestError, SnapshotId};
 
 /// Stores a snapshot that others offered. It exists when [`Receiver::finish`] says so. A receiver that is dropped
 /// before leaves what it has; [`SnapshotStore::receive`] of the same manifest goes on from there, also
@@ -54,11 +55,17 @@ impl Present {
 struct Claim<D: Disk> {
     shared: Rc<Shared<D>>,
     id: SnapshotId,
+    /// Whether the offer is durable. Before, what there is means nothing.
+    begun: bool,
 }
 
 impl<D: Disk> Drop for Claim<D> {
     fn drop(&mut self) {
-        self.shared.state.borrow_mut().receiving.remove(&self.id.shard);
+        let mut state = self.shared.state.borrow_mut();
+        state.receiving.remove(&self.id.shard);
+        if !self.begun {
+            state.give_up(self.id);
+        }
     }
 }
 
@@ -83,7 +90,7 @@ impl<D: Disk> SnapshotStore<D> {
             }
             None => true,
         };
-        let (claim, known) = {
+        let (mut claim, known) = {
             let state = &mut *shared.state.borrow_mut();
             state.check_new(id)?;
             let writing = state.writing.get(&id.shard).filter(|busy| **busy == id);
@@ -99,11 +106,15 @@ impl<D: Disk> SnapshotStore<D> {
                 state.give_up(id);
             }
             state.receiving.insert(id.shard, id);
-            (Claim { shared: self.0.clone(), id }, known)
+            (Claim { shared: self.0.clone(), id, begun: known.is_some() }, known)
         };
         shared.clear(id, &turn).await?;
         let result = match &known {
-            Some(_) => reopen(&shared, &manifest, &turn).await,
+            Some(_) => {
+                // That it can't be opened now says nothing about what is in it.
+                let file = reopen(&shared, id).await?;
+                go_on(&shared, file, &manifest, &turn).await
+            }
             None => begin(&shared, &manifest, &turn).await,
         };
         let file = match result {
@@ -117,6 +128,7 @@ impl<D: Disk> SnapshotStore<D> {
                 return Err(error);
             }
         };
+        claim.begun = true;
         drop(turn);
         let manifest = known.unwrap_or_else(|| Rc::new(manifest));
         let mut present = Present::none(manifest.chunks.len());
@@ -130,12 +142,12 @@ impl<D: Disk> SnapshotStore<D> {
 }
 
 /// The manifest, made anew from its parts: those who have one may have changed it.
-fn checked(manifest: Manifest) -> Result<Manifest, super::ManifestError> {
+fn checked(manifest: Manifest) -> Result<Manifest, ManifestError> {
     let (bytes, checksum) = (manifest.bytes, manifest.checksum);
     let made = Manifest::new(manifest.id, manifest.voters, manifest.chunks)?;
     if (made.bytes, made.checksum) != (bytes, checksum) {
         let flaw = "its sizes or its whole checksum are not those of its chunks".to_owned();
-        return Err(super::ManifestError::Field(flaw));
+        return Err(ManifestError::Field(flaw));
     }
     Ok(made)
 }
@@ -144,7 +156,7 @@ fn checked(manifest: Manifest) -> Result<Manifest, super::ManifestError> {
 async fn begin<D: Disk>(
     shared: &Shared<D>,
     manifest: &Manifest,
-    turn: &super::gate::Turn<'_>,
+    turn: &Turn<'_>,
 ) -> Result<D::File, WriteError> {
     let offer = FileName::new(manifest.id, Kind::Offer);
     shared.write_file(offer, &manifest.encode(&shared.log_id), turn).await?;
@@ -156,7 +168,7 @@ async fn begin<D: Disk>(
 async fn new_chunks<D: Disk>(
     shared: &Shared<D>,
     manifest: &Manifest,
-    turn: &super::gate::Turn<'_>,
+    turn: &Turn<'_>,
 ) -> Result<D::File, WriteError> {
     let name = FileName::new(manifest.id, Kind::Chunks);
     let file = shared.create(name, turn).await?;
@@ -177,22 +189,33 @@ async fn reserve<D: Disk>(
     Ok(())
 }
 
-/// Opens what an earlier receiver left.
+/// Opens the chunks that an earlier receiver left, if there are any.
 async fn reopen<D: Disk>(
     shared: &Shared<D>,
-    manifest: &Manifest,
-    turn: &super::gate::Turn<'_>,
-) -> Result<D::File, WriteError> {
-    let name = FileName::new(manifest.id, Kind::Chunks);
+    id: SnapshotId,
+) -> Result<Option<D::File>, WriteError> {
+    let name = FileName::new(id, Kind::Chunks);
     if !shared.state.borrow().files.contains_key(&name) {
+        return Ok(None);
+    }
+    let file = shared.disk.open(&name.text(), OpenMode::Existing).await;
+    file.map(Some).map_err(|error| WriteError::io("opening", name, &error))
+}
+
+/// Makes sure that there is room for all chunks of a reception that was begun.
+async fn go_on<D: Disk>(
+    shared: &Shared<D>,
+    file: Option<D::File>,
+    manifest: &Manifest,
+    turn: &Turn<'_>,
+) -> Result<D::File, WriteError> {
+    let Some(file) = file else {
         // A crash came before its name was durable.
         sometimes!(snapshot_offer_without_chunks);
         let file = new_chunks(shared, manifest, turn).await?;
         shared.sync_dir(turn).await?;
         return Ok(file);
-    }
-    let file = shared.disk.open(&name.text(), OpenMode::Existing).await;
-    let file = file.map_err(|error| WriteError::io("opening", name, &error))?;
+    };
     reserve(shared, &file, manifest).await?;
     Ok(file)
 }
@@ -292,7 +315,8 @@ impl<D: Disk> Receiver<D> {
         }
     }
 
-    /// Makes the snapshot durable; from then on it is the shard's newest. All of it has been verified: each chunk
+    /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this is
+    /// dropped in the middle. All of it has been verified: each chunk
     /// when it was put or found, their table by the manifest's checksum.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::gate::{Gate, Turn};
 use super::name::{FileName, Kind};
 use super::pipe::Pipe;
 use super::{Manifest, SnapshotId};
-use crate::ShardId;
+use crate::{LogIndex, ShardId, Term};
 
 /// The snapshots of a core's shards. Clones are the same store; all of it belongs to one thread.
 pub struct SnapshotStore<D: Disk>(pub(super) Rc<Shared<D>>);
@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) garbage: BTreeSet<FileName>,
     /// Bytes of each file.
     pub(super) files: BTreeMap<FileName, u64>,
+    /// Files were removed, and no sync of the directory has come to its end since.
+    pub(super) unsynced_removals: bool,
     /// The failure after which no name is changed any more.
     pub(super) latched: Option<WriteError>,
 }
@@ -77,8 +79,9 @@ impl State {
     }
 
     pub(super) fn newest(&self, shard: ShardId) -> Option<&Rc<Manifest>> {
-        let of_shard = self.held.iter().rev().filter(|(id, _)| id.shard == shard);
-        of_shard.map(|(_, held)| held).find(|held| !held.discarded).map(|held| &held.manifest)
+        let id = |index, term| SnapshotId { shard, index: LogIndex(index), term: Term(term) };
+        let mut of_shard = self.held.range(id(0, 0)..=id(u64::MAX, u64::MAX)).rev();
+        of_shard.find(|(_, held)| !held.discarded).map(|(_, held)| &held.manifest)
     }
 
     /// Whether a snapshot `id` may be added.
@@ -128,6 +131,12 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn manifest(&self, id: SnapshotId) -> Option<Rc<Manifest>> {
         let state = self.0.state.borrow();
         state.held.get(&id).filter(|held| !held.discarded).map(|held| held.manifest.clone())
+    }
+
+    /// The id of the log beside it, under which manifests are encoded.
+    #[must_use]
+    pub fn log_id(&self) -> [u8; 16] {
+        self.0.log_id
     }
 
     /// What was being received for a shard and is not finished: to go on with it, receive it again.
@@ -236,18 +245,49 @@ impl Drop for Pin {
     }
 }
 
+/// Latches the store if a change of names is not waited for.
+struct Unsettled<'a, D: Disk> {
+    shared: &'a Shared<D>,
+    file: FileName,
+    settled: bool,
+}
+
+impl<D: Disk> Drop for Unsettled<'_, D> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.shared.latch(format!("nobody waited for the renaming of {}", self.file));
+        }
+    }
+}
+
 impl<D: Disk> Shared<D> {
     /// Makes the names in the directory durable. A failure latches: which names are durable is not known
     /// any more, and asking again could be answered with a success that means nothing.
     pub(super) async fn sync_dir(&self, _turn: &Turn<'_>) -> Result<(), WriteError> {
         match self.disk.sync_dir().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.state.borrow_mut().unsynced_removals = false;
+                Ok(())
+            }
             Err(error) => Err(self.latch(format!("syncing the directory failed: {error}"))),
         }
     }
 
     /// Renames a file and makes that durable. A failure latches: the file may have either name after a crash.
+    /// So does a caller who does not wait for the end.
     pub(super) async fn put_in_place(
+        &self,
+        from: FileName,
+        to: FileName,
+        turn: &Turn<'_>,
+    ) -> Result<(), WriteError> {
+        let mut unsettled = Unsettled { shared: self, file: from, settled: false };
+        let renamed = self.rename(from, to, turn).await;
+        unsettled.settled = true;
+        renamed
+    }
+
+    async fn rename(
         &self,
         from: FileName,
         to: FileName,
@@ -277,10 +317,10 @@ impl<D: Disk> Shared<D> {
         name: FileName,
         _turn: &Turn<'_>,
     ) -> Result<D::File, WriteError> {
-        let file = self.disk.open(&name.text(), OpenMode::CreateNew).await;
-        let file = file.map_err(|error| WriteError::io("creating", name, &error))?;
+        // Before it is there: nobody may be left to note it afterwards.
         self.state.borrow_mut().files.insert(name, 0);
-        Ok(file)
+        let file = self.disk.open(&name.text(), OpenMode::CreateNew).await;
+        file.map_err(|error| WriteError::io("creating", name, &error))
     }
 
     /// Writes `bytes` as the whole new file `name`. They are durable afterwards, the name is not.
@@ -316,16 +356,12 @@ impl<D: Disk> Shared<D> {
         let mut failure = None;
         let mut kept = BTreeSet::new();
         for names in [first, then] {
-            let mut removed = false;
             for name in names {
                 if kept.contains(&name.id) {
                     continue;
                 }
                 match self.remove(name).await {
-                    Ok(bytes) => {
-                        freed += bytes;
-                        removed = true;
-                    }
+                    Ok(bytes) => freed += bytes,
                     Err(error) => {
                         sometimes!(snapshot_not_removed);
                         tracing::warn!("{error}");
@@ -334,7 +370,8 @@ impl<D: Disk> Shared<D> {
                     }
                 }
             }
-            if removed {
+            // Also those of an earlier call that nobody waited for.
+            if self.state.borrow().unsynced_removals {
                 self.sync_dir(turn).await?;
             }
         }
@@ -350,6 +387,7 @@ impl<D: Disk> Shared<D> {
     }
 
     async fn remove(&self, name: FileName) -> Result<u64, WriteError> {
+        self.state.borrow_mut().unsynced_removals = true;
         match self.disk.remove(&name.text()).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let message: Arc<str> = error.to_string().into();
@@ -362,6 +400,10 @@ impl<D: Disk> Shared<D> {
                 });
             }
             Ok(()) | Err(_) => {}
+        }
+        if name.kind == Kind::Chunks {
+            // The file goes when nobody has it open.
+            self.left.borrow_mut().retain(|_, pipe| pipe.name() != name);
         }
         let mut state = self.state.borrow_mut();
         state.garbage.remove(&name);

@@ -152,7 +152,8 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Makes the snapshot durable; from then on it is the shard's newest. `voters` are those of the shard at its
+    /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this is
+    /// dropped in the middle. `voters` are those of the shard at its
     /// index.
     ///
     /// # Errors

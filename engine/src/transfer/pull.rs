@@ -415,10 +415,13 @@ impl<E: Env> Pull<'_, E> {
         }
         let receiver = match self.store.receive(manifest).await {
             Ok(receiver) => receiver,
-            Err(WriteError::Exists { .. }) => {
-                return Ok(self.store.manifest(self.id));
+            Err(error) => {
+                let there = self.store.manifest(self.id).map(Some);
+                return match error {
+                    WriteError::Exists { .. } => there.ok_or(Ended::GaveUp(error.into())),
+                    _ => Err(Ended::GaveUp(error.into())),
+                };
             }
-            Err(error) => return Err(Ended::GaveUp(error.into())),
         };
         let manifest = receiver.manifest().clone();
         let there = manifest.chunks.len() - receiver.missing_count();

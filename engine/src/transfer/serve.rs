@@ -10,6 +10,7 @@
 //! | found | answer |
 //! |---|---|
 //! | too many connections | `Busy`, and the end |
+//! | a file that can't be opened | `Busy`; the puller comes again |
 //! | no such snapshot or chunk | `Unknown`; the puller decides |
 //! | a chunk that can't be read as it was written | `Damaged`; it is never sent |
 //! | a header that is not valid | the end: what follows can't be told |
@@ -204,10 +205,10 @@ impl<D: Disk> SnapshotService<D> {
                 && let Some(request) = requests.pop()
             {
                 match self.hold(env, request.snapshot, held).await {
-                    Some(held) => reads.push_back(Box::pin(self.read(held, request))),
-                    None => {
-                        let unknown = Answer::without(request.part, Status::Unknown);
-                        reads.push_back(Box::pin(async move { (unknown, Bytes::new()) }));
+                    Ok(held) => reads.push_back(Box::pin(self.read(held, request))),
+                    Err(status) => {
+                        let without = Answer::without(request.part, status);
+                        reads.push_back(Box::pin(async move { (without, Bytes::new()) }));
                     }
                 }
             }
@@ -244,29 +245,30 @@ impl<D: Disk> SnapshotService<D> {
         }
     }
 
-    /// The snapshot `id`, pinned. One at a time for each connection.
+    /// The snapshot `id`, pinned, or what is to be answered without it. One at a time for each connection.
     async fn hold<E: Env<Disk = D>>(
         self: &Rc<Self>,
         env: &E,
         id: SnapshotId,
         held: &mut Option<Rc<Held<D>>>,
-    ) -> Option<Rc<Held<D>>> {
+    ) -> Result<Rc<Held<D>>, Status> {
         if let Some(known) = held.as_ref().filter(|known| known.id == id) {
-            return Some(known.clone());
+            return Ok(known.clone());
         }
         let reader = match self.store.reader(id).await {
             Ok(reader) => reader,
-            Err(ReadError::Missing { .. }) => return None,
+            Err(ReadError::Missing { .. }) => return Err(Status::Unknown),
             Err(error) => {
+                // A lack of descriptors passes; a file that is gone is found at the next start.
                 tracing::warn!("cannot serve {id}: {error}");
-                return None;
+                return Err(Status::Busy);
             }
         };
         let new = Rc::new(Held { id, reader });
         if let Some(old) = held.replace(new.clone()) {
             self.linger(env, old.id);
         }
-        Some(new)
+        Ok(new)
     }
 
     /// Reads what is asked for.

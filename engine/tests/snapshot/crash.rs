@@ -24,8 +24,7 @@ fn check(disk: &MemDisk, seed: u64, allowed: &[SnapshotId]) -> (SnapshotId, MemD
         store.newest(allowed[0].shard).unwrap_or_else(|| panic!("nothing left: {story}")).id;
     assert!(allowed.contains(&newest), "{story}");
     for snapshot in &inventory.snapshots {
-        let whole = run_to_end(read(&store, snapshot.id));
-        assert_eq!(whole, Ok(chunks(snapshot.id, COUNT)), "{story}");
+        assert_whole(&store, snapshot.id, COUNT);
     }
     let mut meant: Vec<String> = inventory
         .snapshots

@@ -50,7 +50,7 @@ fn each_operation_fails(
         disk.on_operation(|_| Fate::Succeed);
         let newest = store.newest(new.shard).unwrap().id;
         assert_eq!(newest, if result.is_ok() { new } else { old }, "operation {at}");
-        assert_eq!(run_to_end(read(&store, newest)), Ok(chunks(newest, COUNT)));
+        assert_whole(&store, newest, COUNT);
         assert_eq!(store.disk_bytes(), disk.used(), "operation {at}: {result:?}");
         let latched = matches!(result, Err(WriteError::Latched { .. }));
         for seed in 0..8 {
@@ -59,7 +59,7 @@ fn each_operation_fails(
             assert!(inventory.problems.is_empty(), "operation {at}: {inventory:?}");
             let survivor = store.newest(new.shard).unwrap().id;
             assert!(survivor == newest || latched && survivor == new, "operation {at}, {result:?}");
-            assert_eq!(run_to_end(read(&store, survivor)), Ok(chunks(survivor, COUNT)));
+            assert_whole(&store, survivor, COUNT);
         }
         let Err(error) = result else {
             if met <= at {
@@ -201,7 +201,7 @@ fn a_write_that_failed_unseen_is_not_believed() {
     run_to_end(receive(&store, new, COUNT)).unwrap();
     for seed in 0..20 {
         let (store, _) = open(&disk.crash(&mut chooser(seed)));
-        assert_eq!(run_to_end(read(&store, new)), Ok(bytes.clone()), "seed {seed}");
+        assert_whole(&store, new, COUNT);
     }
 }
 
@@ -225,13 +225,13 @@ fn short_writes_and_reads_are_completed() {
     });
     run_to_end(async {
         write(&store, new, COUNT).await.unwrap();
-        assert_eq!(read(&store, new).await, Ok(chunks(new, COUNT)));
+        assert_whole(&store, new, COUNT);
         receive(&store, later, COUNT).await.unwrap();
-        assert_eq!(read(&store, later).await, Ok(chunks(later, COUNT)));
+        assert_whole(&store, later, COUNT);
     });
     for seed in 0..20 {
         let (store, _) = open(&disk.crash(&mut chooser(seed)));
-        assert_eq!(run_to_end(read(&store, later)), Ok(chunks(later, COUNT)), "seed {seed}");
+        assert_whole(&store, later, COUNT);
     }
 }
 

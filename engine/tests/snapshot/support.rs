@@ -49,7 +49,8 @@ pub async fn write(
 ) -> Result<Rc<Manifest>, WriteError> {
     let mut writer = store.create(id).await?;
     for chunk in chunks(id, count) {
-        let mut buf = writer.buffer();
+        // Small ones: the writer's own are as large as a chunk may be.
+        let mut buf = AlignedBuf::zeroed(chunk.len());
         let mut sink = ChunkSink::new(&mut buf);
         sink.put(&chunk).expect("it fits");
         let len = sink.len();
@@ -116,6 +117,15 @@ pub async fn read(store: &Store, id: SnapshotId) -> Result<Vec<Vec<u8>>, ReadErr
     Ok(all)
 }
 
+/// Checks that a snapshot is what [`write`] and [`receive`] store. It says what went wrong without all the bytes.
+#[track_caller]
+pub fn assert_whole(store: &Store, id: SnapshotId, count: usize) {
+    match run_to_end(read(store, id)) {
+        Ok(found) => assert!(found == chunks(id, count), "{id} has other bytes"),
+        Err(error) => panic!("{id}: {error}"),
+    }
+}
+
 /// Choices of a crash, from a seed: some lose all, some nothing, most something.
 pub fn chooser(seed: u64) -> impl FnMut(u32) -> u32 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -152,6 +162,26 @@ pub fn step_through<T>(
         assert!(held > 0, "it waits for nothing");
         disk.release(pick(held) % held);
     }
+}
+
+/// Polls `future` through so many waits and drops it. Whether it came to its end.
+pub fn step_some(disk: &MemDisk, future: impl Future, waits: usize) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut future = std::pin::pin!(future);
+    disk.hold(true);
+    let mut ended = future.as_mut().poll(&mut context).is_ready();
+    for _ in 0..waits {
+        if ended {
+            break;
+        }
+        disk.release(0);
+        ended = future.as_mut().poll(&mut context).is_ready();
+    }
+    disk.hold(false);
+    while disk.held() > 0 {
+        disk.release(0);
+    }
+    ended
 }
 
 /// The names of all files.
