@@ -389,16 +389,4 @@ declare_probes! {
     summary_refused,
     /// A sealed segment got no summary because it would not fit.
     summary_too_large,
-    /// A segment is free, but what replaces its records is not durable yet.
-    trim_waits,
-    /// A shard was asked for a snapshot because it pins the oldest segment.
-    compaction_asks_snapshot,
-    /// The oldest segment cannot be emptied at the present level.
-    compaction_blocked,
-    /// What is alive in the oldest segment was written again.
-    compaction_rewrites,
-    /// Much of the oldest segment was written again, because the disk fills.
-    compaction_rewrites_much,
-    /// Nothing more is written again until something new is.
-    rewriting_paused,
 }
