@@ -79,6 +79,7 @@ impl Progress {
             replicating: self.state == State::Replicate,
             inflight_messages: self.inflight.messages.len(),
             inflight_bytes: self.inflight.bytes,
+            round: self.round,
         }
     }
 
