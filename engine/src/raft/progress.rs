@@ -135,6 +135,7 @@ impl Progress {
             inflight_messages: self.inflight.messages.len(),
             inflight_bytes: self.inflight.bytes,
             contact: self.contact,
+            round: self.round,
         }
     }
 
