@@ -181,5 +181,10 @@ pub(super) fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 
 /// A hard state.
 pub(super) fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
-    HardState { term: Term(term), vote: vote.map(NodeId), commit: LogIndex(commit), ..HardState::default() }
+    HardState {
+        term: Term(term),
+        vote: vote.map(NodeId),
+        commit: LogIndex(commit),
+        ..HardState::default()
+    }
 }

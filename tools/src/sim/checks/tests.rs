@@ -1,6 +1,8 @@
 //! Each invariant is violated once, by fabricated replicas, frames and disks: no check is vacuous.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coracle_engine::core::LogRecord;
 use coracle_engine::limits::ENTRY_COST_BYTES;
@@ -355,6 +357,7 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
         returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
+        contact: Duration::ZERO,
         round: 0,
     };
     let with = |matched| Fake { followers: vec![status(matched)], ..fake(2, &[2]).leads(A) };
@@ -376,15 +379,21 @@ fn a_round_of_reads_that_too_few_have_answered() {
         matched: LogIndex(0),
         next: LogIndex(1),
         replicating: true,
+        snapshot: false,
+        returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
+        contact: Duration::ZERO,
         round,
     };
     let with = |rounds: [u64; 2], confirmed_round| {
         let followers = vec![status(B, rounds[0]), status(C, rounds[1])];
         Fake { followers, confirmed_round, ..fake(2, &[]).leads(A) }
     };
-    let answer = |term, round| Message::HeartbeatReply(HeartbeatReply { term: Term(term), round });
+    let answer = |term, round| {
+        let standing = Standing::Member;
+        Message::HeartbeatReply(HeartbeatReply { term: Term(term), round, standing })
+    };
     let mut rig = Rig::new();
     for node in [B, C] {
         rig.sees(node, &fake(2, &[]));
@@ -480,6 +489,7 @@ fn cursors_out_of_order() {
         returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
+        contact: Duration::ZERO,
         round: 0,
     };
     for (matched, next) in [(2, 2), (0, 3), (0, 0)] {
@@ -664,6 +674,7 @@ fn windows_beyond_their_limits() {
         returning: None,
         inflight_messages,
         inflight_bytes,
+        contact: Duration::ZERO,
         round: 0,
     };
     let leader = |status| Fake { followers: vec![status], ..fake(1, &[]).leads(A) };
