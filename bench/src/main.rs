@@ -2,6 +2,7 @@
 
 mod embedded;
 mod load;
+mod recovery;
 mod report;
 mod wal;
 
@@ -25,6 +26,8 @@ enum Command {
     Embedded(embedded::EmbeddedArgs),
     /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
     Wal(wal::WalArgs),
+    /// Measure how fast a log is opened and read back, beside the raw device
+    Recovery(recovery::RecoveryArgs),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args).map_err(Into::into),
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
+        Command::Recovery(args) => recovery::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
