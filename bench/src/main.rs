@@ -2,6 +2,7 @@
 
 mod embedded;
 mod load;
+mod recovery;
 mod report;
 mod transfer;
 mod wal;
@@ -28,6 +29,8 @@ enum Command {
     Wal(wal::WalArgs),
     /// Pull a snapshot from one core to another, beside the raw disk and the raw network
     Transfer(transfer::TransferArgs),
+    /// Measure how fast a log is opened and read back, beside the raw device
+    Recovery(recovery::RecoveryArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
+        Command::Recovery(args) => recovery::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
