@@ -1,3 +1,5 @@
+//! Tests of what a restart makes of a log, against shards without one.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the summaries of segments, and the bytes of their format.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
