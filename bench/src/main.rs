@@ -1,8 +1,9 @@
-//! The `coracle-bench` command: load tests and the device probe.
+//! The `coracle-bench` command: load tests, the device probe, and trials of the tiered log.
 
 mod embedded;
 mod load;
 mod report;
+mod tiers;
 mod wal;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ enum Command {
     Embedded(embedded::EmbeddedArgs),
     /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
     Wal(wal::WalArgs),
+    /// Put the tiered log, snapshots and their transfer to the test on a cluster of real processes
+    Tiers(Box<tiers::TiersArgs>),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args).map_err(Into::into),
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
+        Command::Tiers(args) => tiers::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
