@@ -25,6 +25,8 @@ const PORTS_FROM: u16 = 20_000;
 const PORTS: u16 = 12_000;
 /// Pause between two looks of a wait.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// How often a wait says that it lasts.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Longest wait for a node to start and for the cluster to serve: long logs have to be read.
 pub const READY_BOUND: Duration = Duration::from_secs(120);
 /// Last lines of a node's log that an error shows.
@@ -209,16 +211,23 @@ impl Cluster {
         mut look: impl FnMut(&Self) -> Result<T, String>,
     ) -> Result<T, TiersError> {
         let start = Instant::now();
+        let mut say_after = SAY_EVERY;
         loop {
             self.stop.check()?;
             self.check_nodes()?;
-            match look(self) {
+            let last = match look(self) {
                 Ok(found) => return Ok(found),
-                Err(last) if start.elapsed() > bound => {
-                    return Err(TiersError::Timeout { what: what.to_owned(), bound, last });
-                }
-                Err(_) => std::thread::sleep(LOOK_PAUSE),
+                Err(last) => last,
+            };
+            let waited = start.elapsed();
+            if waited > bound {
+                return Err(TiersError::Timeout { what: what.to_owned(), bound, last });
             }
+            if waited > say_after {
+                say_after += SAY_EVERY;
+                eprintln!("  after {} s still waiting for {what}: {last}", waited.as_secs());
+            }
+            std::thread::sleep(LOOK_PAUSE);
         }
     }
 

@@ -26,6 +26,11 @@ const THROUGHPUT_KEPT: f64 = 0.9;
 /// Most memory of the last part, as a share of that of the second one: in the first, the log's memory
 /// fills up.
 const MEMORY_GROWTH: f64 = 1.1;
+/// Length of the load's intervals: in a short run they tell the parts apart, in a long one they are few.
+const SHORT_INTERVAL: Duration = Duration::from_millis(50);
+const LONG_INTERVAL: Duration = Duration::from_secs(1);
+/// From here on a run is long.
+const LONG_GIB: f64 = 4.0;
 /// How often progress is said.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long nothing may be acknowledged.
@@ -92,7 +97,7 @@ pub fn run(args: &EnduranceArgs, stage: &mut Stage, report: &mut Report) -> Resu
         clients: args.common.clients.unwrap_or(32),
         pipeline: args.common.pipeline.unwrap_or(32) as usize,
         requests: Some(writes),
-        interval: Duration::from_millis(500),
+        interval: if args.gib < LONG_GIB { SHORT_INTERVAL } else { LONG_INTERVAL },
         ..stage.load_settings(value_bytes, args.keys)
     };
     stage.say(&format!("writing {} GiB of values, {} writes", args.gib, grouped(writes)));

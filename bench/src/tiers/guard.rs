@@ -11,9 +11,14 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::TiersError;
+
+/// Signals this close together are one.
+const SAME_WISH: Duration = Duration::from_secs(1);
+/// Longest sleep between two looks at the signal.
+const STEP: Duration = Duration::from_millis(20);
 
 /// Whether the program has been asked to stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -29,12 +34,16 @@ impl StopSignal {
         let stop = Self::default();
         let flag = stop.clone();
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut first = None;
             while wait_for(&signals).is_ok() {
-                if flag.0.swap(true, Ordering::SeqCst) {
+                // Some senders signal the process and its group: that is one wish, not two.
+                if first.get_or_insert_with(Instant::now).elapsed() > SAME_WISH {
                     eprintln!("coracle-bench: ending at once; its directory is left behind");
                     std::process::exit(130);
                 }
-                eprintln!("coracle-bench: stopping; once more to end at once");
+                if !flag.0.swap(true, Ordering::SeqCst) {
+                    eprintln!("coracle-bench: stopping; once more to end at once");
+                }
             }
         })?;
         Ok(stop)
@@ -53,11 +62,10 @@ impl StopSignal {
     /// # Errors
     /// [`TiersError::Interrupted`].
     pub fn sleep(&self, time: Duration) -> Result<(), TiersError> {
-        const STEP: Duration = Duration::from_millis(20);
-        let end = std::time::Instant::now() + time;
+        let end = Instant::now() + time;
         loop {
             self.check()?;
-            let left = end.saturating_duration_since(std::time::Instant::now());
+            let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
