@@ -9,16 +9,18 @@
 //! *Applies all*: in every shard it has a value that was written after its start. *Counts*: it says itself
 //! that no replica of it is returning any more (`INFO`, where it tells), and afterwards the proof:
 //! another node is killed, and writes to all shards go on, which takes the vote of the one that came
-//! back. The transfer's rate is that of the growth of its snapshots' files, from first to last.
+//! back. The transfer's rate is that of the bytes that it says it received (`INFO`), from first to last; of
+//! a server that does not tell, that of what is written to its snapshots' files.
 //!
 //! With `--interrupt` it is killed once more when half of the state has arrived, and must not receive that
 //! half again.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::control::Info;
+use super::control::{Control, Info};
 use super::raw::RawRates;
 use super::settings::{Common, Tier};
 use super::stage::{Stage, span_figures, spans_table};
@@ -49,6 +51,10 @@ const SETTLE: Duration = Duration::from_secs(2);
 const COMPARED_MAX: u32 = 500;
 /// The field of `INFO` that counts replicas which do not count yet.
 const RETURNING: &str = "shards_returning";
+/// The field of `INFO` that counts bytes of snapshots which were received since the process began.
+const RECEIVED: &str = "snapshot_bytes_received";
+/// Least time between two looks at it.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Options of `coracle-bench tiers rejoin`.
 #[derive(Args, Clone, Debug)]
@@ -98,6 +104,8 @@ struct Comeback {
     applied: Instant,
     counts: Instant,
     resumed: Option<Resumed>,
+    /// Bytes of snapshots that it said it had received, since it was started last; empty if it did not.
+    received: Vec<(Instant, u64)>,
 }
 
 /// An interrupted transfer.
@@ -185,7 +193,7 @@ fn come_back(args: &RejoinArgs, stage: &mut Stage) -> Result<Comeback, TiersErro
         let half = (args.state_mib << 20) / 2;
         let seen = stage.seen.clone();
         let received = move || {
-            let samples = seen.snapshots(VICTIM, started, Instant::now());
+            let samples = seen.chunks_written(VICTIM, started, Instant::now());
             samples.last().map_or(0, |(_, bytes)| *bytes)
         };
         let had = stage.cluster.until("half of the snapshots", REJOIN_BOUND, |_| {
@@ -197,25 +205,42 @@ fn come_back(args: &RejoinArgs, stage: &mut Stage) -> Result<Comeback, TiersErro
         let again = stage.cluster.start(VICTIM)?;
         resumed = Some(Resumed { had, again });
     }
-    stage.catches_up(VICTIM, "back", REJOIN_BOUND)?;
-    let applied = Instant::now();
-    stage.say(&format!("it has applied all after {}", duration(applied - started)));
     let mut control = stage.cluster.control();
     let address = stage.cluster.address(VICTIM);
+    let mut received = Vec::new();
+    stage.cluster.until("a mark in every shard", REJOIN_BOUND, |_| control.put_probes("back"))?;
+    stage.cluster.until("the node to catch up", REJOIN_BOUND, |_| {
+        look_at_received(&mut control, address, &mut received);
+        control.has_probes(address, "back")
+    })?;
+    let applied = Instant::now();
+    stage.say(&format!("it has applied all after {}", duration(applied - started)));
     stage.cluster.until("the node to count again", REJOIN_BOUND, |_| {
-        match returning(&control.info(address)?) {
+        look_at_received(&mut control, address, &mut received);
+        match number(&control.info(address)?, RETURNING) {
             None | Some(0) => Ok(()),
             Some(count) => Err(format!("{count} of its replicas are returning")),
         }
     })?;
     let counts = Instant::now();
     stage.say(&format!("it is a full member after {}", duration(counts - started)));
-    Ok(Comeback { started, applied, counts, resumed })
+    Ok(Comeback { started, applied, counts, resumed, received })
 }
 
-/// Replicas that do not count yet; none if the server does not tell.
-fn returning(info: &Info) -> Option<u64> {
-    info.get(RETURNING)?.parse().ok()
+/// A number of `INFO`; none if the server does not tell.
+fn number(info: &Info, name: &str) -> Option<u64> {
+    info.get(name)?.parse().ok()
+}
+
+/// Adds what the node says it has received, unless it was asked just before.
+fn look_at_received(control: &mut Control, node: SocketAddr, received: &mut Vec<(Instant, u64)>) {
+    if received.last().is_some_and(|(at, _)| at.elapsed() < LOOK_EVERY) {
+        return;
+    }
+    // A node that does not answer yet has received nothing.
+    if let Ok(Some(bytes)) = control.info(node).map(|info| number(&info, RECEIVED)) {
+        received.push((Instant::now(), bytes));
+    }
 }
 
 fn raw_table(raw: &RawRates, report: &mut Report) {
@@ -236,7 +261,7 @@ fn raw_table(raw: &RawRates, report: &mut Report) {
     report.figure("raw", raw);
 }
 
-/// How the snapshots' files of the node grew.
+/// How the snapshots came in.
 fn transfer(
     args: &RejoinArgs,
     stage: &Stage,
@@ -245,9 +270,12 @@ fn transfer(
     report: &mut Report,
 ) {
     let since = comeback.resumed.as_ref().map_or(comeback.started, |resumed| resumed.again);
-    let samples = stage.seen.snapshots(VICTIM, since, comeback.applied);
-    let base = comeback.resumed.as_ref().map_or(0, |resumed| resumed.had);
-    let grown = growth(base, &samples);
+    let grown = if comeback.received.is_empty() {
+        let base = comeback.resumed.as_ref().map_or(0, |resumed| resumed.had);
+        growth(since, base, &stage.seen.chunks_written(VICTIM, since, comeback.applied))
+    } else {
+        growth(since, 0, &comeback.received)
+    };
     let mut table = Table::new("the way back", &[]);
     let seconds = |moment: Instant| duration(moment - comeback.started);
     table.row(["applied all after".to_owned(), seconds(comeback.applied)]);
@@ -295,10 +323,11 @@ struct Growth {
     last: Instant,
 }
 
-/// Sums up what was added from sample to sample, from `base` on; what was removed is not taken off.
-fn growth(base: u64, samples: &[(Instant, u64)]) -> Option<Growth> {
+/// Sums up what was added from sample to sample, beginning with `base` at `begin`; what was removed is not
+/// taken off.
+fn growth(begin: Instant, base: u64, samples: &[(Instant, u64)]) -> Option<Growth> {
     let mut grown: Option<Growth> = None;
-    let (mut before, mut since) = (base, samples.first()?.0);
+    let (mut before, mut since) = (base, begin);
     for &(at, bytes) in samples {
         if bytes > before {
             let added = bytes - before;
@@ -332,10 +361,11 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let samples = [(at(0), 10), (at(1), 10), (at(2), 30), (at(3), 5), (at(4), 6), (at(5), 6)];
-        let grown = growth(10, &samples);
+        let grown = growth(start, 10, &samples);
         assert_eq!(grown, Some(Growth { bytes: 21, first: at(1), last: at(4) }));
-        assert_eq!(growth(10, &samples[..2]), None);
-        assert_eq!(growth(10, &[]), None);
-        assert_eq!(growth(0, &samples[..1]).map(|grown| grown.bytes), Some(10));
+        assert_eq!(growth(start, 10, &samples[..2]), None);
+        assert_eq!(growth(start, 10, &[]), None);
+        let whole = growth(start, 0, &samples[1..2]);
+        assert_eq!(whole, Some(Growth { bytes: 10, first: start, last: at(1) }));
     }
 }
