@@ -124,7 +124,7 @@ fn a_restart_from_snapshots_and_the_rest_of_the_log_keeps_all() {
     let mut ledger = Ledger::new(VALUE_BYTES);
     ledger.write_rounds(&cluster, 8, 3);
     for id in 1..=NODES {
-        save(&cluster, id);
+        save(&cluster, id, &format!("saved-{id}"));
         assert_eq!(manifests(&cluster, id).len(), usize::from(SHARDS), "node {id}");
     }
     // Some keys are in the snapshots only, some in both, some in the rest of the log only.
@@ -151,7 +151,7 @@ fn a_follower_that_was_down_while_the_log_was_compacted_comes_back_by_a_snapshot
     // More than the log keeps for anybody: 8 MiB in each shard, after which it had snapshots.
     ledger.write_rounds(&cluster, 8, 16);
     for id in [1, 2] {
-        save(&cluster, id);
+        save(&cluster, id, &format!("saved-{id}"));
     }
     ledger.write_rounds(&cluster, 8, 1);
     cluster.start_node(3);
@@ -203,7 +203,7 @@ fn a_node_that_is_killed_while_it_receives_snapshots_comes_back_all_the_same() {
     let mut ledger = Ledger::new(VALUE_BYTES);
     ledger.write_rounds(&cluster, 16, 2);
     for id in [1, 2] {
-        save(&cluster, id);
+        save(&cluster, id, &format!("saved-{id}"));
     }
     cluster.kill(3);
     cluster.wipe(3);
@@ -245,7 +245,7 @@ fn damaged_snapshots_are_named_cost_nothing_and_leave_the_other_shards_alone() {
     let mut ledger = Ledger::new(VALUE_BYTES);
     ledger.write_rounds(&cluster, 8, 12);
     for id in 1..=NODES {
-        save(&cluster, id);
+        save(&cluster, id, &format!("saved-{id}"));
     }
     writes_go_on(&cluster, "before");
     cluster.kill(3);

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cluster::{Cluster, REPLY_TIMEOUT};
+use super::cluster::{Cluster, REPLY_TIMEOUT, SHARDS};
+use super::probe::{catches_up, writes_go_on};
 use super::resp::{Connection, Reply};
 use super::wait;
 
@@ -33,9 +34,12 @@ pub fn info_number(cluster: &Cluster, id: u64, name: &str) -> Result<u64, String
     value.parse().map_err(|_| format!("{name} is {value}"))
 }
 
-/// Asks node `id` for snapshots of all its shards and waits until it has them.
+/// Asks node `id` for snapshots of all its shards and waits until it has them. `mark` is a value that no probe
+/// has had before: with it, every shard has something new to keep.
 #[track_caller]
-pub fn save(cluster: &Cluster, id: u64) {
+pub fn save(cluster: &Cluster, id: u64, mark: &str) {
+    writes_go_on(cluster, mark);
+    catches_up(cluster, id, mark);
     let before = manifests(cluster, id);
     let mut connection = cluster.connect(id);
     let reply = connection.command("BGSAVE").unwrap();
@@ -43,10 +47,12 @@ pub fn save(cluster: &Cluster, id: u64) {
     wait::until(&format!("snapshots of node {id}"), SAVE_BOUND, || {
         let under_way = info_number(cluster, id, "rdb_bgsave_in_progress")?;
         let after = manifests(cluster, id);
-        if under_way == 0 && after != before {
+        let is_new = |(shard, files): &(&u16, &Files)| before.get(shard) != Some(*files);
+        let new = after.iter().filter(is_new).count();
+        if under_way == 0 && new == usize::from(SHARDS) {
             return Ok(());
         }
-        Err(format!("{under_way} under way, {} manifests", after.len()))
+        Err(format!("{new} shards have a new one, under way: {under_way}"))
     });
 }
 
