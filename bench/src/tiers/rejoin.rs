@@ -93,7 +93,7 @@ impl RejoinArgs {
     /// What it needs before it begins.
     pub fn needs(&self) -> Needs {
         let defaults = Tier { log_memory_mib: Some(256), ..Tier::default() };
-        let node_mib = self.common.tier.log_disk_mib.unwrap_or(self.state_mib * 6 + 4096);
+        let node_mib = self.common.tier.log_disk_mib.unwrap_or(self.state_mib * 4 + 2048);
         Needs { nodes: NODES, disk_mib: NODES * node_mib + 2 * self.raw_mib, defaults }
     }
 }
@@ -142,6 +142,8 @@ pub fn run(args: &RejoinArgs, stage: &mut Stage, report: &mut Report) -> Result<
     stage.cluster.kill(VICTIM);
     stage.cluster.wipe(VICTIM)?;
     stage.cluster.wait_ready()?;
+    // What waited for the new leaders ends here.
+    stage.pass(SETTLE)?;
     let (from, to) = stage.pass(Duration::from_secs(args.away_s))?;
     let away = load.between(from, to);
     let comeback = come_back(args, stage)?;
