@@ -1,10 +1,11 @@
-//! The `coracle-bench` command: load tests and the device probe.
+//! The `coracle-bench` command: load tests, the device probe, and trials of the tiered log.
 
 mod embedded;
 mod load;
 mod recovery;
 mod report;
 mod transfer;
+mod tiers;
 mod wal;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Command {
     Transfer(transfer::TransferArgs),
     /// Measure how fast a log is opened and read back, beside the raw device
     Recovery(recovery::RecoveryArgs),
+    /// Put the tiered log, snapshots and their transfer to the test on a cluster of real processes
+    Tiers(Box<tiers::TiersArgs>),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
         Command::Recovery(args) => recovery::run(&args).map_err(Into::into),
+        Command::Tiers(args) => tiers::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
