@@ -4,8 +4,8 @@ mod embedded;
 mod load;
 mod recovery;
 mod report;
-mod transfer;
 mod tiers;
+mod transfer;
 mod wal;
 
 use std::process::ExitCode;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::cold::Reader;
 use super::run::Core;
+use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
 use crate::limits::REWRITE_READ_BYTES;
-use crate::raft::{Base, Entry, HardState};
+use crate::raft::{Base, Entry, HardState, Standing};
 use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
 
@@ -26,6 +27,8 @@ pub(super) struct Upkeep {
     snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
     /// Entries that are being written again: from the first that is not yet, to the last.
     rewriting: Option<(ShardId, LogIndex, LogIndex)>,
+    /// When the newest snapshot of a shard became durable, or was found, in milliseconds since 1970.
+    saved_ms: BTreeMap<ShardId, u64>,
     /// What shards that are lost have promised.
     lost: BTreeMap<ShardId, HardState>,
 }
@@ -38,8 +41,14 @@ impl Upkeep {
             pressure: Pressure::Normal,
             snapshot_at: BTreeMap::new(),
             rewriting: None,
+            saved_ms: BTreeMap::new(),
             lost,
         }
+    }
+
+    /// The newest snapshot of a shard became durable, or was found, at this time.
+    pub(super) fn note_snapshot(&mut self, shard: ShardId, unix_ms: u64) {
+        self.saved_ms.insert(shard, unix_ms);
     }
 
     /// Whether nothing may be accepted that makes the log grow.
@@ -80,6 +89,23 @@ impl<E: Env> Core<E> {
         for action in decision.actions {
             self.carry_out(action, now);
         }
+        self.count();
+    }
+
+    /// Notes what is too dear to be counted in each turn.
+    fn count(&mut self) {
+        let hosted = self.shards.len() + self.lost.len();
+        let saved = &self.upkeep.saved_ms;
+        let oldest = saved.values().min().filter(|_| saved.len() >= hosted);
+        let returning = |shard: &&Shard| shard.raft.standing() != Some(Standing::Member);
+        let halted = self.shards.iter().filter(|shard| shard.halted().is_some()).count();
+        let counters = &mut self.counters;
+        counters.snapshot_oldest_ms = oldest.copied().unwrap_or(0);
+        counters.disk_bytes = self.storage.wal().disk_bytes() + self.tiers.store.disk_bytes();
+        counters.snapshots_now = self.tiers.taking.count() as u64;
+        counters.snapshot_bytes_received = self.tiers.installing.bytes();
+        counters.shards_returning = self.shards.iter().filter(returning).count() as u64;
+        counters.shards_halted = (halted + self.lost.len()) as u64;
     }
 
     fn carry_out(&mut self, action: Action, now: Duration) {

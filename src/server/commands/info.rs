@@ -114,6 +114,10 @@ fn about_persistence<E: Env>(server: &Shared<E>) -> Vec<(&'static str, String)> 
         ("snapshots_failed", counters.snapshots_failed.to_string()),
         ("log_memory_bytes", counters.log_memory_bytes.to_string()),
         ("log_disk_bytes", counters.disk_bytes.to_string()),
+        ("snapshots_received", counters.snapshots_received.to_string()),
+        ("snapshot_bytes_received", counters.snapshot_bytes_received.to_string()),
+        ("shards_returning", counters.shards_returning.to_string()),
+        ("shards_halted", counters.shards_halted.to_string()),
     ]
 }
 
