@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use coracle_wal::Lsn;
+
 use super::cold::Reader;
 use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
-use crate::limits::REWRITE_READ_BYTES;
+use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE};
 use crate::raft::{Base, Entry, HardState, Standing};
 use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
@@ -22,6 +24,8 @@ use crate::{LogIndex, ShardId};
 pub(super) struct Upkeep {
     compactor: Compactor,
     budget: Budget,
+    /// Ends of what was appended and of what was durable at the last decision, and when that was.
+    decided: (Lsn, Lsn, Duration),
     pub(super) pressure: Pressure,
     /// When the newest snapshot of a shard was taken, or seen first.
     snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
@@ -38,6 +42,7 @@ impl Upkeep {
         Self {
             compactor: Compactor::default(),
             budget,
+            decided: (Lsn(0), Lsn(0), Duration::ZERO),
             pressure: Pressure::Normal,
             snapshot_at: BTreeMap::new(),
             rewriting: None,
@@ -60,6 +65,13 @@ impl Upkeep {
 impl<E: Env> Core<E> {
     /// Looks after the log.
     pub(super) fn keep_up(&mut self, now: Duration) {
+        let (appended, durable) = (self.storage.appended(), self.storage.wal().durable());
+        let (appended_then, durable_then, then) = self.upkeep.decided;
+        let idle = (appended, durable) == (appended_then, durable_then);
+        if idle && now < then.saturating_add(UPKEEP_PAUSE) {
+            return; // many idle shards must cost nothing
+        }
+        self.upkeep.decided = (appended, durable, now);
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage
@@ -74,8 +86,8 @@ impl<E: Env> Core<E> {
             segments: &segments,
             snapshot_bytes: self.tiers.store.disk_bytes(),
             snapshots_max: usize::from(self.tiers.taking.running().is_none()),
-            appended: self.storage.appended(),
-            durable: self.storage.wal().durable(),
+            appended,
+            durable,
             index: self.storage.index(),
             shards: &shards,
         };
