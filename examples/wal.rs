@@ -51,7 +51,7 @@ pub async fn write(dir: PathBuf) -> Result<usize, Failure> {
         let body = amount.to_le_bytes();
         let one = Record { stream: 0, kind: DEPOSIT, head: b"alice", body: &body };
         let two = Record { head: b"bob", ..one };
-        last = Some(log.append(&[one, two])?);
+        last = Some(log.append(&[one, two])?.end);
     }
     // One durable write for all of them, most likely; waiting for the last waits for all.
     if let Some(last) = last {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use coracle_engine::core::{DISK_SEGMENTS_MIN, TierConfig};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
@@ -113,6 +114,36 @@ pub struct Config {
     /// Size of a log segment in MiB.
     #[serde(default = "default_segment_mib")]
     pub segment_mib: u32,
+    /// Memory for log entries in MiB, of the whole node; its cores share it equally. Entries beyond it lie on
+    /// the disk alone. At least 1 for each core.
+    #[serde(default = "default_log_memory_mib")]
+    pub log_memory_mib: u64,
+    /// Disk space for logs and snapshots in MiB, of the whole node; its cores share it equally. When it
+    /// nears, log is given up; when it is used up, writes are refused. 0 is all there is; otherwise at
+    /// least 8 segments for each core, and sensibly four times the state.
+    #[serde(default)]
+    pub log_disk_mib: u64,
+    /// A shard gets a snapshot when its log since the last one is larger than this, in MiB, and than that
+    /// snapshot. Small ones make restarts quick: all shards together read at most about `shards` times this.
+    #[serde(default = "default_snapshot_log_mib")]
+    pub snapshot_log_mib: u64,
+    /// A shard that was written to gets a snapshot after so many seconds, however little it was. 0 is never.
+    #[serde(default)]
+    pub snapshot_interval_s: u64,
+    /// Log of each shard in MiB that stays behind its snapshot, for followers that are a little behind.
+    #[serde(default = "default_keep_log_mib")]
+    pub keep_log_mib: u64,
+    /// How long more of the log stays for a follower that is down or slow, in seconds, as far as
+    /// `log_disk_mib` allows. After that it gets a snapshot.
+    #[serde(default = "default_keep_log_s")]
+    pub keep_log_s: u64,
+    /// What one core sends of snapshots to other nodes, in MiB per second. 0 is as fast as it goes.
+    #[serde(default)]
+    pub transfer_mib_per_s: u64,
+    /// Keep segments that are not needed any more as `archive-N` files instead of using them again. You
+    /// have to remove them: nothing else does, and `log_disk_mib` does not count them.
+    #[serde(default)]
+    pub archive: bool,
     /// Which CPUs the cores run on.
     #[serde(default)]
     pub pin: Pin,
@@ -145,6 +176,18 @@ fn default_heartbeat_interval_ms() -> u64 {
 }
 fn default_segment_mib() -> u32 {
     64
+}
+fn default_log_memory_mib() -> u64 {
+    256
+}
+fn default_snapshot_log_mib() -> u64 {
+    64
+}
+fn default_keep_log_mib() -> u64 {
+    32
+}
+fn default_keep_log_s() -> u64 {
+    60
 }
 fn default_clients_max() -> usize {
     10_000
@@ -193,6 +236,21 @@ pub enum ConfigError {
         /// Cores.
         cores: u16,
     },
+    /// The disk budget is too small for the log to work in.
+    #[error(
+        "log_disk_mib is {value}: with {cores} cores and segments of {segment_mib} MiB it must be 0 (no \
+         limit) or at least {min}; allow more, or make segment_mib smaller"
+    )]
+    LogDisk {
+        /// What was given, MiB.
+        value: u64,
+        /// Smallest value, MiB.
+        min: u64,
+        /// Cores.
+        cores: u16,
+        /// Size of a segment, MiB.
+        segment_mib: u32,
+    },
     /// The cluster id is unusable.
     #[error("the cluster id must have 1 to 64 characters out of a-z A-Z 0-9 - _ .")]
     ClusterId,
@@ -215,6 +273,14 @@ impl Config {
             heartbeat_interval_ms: default_heartbeat_interval_ms(),
             sync_method: SyncMethod::default(),
             segment_mib: default_segment_mib(),
+            log_memory_mib: default_log_memory_mib(),
+            log_disk_mib: 0,
+            snapshot_log_mib: default_snapshot_log_mib(),
+            snapshot_interval_s: 0,
+            keep_log_mib: default_keep_log_mib(),
+            keep_log_s: default_keep_log_s(),
+            transfer_mib_per_s: 0,
+            archive: false,
             pin: Pin::default(),
             clients_max: default_clients_max(),
             start_on_damage: false,
@@ -246,6 +312,7 @@ impl Config {
         )?;
         range("segment_mib", self.segment_mib.into(), 16, 4096)?;
         range("clients_max", self.clients_max as u64, 1, 1_000_000)?;
+        self.validate_tiers()?;
         if u32::from(self.cores) > self.shards {
             return Err(ConfigError::FewShards { shards: self.shards, cores: self.cores });
         }
@@ -254,6 +321,22 @@ impl Config {
             return Err(ConfigError::ClusterId);
         }
         self.validate_members()
+    }
+
+    fn validate_tiers(&self) -> Result<(), ConfigError> {
+        range("log_memory_mib", self.log_memory_mib, self.cores.into(), MIB_MAX)?;
+        range("log_disk_mib", self.log_disk_mib, 0, MIB_MAX)?;
+        range("snapshot_log_mib", self.snapshot_log_mib, 1, MIB_MAX)?;
+        range("snapshot_interval_s", self.snapshot_interval_s, 0, SECONDS_MAX)?;
+        range("keep_log_mib", self.keep_log_mib, 0, MIB_MAX)?;
+        range("keep_log_s", self.keep_log_s, 0, SECONDS_MAX)?;
+        range("transfer_mib_per_s", self.transfer_mib_per_s, 0, MIB_MAX)?;
+        let min = DISK_SEGMENTS_MIN * u64::from(self.segment_mib) * u64::from(self.cores);
+        if self.log_disk_mib != 0 && self.log_disk_mib < min {
+            let Self { cores, segment_mib, log_disk_mib: value, .. } = *self;
+            return Err(ConfigError::LogDisk { value, min, cores, segment_mib });
+        }
+        Ok(())
     }
 
     fn validate_members(&self) -> Result<(), ConfigError> {
@@ -301,11 +384,33 @@ impl Config {
         Duration::from_millis(self.heartbeat_interval_ms)
     }
 
+    /// What each core keeps of its logs, and where: the node's budgets, shared out equally.
+    pub fn tiers(&self) -> TierConfig {
+        let share = |mib: u64| (mib << 20) / u64::from(self.cores.max(1));
+        TierConfig {
+            log_memory_bytes: share(self.log_memory_mib),
+            disk_bytes_max: share(self.log_disk_mib),
+            snapshot_log_bytes: self.snapshot_log_mib << 20,
+            snapshot_interval: (self.snapshot_interval_s != 0)
+                .then(|| Duration::from_secs(self.snapshot_interval_s)),
+            keep_log_bytes: self.keep_log_mib << 20,
+            keep_log_time: Duration::from_secs(self.keep_log_s),
+            transfer_bytes_per_s: self.transfer_mib_per_s << 20,
+            archive: self.archive,
+        }
+    }
+
     /// All shards of the cluster.
     pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.shards).map(ShardId)
     }
 }
+
+/// Largest size that can be configured, in MiB: 1 PiB.
+const MIB_MAX: u64 = 1 << 30;
+
+/// Longest time that can be configured, in seconds: a year.
+const SECONDS_MAX: u64 = 366 * 86_400;
 
 fn range(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
     if (min..=max).contains(&value) {
@@ -367,6 +472,36 @@ mod tests {
         assert!(matches!(refused(|c| c.shards = 1), ConfigError::FewShards { .. }));
         assert_eq!(refused(|c| c.cluster_id = "a b".into()), ConfigError::ClusterId);
         assert!(matches!(refused(|c| c.heartbeat_interval_ms = 400), ConfigError::Range { .. }));
+    }
+
+    #[test]
+    fn budgets_are_shared_out_over_the_cores() {
+        let text = format!("{FILE}\nlog_disk_mib = 4096\nsnapshot_interval_s = 60\narchive = true");
+        let config = Config::from_toml(&text).unwrap();
+        config.validate().unwrap();
+        let tiers = config.tiers();
+        assert_eq!((tiers.log_memory_bytes, tiers.disk_bytes_max), (128 << 20, 2048 << 20));
+        assert_eq!(tiers.snapshot_interval, Some(Duration::from_secs(60)));
+        assert!(tiers.archive);
+        let mut wal = coracle_wal::Options::default();
+        wal.segment_bytes = u64::from(config.segment_mib) << 20;
+        assert_eq!(tiers.flaw(&wal), None);
+        let single = Config::new(NodeId(1), "data", Vec::new());
+        assert_eq!(single.tiers(), TierConfig::default(), "the same defaults in both places");
+    }
+
+    #[test]
+    fn a_disk_budget_too_small_for_the_segments_is_refused() {
+        let mut config = Config::from_toml(FILE).unwrap();
+        config.log_disk_mib = 1023;
+        let (value, min, cores, segment_mib) = (1023, 1024, 2, 64);
+        let refused = ConfigError::LogDisk { value, min, cores, segment_mib };
+        assert_eq!(config.validate(), Err(refused));
+        config.segment_mib = 32;
+        config.validate().unwrap();
+        config.log_memory_mib = 1;
+        let refused = config.validate().unwrap_err();
+        assert!(matches!(refused, ConfigError::Range { what: "log_memory_mib", min: 2, .. }));
     }
 
     #[test]

@@ -29,8 +29,8 @@ use crate::limits::DRAIN_TIMEOUT;
 use crate::runtime::{self, CoreHandle as CoreThread, CoreSpec, GlommioEnv, TcpListener};
 use crate::uring::UringDisk;
 use crate::{
-    Config, ConfigError, CoreId, NodeId, Pin as PinMode, ProposeError, QueryError, ShardId,
-    StateMachine,
+    Config, ConfigError, CoreId, LogIndex, NodeId, Pin as PinMode, ProposeError, QueryError,
+    ShardId, SnapshotRequestError, StateMachine,
 };
 
 /// Makes the state machine of a shard. Called once for each shard, on its core's thread.
@@ -260,6 +260,18 @@ impl NodeHandle {
         }
     }
 
+    /// Has this node take a snapshot of its replica of `shard`, whether one is due or not. Resolves with the
+    /// index of the last entry in it when it is durable.
+    ///
+    /// # Errors
+    /// [`SnapshotRequestError`]; the state and the log are as before then.
+    pub fn snapshot(&self, shard: ShardId) -> Pending<LogIndex, SnapshotRequestError> {
+        match self.core_of(shard) {
+            Some(core) => core.snapshot(shard),
+            None => Pending::ready(Err(SnapshotRequestError::UnknownShard(shard))),
+        }
+    }
+
     /// Who leads `shard`, as far as this node knows.
     pub async fn leader(&self, shard: ShardId) -> Option<NodeId> {
         let status = self.core_of(shard)?.status().await?;
@@ -316,6 +328,7 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
         peer_listen: String::new(),
         wal,
         limits: Limits::default(),
+        tiers: config.tiers(),
         mailboxes: (0..config.cores).map(|_| Mailbox::new()).collect(),
     })
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 pub use coracle_wal::recovery::{Extent, Label};
 pub use coracle_wal::{
-    AppendError, Lsn, OpenError, Options, Record, RecordView, Recovery, Stats, Wal, WalFailure,
+    AppendError, Appended, Lsn, OpenError, Options, Record, RecordView, Recovery, Replay,
+    SegmentInfo, Stats, Wal, WalFailure,
 };
 use thiserror::Error;
 
@@ -45,13 +46,13 @@ pub enum OpenLogError {
 }
 
 /// Opens the log in `dir` on this core, or begins one there; the directory is made if need be. Gives
-/// every record to `visit`, oldest first, and starts the log's driver as a task of this core.
+/// its content to `replay`, oldest first, and starts the log's driver as a task of this core.
 ///
 /// Close the log with [`Log::close`](coracle_wal::Wal::close) before the core ends; without that
 /// nothing acknowledged is lost, and the next start finds an end that may have been torn.
 ///
 /// # Errors
-/// See [`OpenLogError`]; records given to `visit` until then must be forgotten.
+/// See [`OpenLogError`]; what was given to `replay` until then must be forgotten.
 ///
 /// # Panics
 /// Outside of a core.
@@ -59,12 +60,12 @@ pub async fn open(
     dir: &Path,
     disk: UringOptions,
     options: Options,
-    visit: &mut dyn FnMut(RecordView<'_>),
+    replay: &mut dyn Replay,
 ) -> Result<(Log, Recovery), OpenLogError> {
     let at = |source| OpenLogError::Directory { dir: dir.to_owned(), source };
     make_dir(dir).map_err(at)?;
     let disk = UringDisk::open_with(dir, disk).await.map_err(at)?;
-    let (log, driver, recovery) = Wal::open(disk, options, visit)
+    let (log, driver, recovery) = Wal::open(disk, options, replay)
         .await
         .map_err(|source| OpenLogError::Log { dir: dir.to_owned(), source })?;
     let queue = glommio::executor().current_task_queue();
@@ -147,7 +148,7 @@ mod tests {
                 assert!(found.is_empty());
                 let mut last = Lsn(0);
                 for i in 0..100_u8 {
-                    last = log.append(&record(&[i; 300])).unwrap();
+                    last = log.append(&record(&[i; 300])).unwrap().end;
                 }
                 until_durable(&log, last).await.unwrap();
                 if close {
@@ -178,7 +179,7 @@ mod tests {
             let tasks = (0..500_u32).map(|i| {
                 let log = log.clone();
                 async move {
-                    let lsn = log.append(&record(&i.to_le_bytes())).unwrap();
+                    let lsn = log.append(&record(&i.to_le_bytes())).unwrap().end;
                     until_durable(&log, lsn).await.unwrap();
                 }
             });
@@ -195,7 +196,9 @@ mod tests {
     fn a_directory_that_cannot_be_made_is_named() {
         let error = run(|_| async {
             let dir = Path::new("/proc/no-such/log");
-            open(dir, UringOptions::default(), Options::default(), &mut |_| {}).await.err()
+            open(dir, UringOptions::default(), Options::default(), &mut |_: RecordView<'_>| {})
+                .await
+                .err()
         });
         let error = error.unwrap().unwrap().to_string();
         assert!(error.contains("/proc/no-such"), "{error}");

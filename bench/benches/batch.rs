@@ -50,7 +50,7 @@ impl Log {
         let record = Record { stream: 7, kind: 1, head: &head, body };
         let mut last = Lsn::default();
         for _ in 0..count {
-            last = self.wal.append(&[record]).expect("within the buffer");
+            last = self.wal.append(&[record]).expect("within the buffer").end;
         }
         last
     }

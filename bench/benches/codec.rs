@@ -8,7 +8,9 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use coracle::server::resp::Decoder;
-use coracle_engine::raft::{Append, AppendOutcome, AppendReply, Entry, EntryKind, Message};
+use coracle_engine::raft::{
+    Append, AppendOutcome, AppendReply, Entry, EntryKind, Message, Standing,
+};
 use coracle_engine::wire::{FrameDecoder, OutBuf};
 use coracle_engine::{LogIndex, ShardId, Term};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -31,8 +33,11 @@ fn append(entries: u64, payload_bytes: usize) -> Message {
 }
 
 fn messages() -> Vec<(String, Message)> {
-    let reply =
-        AppendReply { term: Term(3), outcome: AppendOutcome::Accepted { matched: LogIndex(1) } };
+    let reply = AppendReply {
+        term: Term(3),
+        outcome: AppendOutcome::Accepted { matched: LogIndex(1) },
+        standing: Standing::Member,
+    };
     let mut messages = vec![("append_reply".to_owned(), Message::AppendReply(reply))];
     for (entries, bytes) in [(1, 128), (10, 128), (512, 128), (512, 1024), (16, 65536)] {
         messages.push((format!("append_{entries}x{bytes}"), append(entries, bytes)));

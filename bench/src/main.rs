@@ -3,6 +3,7 @@
 mod embedded;
 mod load;
 mod report;
+mod transfer;
 mod wal;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ enum Command {
     Embedded(embedded::EmbeddedArgs),
     /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
     Wal(wal::WalArgs),
+    /// Pull a snapshot from one core to another, beside the raw disk and the raw network
+    Transfer(transfer::TransferArgs),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args).map_err(Into::into),
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
+        Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

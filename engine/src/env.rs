@@ -8,7 +8,9 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use coracle_wal::Disk;
+use coracle_wal::{AlignedBuf, Disk};
+
+use crate::limits::RECEIVE_CHUNK_BYTES;
 
 /// What a core may do to the outside world.
 #[allow(async_fn_in_trait)] // one thread per core: futures are never sent
@@ -61,6 +63,52 @@ pub trait StreamReader: 'static {
     /// Appends what has arrived to `buf`, at most its spare capacity (which the caller has reserved
     /// and which is not zero). `Ok(0)` is the end of the stream.
     async fn read(&mut self, buf: &mut BytesMut) -> io::Result<usize>;
+
+    /// Reads exactly `len` bytes into `buf[at..at + len]`, and gives the buffer back in any case. Nothing
+    /// beyond them is taken off the stream; what an earlier [`read`](Self::read) has taken is the
+    /// caller's to put in front. A future that is dropped loses the buffer and an unknown part of the
+    /// stream: only closing is left then.
+    ///
+    /// Where the stream ends before, the error is [`io::ErrorKind::UnexpectedEof`]; where the buffer has
+    /// no such place, [`io::ErrorKind::InvalidInput`]. Implementations with a better way than a copy have
+    /// their own.
+    async fn read_aligned(
+        &mut self,
+        mut buf: AlignedBuf,
+        at: usize,
+        len: usize,
+    ) -> (io::Result<()>, AlignedBuf) {
+        let Some(place) = place_in(&mut buf, at, len) else {
+            return (Err(no_such_place(&buf, at, len)), buf);
+        };
+        let mut rest = place;
+        while !rest.is_empty() {
+            let most = rest.len().min(RECEIVE_CHUNK_BYTES);
+            let mut piece = BytesMut::with_capacity(most);
+            // Room for not one byte more: it would be lost to whoever reads next.
+            drop(piece.split_off(most));
+            match self.read(&mut piece).await {
+                Ok(0) => return (Err(io::ErrorKind::UnexpectedEof.into()), buf),
+                Ok(_) => {}
+                Err(error) => return (Err(error), buf),
+            }
+            let (now, later) = rest.split_at_mut(piece.len());
+            now.copy_from_slice(&piece);
+            rest = later;
+        }
+        (Ok(()), buf)
+    }
+}
+
+/// The place of `len` bytes from `at` on, if the buffer has it. For [`StreamReader::read_aligned`].
+pub fn place_in(buf: &mut [u8], at: usize, len: usize) -> Option<&mut [u8]> {
+    buf.get_mut(at..at.checked_add(len)?)
+}
+
+/// The error where [`place_in`] finds none.
+pub fn no_such_place(buf: &[u8], at: usize, len: usize) -> io::Error {
+    let text = format!("a read of {len} bytes to position {at} of a buffer of {}", buf.len());
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// The sending half of a byte stream.

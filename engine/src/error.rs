@@ -73,6 +73,37 @@ pub enum QueryError {
     UnknownShard(ShardId),
 }
 
+/// Why a snapshot that was asked for was not taken. The state and the log are as before.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SnapshotRequestError {
+    /// The state machine of the shard takes no snapshots.
+    #[error("the state machine of shard {0} takes no snapshots")]
+    Unsupported(ShardId),
+    /// The snapshot was begun and given up; the reason says why. Try again later.
+    #[error("the snapshot of shard {shard} was given up: {reason}; try again later")]
+    Abandoned {
+        /// The shard asked for.
+        shard: ShardId,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A limit was reached. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The disk has no room for another snapshot.
+    #[error("no space: the disk of this core has no room for a snapshot of shard {0}")]
+    NoSpace(ShardId),
+    /// The core's log or directory failed; the core does nothing more until it is restarted.
+    #[error("the storage of this core failed: {0}; restart the node after mending the disk")]
+    StorageFailed(String),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// There is no such shard on this core or node.
+    #[error("there is no shard {0} here")]
+    UnknownShard(ShardId),
+}
+
 fn hint(leader: &Option<NodeId>) -> String {
     match leader {
         Some(node) => format!("node {node} leads it"),

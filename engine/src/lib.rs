@@ -10,12 +10,17 @@ pub mod env;
 mod error;
 pub mod limits;
 pub mod raft;
+pub mod snapshot;
 mod state_machine;
 pub mod tier;
+pub mod transfer;
 mod types;
 pub mod wire;
 
-pub use error::{ProposeError, QueryError};
+pub use error::{ProposeError, QueryError, SnapshotRequestError};
 pub use probe::probes;
-pub use state_machine::{Apply, SnapshotError, StateMachine};
+pub use state_machine::{
+    Apply, Fold, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,
+    restore_chunks, snapshot_chunks,
+};
 pub use types::{CoreId, LogIndex, NodeId, ShardId, Term};

@@ -163,6 +163,18 @@ pub const INFLIGHT_BYTES_MAX: usize = 8 << 20;
 /// majority is noticed by refusals and not by memory.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of entries that are read from disk at once for one follower: two large append messages, so that
+/// the next ones are read while the follower stores these, and a dozen followers cost little memory.
+pub const FETCH_BYTES_MAX: usize = 2 << 20;
+
+/// Election timeouts of silence after which a follower that was offered a snapshot no longer keeps it from
+/// being removed: long enough for a restart, short beside the time in which a disk fills.
+pub const OFFER_SILENCE_TIMEOUTS: u32 = 8;
+
+/// Heartbeats that a follower has to find out that its readmission is committed before another one is
+/// appended. It is told with each of them.
+pub const READMISSION_BEATS: u32 = 3;
+
 /// Batches of reads that may wait for confirmation in one shard: one arrives per turn of the loop.
 pub const READ_BATCHES_MAX: usize = 4096;
 
@@ -190,6 +202,46 @@ const _: () = assert!(CLUSTER_ID_BYTES_MAX + REFUSAL_TEXT_BYTES_MAX + 128 < HELL
 /// Largest term that is believed: a million elections a second for 146,000 years. Beyond it the next
 /// election could not be counted.
 pub const TERM_MAX: u64 = 1 << 62;
+
+/// Largest chunk of a snapshot: what is read, sent, checked and written at once. An aligned buffer of
+/// this size is held for each chunk under way.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes after which a chunk should end: large enough for the full speed of a disk with a few in flight,
+/// and what is left up to [`SNAPSHOT_CHUNK_BYTES_MAX`] holds one value of 1 MiB with a little around it.
+pub const SNAPSHOT_CHUNK_TARGET_BYTES: usize = 1 << 20;
+
+/// Chunks of one snapshot: 1 TiB of state in chunks of the target size. The manifest, which is held in memory
+/// for each shard, then takes 8 MiB.
+pub const SNAPSHOT_CHUNKS_MAX: usize = 1 << 20;
+
+/// Largest manifest of a snapshot in bytes: its header, its voters, its table of chunks.
+pub const SNAPSHOT_MANIFEST_BYTES_MAX: usize = 80 + 8 * VOTERS_MAX + 8 * SNAPSHOT_CHUNKS_MAX;
+
+/// Largest log index of a snapshot that is believed, as for [`TERM_MAX`]: no sum of them overflows.
+pub const SNAPSHOT_INDEX_MAX: u64 = 1 << 62;
+
+/// Writes of one snapshot in flight. With 4 of 1 MiB a disk is near its full speed; more would delay commits.
+pub const SNAPSHOT_WRITES_IN_FLIGHT_MAX: usize = 4;
+
+/// Reads of one snapshot in flight while it is read from beginning to end.
+pub const SNAPSHOT_READS_IN_FLIGHT_MAX: usize = 8;
+
+/// Snapshots that are looked at beside each other at start. Each takes two open files and its manifest.
+pub const SNAPSHOTS_OPENED_AT_ONCE_MAX: usize = 8;
+
+/// Largest step by which space for a growing snapshot is allocated. Smaller files grow by an eighth, so
+/// that thousands of small shards don't hold much more than they need.
+pub const SNAPSHOT_ALLOCATION_BYTES_MAX: u64 = 16 << 20;
+
+const _: () = assert!(SNAPSHOT_CHUNK_TARGET_BYTES < SNAPSHOT_CHUNK_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES_MAX.is_multiple_of(coracle_wal::limits::BLOCK_BYTES));
+// Positions in a file of chunks, counted in blocks, fit 32 bits.
+const _: () = assert!(
+    SNAPSHOT_CHUNKS_MAX * (SNAPSHOT_CHUNK_BYTES_MAX / coracle_wal::limits::BLOCK_BYTES)
+        < u32::MAX as usize
+);
+const _: () = assert!(SNAPSHOT_MANIFEST_BYTES_MAX <= 16 << 20);
 
 /// The limits that an owner may lower. The defaults are the constants of this module, which are also
 /// the highest values allowed; the simulator draws small and odd ones, where the rare paths are.
@@ -328,3 +380,35 @@ impl Limits {
         None
     }
 }
+
+/// Cold reads that run at once on a core: enough for the disk to be busy, few enough for the writes
+/// of the log to pass.
+pub const COLD_READS_MAX: usize = 4;
+
+/// Cold readers whose place in the log is remembered. Each holds what it has read ahead: a few MiB.
+pub const COLD_CURSORS_MAX: usize = 8;
+
+/// How far a cold reader reads on to reach what is wanted, rather than to seek.
+pub const COLD_SKIP_BYTES_MAX: u64 = RUN_SPAN_BYTES_MAX;
+
+/// Cost of the entries that a state machine is given from one cold read.
+pub const COLD_APPLY_BYTES: usize = 1 << 20;
+
+/// Snapshots that one core takes over from leaders at the same time. Each holds a window of chunks.
+pub const PULLS_MAX: usize = 2;
+
+/// Who may wait for the next snapshot of one shard.
+pub const SNAPSHOT_ANSWERS_MAX: usize = 64;
+
+/// How long a snapshot that failed is not tried again unless somebody asks.
+pub const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes per second that a core writes of its own snapshots: below what disks do, so that the writes of
+/// the log, on which clients wait, find room between.
+pub const SNAPSHOT_WRITE_BYTES_PER_S: u64 = 256 << 20;
+
+/// Bytes that a transfer may do at once before its rate counts.
+pub const SNAPSHOT_BURST_BYTES: u64 = 8 << 20;
+
+/// Cost of the entries that are read at once to be written again.
+pub const REWRITE_READ_BYTES: usize = 1 << 20;

@@ -89,6 +89,54 @@ declare_probes! {
     log_truncated_in_flight,
     /// A log was cut more than once.
     log_truncated_again,
+    /// A follower's log was cut below what it had in memory.
+    cold_entries_cut,
+    /// A follower was probed at a place whose entries are not in memory.
+    probe_without_entries,
+    /// Entries that had been read from disk were sent.
+    cold_entries_sent,
+    /// Fetched entries came after the follower or the leader had moved on.
+    fetched_too_late,
+    /// Fetched entries were not sent, or not all of them.
+    fetched_in_vain,
+    /// Entries could not be fetched.
+    fetch_failed,
+    /// A follower began to need a snapshot.
+    snapshot_offered,
+    /// A follower had the snapshot offered, but the log had been compacted beyond it.
+    snapshot_outrun,
+    /// A follower that needs a snapshot acknowledged less than the log has.
+    snapshot_ack_below_base,
+    /// A silent follower no longer kept the snapshot offered to it.
+    snapshot_unpinned,
+    /// A follower was offered a snapshot of what it has.
+    snapshot_not_needed,
+    /// A snapshot was installed that was no news any more.
+    snapshot_installed_late,
+    /// A snapshot was installed and the log went on.
+    snapshot_kept_log,
+    /// A snapshot replaced a log.
+    snapshot_replaced_log,
+    /// A snapshot replaced a log that reached as far and contradicted it.
+    snapshot_replaced_conflict,
+    /// A replica without data heard of a leader before it knew whether the cluster is new.
+    blank_found_leader,
+    /// A new member gave up its vote in a term in which it may have voted before.
+    blank_gives_up_vote,
+    /// A message about votes was ignored by a replica that may not vote.
+    vote_withheld,
+    /// A leader noticed that a follower has lost its data.
+    returning_noticed,
+    /// A follower without data rejected what it had acknowledged.
+    returning_lost_acknowledged,
+    /// A heartbeat told a follower without data of entries it does not have.
+    commit_of_lost_log,
+    /// A leader appended an entry that readmits a follower.
+    readmission_appended,
+    /// Another one was appended because the first was not noticed.
+    readmission_repeated,
+    /// A replica was readmitted.
+    readmitted,
     /// A report of durability came after an overwriting and counted for less than it says.
     stale_durable_ignored,
     /// A report of durability named entries that are not in the log any more.
@@ -205,8 +253,128 @@ declare_probes! {
     handshakes_full,
     /// A member that introduced itself ended a pause between attempts.
     dial_poked,
+    /// A transfer of a snapshot waited for the core's budget of bandwidth.
+    transfer_budget_waited,
+    /// A puller had more requests outstanding than its sender takes.
+    transfer_requests_full,
+    /// A puller was told to come again because too many are served.
+    transfer_served_too_many,
+    /// A puller asked for nothing for too long.
+    transfer_connection_idle,
+    /// A puller took nothing for too long.
+    transfer_puller_takes_nothing,
+    /// A chunk that was asked for could not be read as it was written.
+    transfer_chunk_damaged_at_source,
+    /// A puller told its sender to come to an end.
+    transfer_cancelled,
+    /// A sender had not the snapshot that was asked for.
+    transfer_snapshot_unknown,
+    /// A sender had another snapshot under the same id than before.
+    transfer_manifest_changed,
+    /// A pull went on with what an earlier one had stored.
+    transfer_resumed_from_disk,
+    /// Nothing was heard of a sender for too long.
+    transfer_silent,
+    /// A chunk was asked for again.
+    transfer_chunk_asked_again,
+    /// A chunk was asked for so often that the snapshot was given up.
+    transfer_chunk_given_up,
     /// News for a sibling core did not fit its mailbox.
     sibling_news_missed,
+    /// Several chunks of a snapshot were being written at once.
+    snapshot_writes_overlap,
+    /// A snapshot's file met a full disk.
+    snapshot_no_room,
+    /// A snapshot was given up because the disk failed.
+    snapshot_write_failed,
+    /// A snapshot was given up by its owner.
+    snapshot_abandoned,
+    /// The names of snapshots could not be made durable.
+    snapshot_store_latched,
+    /// A file of a snapshot could not be removed.
+    snapshot_not_removed,
+    /// An old snapshot was kept because somebody reads it.
+    snapshot_pinned,
+    /// A snapshot was given up as damaged.
+    snapshot_discarded,
+    /// An own snapshot took the place of one that was being received.
+    snapshot_offer_overtaken,
+    /// Another snapshot was offered than the one that was being received.
+    snapshot_offer_replaced,
+    /// A reception of a snapshot went on where an earlier one had ended.
+    snapshot_reception_resumed,
+    /// Chunks of an earlier reception were found whole.
+    snapshot_chunks_found,
+    /// An unfinished reception had no file of chunks.
+    snapshot_offer_without_chunks,
+    /// A reception went on while writes of an earlier one were in flight, or had failed.
+    snapshot_writes_left,
+    /// A received chunk was not what the manifest says.
+    snapshot_chunk_refused,
+    /// A chunk was received twice.
+    snapshot_chunk_again,
+    /// A chunk that was read was beyond the end of its file.
+    snapshot_chunk_short,
+    /// A chunk that was read was not what the manifest says.
+    snapshot_chunk_damaged,
+    /// A chunk could not be read.
+    snapshot_read_failed,
+    /// A store was opened with files that can't be used.
+    snapshot_problem_found,
+    /// A store was opened with files that a crash had left over.
+    snapshot_leftover_removed,
+    /// A store was opened with an unfinished reception.
+    snapshot_unfinished_kept,
+    /// Cold reads waited for others.
+    cold_reads_queued,
+    /// A cold read went on where the one before had ended.
+    cold_read_continued,
+    /// A cold reader's place in the log was forgotten for another's.
+    cold_cursor_dropped,
+    /// What was to be read from the log had been given up meanwhile.
+    cold_read_gone,
+    /// What was to be read from the log was damaged.
+    cold_read_damaged,
+    /// A state machine was given an entry that was read back.
+    entry_applied_cold,
+    /// Entries left memory for the budget's sake.
+    entries_evicted,
+    /// A replica stopped for what it found or was told.
+    shard_halted,
+    /// A segment is free, but what replaces its records is not durable yet.
+    trim_waits,
+    /// A shard was asked for a snapshot because it pins the oldest segment.
+    compaction_asks_snapshot,
+    /// The oldest segment cannot be emptied at the present level.
+    compaction_blocked,
+    /// What is alive in the oldest segment was written again.
+    compaction_rewrites,
+    /// Much of the oldest segment was written again, because the disk fills.
+    compaction_rewrites_much,
+    /// Nothing more is written again until something new is.
+    rewriting_paused,
+    /// Entries were written again at the head of the log.
+    entries_written_again,
+    /// A hard state or a base was written again at the head of the log.
+    state_written_again,
+    /// The budget of the disk was used up.
+    disk_budget_refused,
+    /// A shard's log was compacted.
+    log_compacted,
+    /// A snapshot was taken.
+    snapshot_taken,
+    /// A snapshot could not be taken.
+    snapshot_failed,
+    /// A leader's snapshot began to be pulled.
+    snapshot_pulled,
+    /// A leader's snapshot was there when the log had what it has.
+    snapshot_pulled_in_vain,
+    /// A leader's snapshot took the place of the state.
+    snapshot_restored,
+    /// An offer came while an earlier one was being taken up.
+    offer_while_busy,
+    /// An offer had to wait for the snapshots of other shards.
+    offer_waits,
     /// Memory is over its budget, but the oldest group in it is not durable yet.
     eviction_waits,
     /// A restart found entries of a shard behind a hole, which entries written again filled.
@@ -221,16 +389,4 @@ declare_probes! {
     summary_refused,
     /// A sealed segment got no summary because it would not fit.
     summary_too_large,
-    /// A segment is free, but what replaces its records is not durable yet.
-    trim_waits,
-    /// A shard was asked for a snapshot because it pins the oldest segment.
-    compaction_asks_snapshot,
-    /// The oldest segment cannot be emptied at the present level.
-    compaction_blocked,
-    /// What is alive in the oldest segment was written again.
-    compaction_rewrites,
-    /// Much of the oldest segment was written again, because the disk fills.
-    compaction_rewrites_much,
-    /// Nothing more is written again until something new is.
-    rewriting_paused,
 }

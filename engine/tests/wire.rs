@@ -10,8 +10,9 @@ use coracle_engine::limits::{
     REFUSAL_TEXT_BYTES_MAX, TERM_MAX,
 };
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
+    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing, Vote,
+    VoteReply,
 };
 use coracle_engine::wire::{
     EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
@@ -28,6 +29,8 @@ fn encode(frames: &[Frame]) -> Vec<Bytes> {
             Frame::Hello(hello) => out.push_hello(hello).unwrap(),
             Frame::HelloReply(reply) => out.push_hello_reply(reply).unwrap(),
             Frame::Introduction(hello) => out.push_introduction(hello).unwrap(),
+            Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello).unwrap(),
+            Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply).unwrap(),
             Frame::Ping => out.push_ping(),
             Frame::Pong => out.push_pong(),
             Frame::Raft { shard, message } => out.push_message(*shard, message).unwrap(),
@@ -74,14 +77,17 @@ fn payload() -> impl Strategy<Value = Bytes> {
 }
 
 fn append() -> impl Strategy<Value = Message> {
-    let entry = (any::<u64>(), payload(), any::<bool>());
+    let entry = (any::<u64>(), payload(), 0..4_u64);
     (1..=TERM_MAX, 0..1_u64 << 60, any::<u64>(), any::<u64>(), vec(entry, 0..12)).prop_map(
         |(term, prev, prev_term, commit, entries)| {
-            let entries = entries.into_iter().zip(1..).map(|((term, payload, noop), n)| Entry {
-                term: Term(term),
-                index: LogIndex(prev + n),
-                kind: if noop { EntryKind::Noop } else { EntryKind::Normal },
-                payload: if noop { Bytes::new() } else { payload },
+            let entries = entries.into_iter().zip(1..).map(|((term, payload, kind), n)| {
+                let readmission = Readmission { node: NodeId(n), incarnation: term };
+                let (kind, payload) = match kind {
+                    0 => (EntryKind::Noop, Bytes::new()),
+                    1 => (EntryKind::Readmission, readmission.encode()),
+                    _ => (EntryKind::Normal, payload),
+                };
+                Entry { term: Term(term), index: LogIndex(prev + n), kind, payload }
             });
             Message::Append(Append {
                 term: Term(term),
@@ -96,8 +102,9 @@ fn append() -> impl Strategy<Value = Message> {
 
 fn message() -> impl Strategy<Value = Message> {
     let numbers = (1..=TERM_MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
-    let small = (0..8_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
+    let small = (0..11_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
         let term = Term(t);
+        let standing = if yes { Standing::Returning(c) } else { Standing::Member };
         let (last_index, last_term) = (LogIndex(a), Term(b));
         match kind {
             0 => Message::PreVote(PreVote { term, last_index, last_term }),
@@ -105,15 +112,22 @@ fn message() -> impl Strategy<Value = Message> {
             2 => Message::Vote(Vote { term, last_index, last_term }),
             3 => Message::VoteReply(VoteReply { term, granted: yes }),
             4 => Message::Heartbeat(Heartbeat { term, commit: LogIndex(a), round: b }),
-            5 => Message::HeartbeatReply(HeartbeatReply { term, round: b }),
-            6 => {
+            5 => Message::HeartbeatReply(HeartbeatReply { term, round: b, standing }),
+            6 => Message::SnapshotOffer(SnapshotOffer {
+                term,
+                index: last_index,
+                snapshot_term: last_term,
+            }),
+            7 => Message::Census(Census { incarnation: a }),
+            8 => Message::CensusReply(CensusReply { term, empty: yes, incarnation: a }),
+            9 => {
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(a) };
-                Message::AppendReply(AppendReply { term, outcome })
+                Message::AppendReply(AppendReply { term, outcome, standing })
             }
             _ => {
                 let (prev_index, hint_index, hint_term) = (LogIndex(a), LogIndex(b), Term(c));
                 let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
-                Message::AppendReply(AppendReply { term, outcome })
+                Message::AppendReply(AppendReply { term, outcome, standing })
             }
         }
     });
@@ -139,6 +153,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         1 => hello().prop_map(Frame::Hello),
         1 => hello().prop_map(|hello| Frame::HelloReply(HelloReply::Accepted(hello))),
         1 => hello().prop_map(Frame::Introduction),
+        1 => hello().prop_map(Frame::SnapshotHello),
+        1 => hello().prop_map(|hello| Frame::SnapshotHelloReply(HelloReply::Accepted(hello))),
         1 => Just(Frame::Ping),
         1 => Just(Frame::Pong),
         1 => refused.prop_map(Frame::HelloReply),
@@ -166,7 +182,7 @@ proptest! {
     /// The header is right and so are both checksums: only the body decides.
     #[test]
     fn rubbish_in_a_sealed_frame_never_panics(
-        kind in prop_oneof![1..=5_u8, 16..=23_u8],
+        kind in prop_oneof![1..=5_u8, 16..=27_u8],
         body in vec(any::<u8>(), 0..64),
     ) {
         if let Ok(frames) = decode(&sealed(kind, 0, &body), &[1000]) {
@@ -197,7 +213,7 @@ proptest! {
 
 /// A frame of any body with a right header.
 fn sealed(kind: u8, shard: u32, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0xC0, 0xAC, 1, kind, 0, 0, 0, 0];
+    let mut bytes = vec![0xC0, 0xAC, 2, kind, 0, 0, 0, 0];
     bytes.extend(shard.to_le_bytes());
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.extend(crc32fast::hash(body).to_le_bytes());
@@ -230,7 +246,11 @@ fn append_of(payloads: Vec<Bytes>) -> Message {
 fn large_payloads_are_referenced_and_small_ones_gathered() {
     let small = Bytes::from(vec![1; 100]);
     let large = Bytes::from(vec![2; GATHER_BYTES_MIN]);
-    let beat = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+    let beat = Message::HeartbeatReply(HeartbeatReply {
+        term: Term(1),
+        round: 0,
+        standing: Standing::Member,
+    });
     let frames = [
         raft(beat.clone()),
         raft(append_of(vec![small.clone(), large.clone(), small])),
@@ -328,12 +348,14 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let noop = Entry { term, index: LogIndex(11), kind: EntryKind::Noop, payload: Bytes::new() };
     let payload = Bytes::from_static(b"hello");
     let normal = Entry { term, index: LogIndex(12), kind: EntryKind::Normal, payload };
+    let payload = Readmission { node: NodeId(3), incarnation: 0x0102_0304_0506_0708 }.encode();
+    let readmission = Entry { term, index: LogIndex(13), kind: EntryKind::Readmission, payload };
     let append = Append {
         term,
         prev_index: LogIndex(10),
         prev_term: Term(6),
         commit: LogIndex(9),
-        entries: vec![noop, normal],
+        entries: vec![noop, normal, readmission],
     };
     let accepted = AppendOutcome::Accepted { matched: LogIndex(12) };
     let rejected = AppendOutcome::Rejected {
@@ -343,8 +365,16 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     };
     let refused =
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
+    let busy = HelloReply::Refused { reason: RefuseReason::Busy, text: "not now".to_owned() };
+    let heartbeat_reply = HeartbeatReply { term, round: 4, standing: Standing::Member };
+    let standing = Standing::Returning(0x1112_1314_1516_1718);
+    let returning = HeartbeatReply { standing, ..heartbeat_reply };
+    let offer = SnapshotOffer { term, index: last_index, snapshot_term: last_term };
+    let census_reply = CensusReply { term, empty: true, incarnation: 0x1112_1314_1516_1718 };
     let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
-    let reply = |outcome| raft(Message::AppendReply(AppendReply { term, outcome }));
+    let reply = |outcome| {
+        raft(Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member }))
+    };
     vec![
         ("Hello", Frame::Hello(golden_hello())),
         ("HelloReply accepted", Frame::HelloReply(HelloReply::Accepted(golden_hello()))),
@@ -360,11 +390,17 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("AppendReply accepted", reply(accepted)),
         ("AppendReply rejected", reply(rejected)),
         ("Heartbeat", raft(Message::Heartbeat(Heartbeat { term, commit: LogIndex(12), round: 4 }))),
-        ("HeartbeatReply", raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4 }))),
+        ("HeartbeatReply", raft(Message::HeartbeatReply(heartbeat_reply))),
+        ("HeartbeatReply returning", raft(Message::HeartbeatReply(returning))),
+        ("SnapshotOffer", raft(Message::SnapshotOffer(offer))),
+        ("Census", raft(Message::Census(Census { incarnation: 0x1112_1314_1516_1718 }))),
+        ("CensusReply", raft(Message::CensusReply(census_reply))),
+        ("SnapshotHello", Frame::SnapshotHello(golden_hello())),
+        ("SnapshotHelloReply refused", Frame::SnapshotHelloReply(busy)),
     ]
 }
 
-/// The format is what `testdata/wire/v1.txt` says. A change of the file without a new version number
+/// The format is what `testdata/wire/v2.txt` says. A change of the file without a new version number
 /// cuts off every node that runs the old program.
 #[test]
 fn the_format_is_the_documented_one() {
@@ -378,7 +414,7 @@ fn the_format_is_the_documented_one() {
             writeln!(text, "  {:04x}  {}", number * 16, hex.join(" ")).unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v1.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v2.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }

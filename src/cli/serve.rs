@@ -46,6 +46,8 @@ pub struct Args {
     /// Size of a log segment [default: 64].
     #[arg(long, value_name = "MIB")]
     segment_mib: Option<u32>,
+    #[command(flatten)]
+    tiers: TierArgs,
     /// Which CPUs the cores run on: auto, always, never [default: auto].
     #[arg(long, value_name = "WHEN", value_parser = parse_pin)]
     pin: Option<Pin>,
@@ -55,6 +57,56 @@ pub struct Args {
     /// Start although the log is damaged; what the damage took is lost on this node.
     #[arg(long)]
     start_on_damage: bool,
+}
+
+/// How much log is kept, where, and when shards get snapshots.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Log and snapshots")]
+struct TierArgs {
+    /// Memory for log entries, shared out over the cores [default: 256].
+    #[arg(long, value_name = "MIB")]
+    log_memory_mib: Option<u64>,
+    /// Disk space for logs and snapshots, shared out over the cores; 0 is all there is [default: 0].
+    #[arg(long, value_name = "MIB")]
+    log_disk_mib: Option<u64>,
+    /// A shard gets a snapshot when its log is larger than this, and than its last snapshot [default: 64].
+    #[arg(long, value_name = "MIB")]
+    snapshot_log_mib: Option<u64>,
+    /// A shard that was written to gets a snapshot after this time; 0 is never [default: 0].
+    #[arg(long, value_name = "S")]
+    snapshot_interval_s: Option<u64>,
+    /// Log of each shard that stays behind its snapshot, for slow followers [default: 32].
+    #[arg(long, value_name = "MIB")]
+    keep_log_mib: Option<u64>,
+    /// How long more of it stays for a follower that is down [default: 60].
+    #[arg(long, value_name = "S")]
+    keep_log_s: Option<u64>,
+    /// What each core sends of snapshots per second; 0 is as fast as it goes [default: 0].
+    #[arg(long, value_name = "MIB")]
+    transfer_mib_per_s: Option<u64>,
+    /// Keep segments that are not needed any more as archive-N files; you have to remove them.
+    #[arg(long)]
+    archive: bool,
+}
+
+impl TierArgs {
+    fn apply(self, config: &mut Config) {
+        set(&mut config.log_memory_mib, self.log_memory_mib);
+        set(&mut config.log_disk_mib, self.log_disk_mib);
+        set(&mut config.snapshot_log_mib, self.snapshot_log_mib);
+        set(&mut config.snapshot_interval_s, self.snapshot_interval_s);
+        set(&mut config.keep_log_mib, self.keep_log_mib);
+        set(&mut config.keep_log_s, self.keep_log_s);
+        set(&mut config.transfer_mib_per_s, self.transfer_mib_per_s);
+        config.archive |= self.archive;
+    }
+}
+
+/// A flag goes before what the file says.
+fn set<T>(field: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *field = value;
+    }
 }
 
 fn parse_pin(text: &str) -> Result<Pin, String> {
@@ -81,11 +133,6 @@ impl Args {
                 Config::new(id, dir, self.members.clone())
             }
         };
-        fn set<T>(field: &mut T, flag: Option<T>) {
-            if let Some(value) = flag {
-                *field = value;
-            }
-        }
         set(&mut config.id, self.id.map(NodeId));
         set(&mut config.data_dir, self.data_dir);
         set(&mut config.cores, self.cores);
@@ -96,6 +143,7 @@ impl Args {
         set(&mut config.heartbeat_interval_ms, self.heartbeat_interval_ms);
         set(&mut config.sync_method, self.sync_method);
         set(&mut config.segment_mib, self.segment_mib);
+        self.tiers.apply(&mut config);
         set(&mut config.pin, self.pin);
         set(&mut config.clients_max, self.clients_max);
         config.start_on_damage |= self.start_on_damage;

@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use coracle_engine::env::{Listener, StreamReader, StreamWriter};
+use coracle_engine::env::{Listener, StreamReader, StreamWriter, no_such_place, place_in};
+use coracle_wal::AlignedBuf;
 use futures_util::StreamExt;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use futures_util::stream::FuturesUnordered;
@@ -70,21 +71,29 @@ pub struct TcpReader {
 }
 
 impl TcpReader {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+    /// Receives to the start of `room`, which is not empty. 0 is the end of the stream.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [MaybeUninit<u8>],
+    ) -> Poll<io::Result<usize>> {
         loop {
             if !self.drained {
-                match receive(self.socket.fd, buf.spare_capacity_mut()) {
+                match receive(self.socket.fd, room) {
                     Err(error) if would_wait(&error) => {}
                     Err(error) => return Poll::Ready(Err(error)),
-                    Ok(count) => return Poll::Ready(Ok(self.received(buf, count))),
+                    Ok(count) => {
+                        self.drained = count < room.len();
+                        return Poll::Ready(Ok(count));
+                    }
                 }
             }
             // Waits for readability. The runtime has no call for just that: it reads a little.
             let mut scratch = [0; SCRATCH_BYTES];
-            let room = scratch.len().min(buf.capacity() - buf.len());
+            let most = scratch.len().min(room.len());
             let read = {
                 let mut stream = self.socket.stream.borrow_mut();
-                Pin::new(&mut *stream).poll_read(cx, &mut scratch[..room])
+                Pin::new(&mut *stream).poll_read(cx, &mut scratch[..most])
             };
             let count = match read {
                 Poll::Pending => return Poll::Pending,
@@ -92,15 +101,17 @@ impl TcpReader {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(count)) => count,
             };
-            buf.extend_from_slice(&scratch[..count]);
-            self.drained = count < room;
-            if self.drained || count == 0 || buf.capacity() == buf.len() {
+            for (to, from) in room.iter_mut().zip(&scratch[..count]) {
+                to.write(*from);
+            }
+            self.drained = count < most;
+            if self.drained || count == 0 || count == room.len() {
                 return Poll::Ready(Ok(count));
             }
             // More than the scratch held: take the rest in the same turn.
-            return match receive(self.socket.fd, buf.spare_capacity_mut()) {
+            return match receive(self.socket.fd, &mut room[count..]) {
                 Ok(more) => {
-                    self.received(buf, more);
+                    self.drained = more < room.len() - count;
                     Poll::Ready(Ok(count + more))
                 }
                 Err(_) => Poll::Ready(Ok(count)), // shows itself at the next read
@@ -108,11 +119,37 @@ impl TcpReader {
         }
     }
 
-    fn received(&mut self, buf: &mut BytesMut, count: usize) -> usize {
-        self.drained = count < buf.capacity() - buf.len();
-        // SAFETY: the kernel has written `count` bytes at the start of the spare capacity.
-        unsafe { buf.advance_mut(count) };
-        count
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let polled = self.poll_receive(cx, buf.spare_capacity_mut());
+        if let Poll::Ready(Ok(count)) = &polled {
+            // SAFETY: `count` bytes at the start of the spare capacity were written.
+            unsafe { buf.advance_mut(*count) };
+        }
+        polled
+    }
+
+    /// Receives until `place` is full.
+    async fn fill(&mut self, mut place: &mut [u8]) -> io::Result<()> {
+        while !place.is_empty() {
+            let count = poll_fn(|cx| {
+                let len = place.len();
+                // SAFETY: the same bytes, seen as ones that may be written and need not be read; only
+                // whole bytes are written to them.
+                let room = unsafe {
+                    std::slice::from_raw_parts_mut(
+                        place.as_mut_ptr().cast::<MaybeUninit<u8>>(),
+                        len,
+                    )
+                };
+                self.poll_receive(cx, room)
+            })
+            .await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            place = &mut place[count..];
+        }
+        Ok(())
     }
 }
 
@@ -123,6 +160,21 @@ impl StreamReader for TcpReader {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Without a copy: the kernel writes to the buffer, but for the few bytes by which readability is
+    /// waited for.
+    async fn read_aligned(
+        &mut self,
+        mut buf: AlignedBuf,
+        at: usize,
+        len: usize,
+    ) -> (io::Result<()>, AlignedBuf) {
+        let result = match place_in(&mut buf, at, len) {
+            Some(place) => self.fill(place).await,
+            None => Err(no_such_place(&buf, at, len)),
+        };
+        (result, buf)
     }
 }
 

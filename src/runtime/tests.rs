@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::env::{Env, Listener, StreamReader, StreamWriter};
+use coracle_wal::AlignedBuf;
 
 use super::{CoreSpec, GlommioEnv, RuntimeError, TcpReader, spawn_core};
 
@@ -58,6 +59,41 @@ fn bytes_come_back_whole_and_in_order_whatever_the_slices_and_sizes() {
             assert!(bufs.is_empty());
             assert!(read_exactly(&mut reader, all.len()).await == all, "{slices} x {len}");
         }
+    });
+}
+
+#[test]
+fn aligned_reads_take_exactly_what_they_ask_for() {
+    on_core(|env| async move {
+        let listener = env.listen(ANY_PORT).await.unwrap();
+        let address = listener.address().to_string();
+        let all: Vec<u8> = (0..3_000_000_usize).map(|i| (i % 251) as u8).collect();
+        let sent = Bytes::from(all.clone());
+        env.spawn(async move {
+            let (_reader, mut writer, _) = listener.accept().await.unwrap();
+            writer.write_all(&mut vec![sent]).await.unwrap();
+        });
+        let (mut reader, _writer) = env.connect(&address, TIMEOUT).await.unwrap();
+        let mut found = Vec::new();
+        let lens = [1, 511, 512, 513, 40, 1 << 20, 0, 40, 4096, 70_000];
+        for (at, len) in lens.into_iter().enumerate() {
+            let buf = AlignedBuf::zeroed(at + len + 1);
+            let (result, buf) = reader.read_aligned(buf, at, len).await;
+            result.unwrap();
+            assert!(buf[..at].iter().chain(&buf[at + len..]).all(|byte| *byte == 0), "{len}");
+            found.extend_from_slice(&buf[at..at + len]);
+            found.extend(read_exactly(&mut reader, 100).await);
+        }
+        assert!(all.starts_with(&found));
+        let (refused, buf) = reader.read_aligned(AlignedBuf::zeroed(4096), 4000, 97).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
+        let left = all.len() - found.len();
+        let (result, buf) =
+            reader.read_aligned(AlignedBuf::zeroed(left + buf.len()), 0, left).await;
+        result.unwrap();
+        assert!(buf[..left] == all[found.len()..]);
+        let (ended, _) = reader.read_aligned(buf, 0, 1).await;
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::UnexpectedEof);
     });
 }
 

@@ -121,9 +121,19 @@ impl Batch {
         self.id.lsn(self.offset + self.used as u64)
     }
 
+    /// Position of its first byte.
+    #[inline]
+    pub(crate) fn position(&self) -> Lsn {
+        self.id.lsn(self.offset)
+    }
+
     /// Bytes of its records.
     pub(crate) fn record_bytes(&self) -> usize {
         self.used - BATCH_HEADER_BYTES
+    }
+
+    pub(crate) fn id(&self) -> SegmentId {
+        self.id
     }
 
     pub(crate) fn sequence(&self) -> u64 {

@@ -26,7 +26,9 @@ struct Written {
 
 /// Background work that came to its end.
 enum Finished<F> {
-    Retired { spare: Option<String> },
+    Retired { spare: Option<String>, archived: bool },
+    SpareRemoved,
+    Summarized { written: bool },
     Prepared { id: SegmentId, file: F, filled: bool },
     NoRoom { spare: Option<String> },
     Stopped,
@@ -117,9 +119,15 @@ impl<D: Disk> Driver<D> {
         let Poll::Ready(finished) = task.as_mut().poll(cx) else { return false };
         self.task = None;
         let mut state = self.wal.state.borrow_mut();
+        state.task_ended();
         let woken = match finished {
-            Finished::Retired { spare } => {
-                state.retired(spare);
+            Finished::Retired { spare, archived } => {
+                state.retired(spare, archived);
+                Vec::new()
+            }
+            Finished::SpareRemoved => Vec::new(),
+            Finished::Summarized { written } => {
+                state.summarized(written);
                 Vec::new()
             }
             Finished::Prepared { id, file, filled } => {
@@ -186,13 +194,27 @@ async fn run_task<D: Disk>(disk: D, wal: Wal<D>, task: Task) -> Finished<D::File
     let log_id = wal.state.borrow().options.log_id;
     match task {
         Task::Retire { sequence } => match segment::retire(&disk, sequence).await {
-            Ok(spare) => Finished::Retired { spare: Some(spare) },
+            Ok(spare) => Finished::Retired { spare: Some(spare), archived: false },
             Err(fault) => Finished::Failed(fault),
         },
-        Task::Remove { sequence } => match segment::remove(&disk, sequence).await {
-            Ok(()) => Finished::Retired { spare: None },
+        Task::Remove { sequence } => {
+            match segment::remove(&disk, &FileName::Segment(sequence).text()).await {
+                Ok(()) => Finished::Retired { spare: None, archived: false },
+                Err(fault) => Finished::Failed(fault),
+            }
+        }
+        Task::Archive { sequence } => match segment::archive(&disk, sequence).await {
+            Ok(()) => Finished::Retired { spare: None, archived: true },
             Err(fault) => Finished::Failed(fault),
         },
+        Task::RemoveSpare { spare } => match segment::remove(&disk, &spare).await {
+            Ok(()) => Finished::SpareRemoved,
+            Err(fault) => Finished::Failed(fault),
+        },
+        Task::Summarize { sequence, offset, buf } => {
+            let written = segment::summarize(&disk, sequence, offset, buf).await;
+            Finished::Summarized { written }
+        }
         Task::Reuse { id, spare } => {
             match segment::prepare_spare(&disk, &log_id, &id, &spare).await {
                 Ok(file) => Finished::Prepared { id, file, filled: false },

@@ -74,8 +74,9 @@ pub enum AppendError {
         /// Bytes that wait.
         backlog_bytes: usize,
     },
-    /// The disk has no room for another segment and the current one is used up.
-    #[error("the log has no space: free some on its disk, or trim the log")]
+    /// The disk has no room for another segment, or the log's budget has none, and the current one is
+    /// used up.
+    #[error("the log has no space: trim it, free some on its disk, or raise its budget")]
     NoSpace,
     /// The group is larger than a batch can be.
     #[error("the group takes {bytes} bytes in the log, at most {max} are possible")]

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, COPY_STEP_BYTES, POSITION_MAX, RECORD_HEADER_BYTES,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SUMMARY_BYTES_MAX, SUMMARY_SHARE,
 };
 use crate::{Lsn, Record, RecordView};
 
@@ -35,7 +35,7 @@ pub(crate) const FIRST_BATCH_OFFSET: u64 = BLOCK_BYTES as u64;
 pub(crate) const FLAG_START: u32 = 1;
 /// The batch ends a generation: the log was closed in order.
 pub(crate) const FLAG_CLOSE: u32 = 2;
-const FLAGS_KNOWN: u32 = FLAG_START | FLAG_CLOSE;
+pub(crate) const FLAGS_KNOWN: u32 = FLAG_START | FLAG_CLOSE;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -48,6 +48,7 @@ struct RawSegmentHeader {
     sequence: U64,
     base: U64,
     bytes: U64,
+    summary_bytes: U64,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -78,7 +79,7 @@ struct RawRecordHeader {
     reserved: [u8; 3],
 }
 
-const _: () = assert!(size_of::<RawSegmentHeader>() == 64);
+const _: () = assert!(size_of::<RawSegmentHeader>() == 72);
 const _: () = assert!(BATCH_HEADER_BYTES == 72);
 const _: () = assert!(RECORD_HEADER_BYTES == size_of::<RawRecordHeader>());
 
@@ -92,6 +93,12 @@ pub(crate) fn record_bytes(record: &Record<'_>) -> usize {
     RECORD_HEADER_BYTES + record.head.len() + record.body.len()
 }
 
+/// Bytes that a new segment of `segment_bytes` keeps for its summary.
+pub(crate) fn summary_bytes(segment_bytes: u64) -> u64 {
+    let bytes = (segment_bytes / SUMMARY_SHARE).next_multiple_of(BLOCK_BYTES as u64);
+    bytes.clamp(BLOCK_BYTES as u64, SUMMARY_BYTES_MAX)
+}
+
 /// Which segment: everything that its batches are checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentId {
@@ -103,6 +110,8 @@ pub(crate) struct SegmentId {
     pub(crate) base: Lsn,
     /// Bytes of the file.
     pub(crate) bytes: u64,
+    /// Bytes at its end that hold no batches: they are kept for its summary.
+    pub(crate) summary_bytes: u64,
     /// Start value of the checksums of its batches.
     pub(crate) seed: u32,
 }
@@ -121,7 +130,13 @@ impl SegmentId {
         hasher.update(&generation.to_le_bytes());
         #[cfg(not(mutant = "recycled-batch-accepted"))]
         hasher.update(&sequence.to_le_bytes());
-        Self { sequence, generation, base, bytes, seed: hasher.finalize() }
+        let (summary_bytes, seed) = (summary_bytes(bytes), hasher.finalize());
+        Self { sequence, generation, base, bytes, summary_bytes, seed }
+    }
+
+    /// Offset behind the last place for a batch, where the summary begins.
+    pub(crate) fn batches_end(&self) -> u64 {
+        self.bytes - self.summary_bytes
     }
 
     /// Position of the byte behind the segment.
@@ -159,6 +174,7 @@ pub(crate) fn encode_segment_header(block: &mut [u8], log_id: &[u8; 16], id: &Se
         sequence: U64::new(id.sequence),
         base: U64::new(id.base.0),
         bytes: U64::new(id.bytes),
+        summary_bytes: U64::new(id.summary_bytes),
     };
     let block = &mut block[..BLOCK_BYTES];
     block.fill(0);
@@ -189,21 +205,19 @@ pub(crate) fn decode_segment_header(block: &[u8], log_id: &[u8; 16]) -> SegmentH
     if !is_sane(&raw) {
         return SegmentHeader::Unreadable;
     }
-    SegmentHeader::Ours(SegmentId::new(
-        log_id,
-        raw.generation.get(),
-        raw.sequence.get(),
-        Lsn(raw.base.get()),
-        raw.bytes.get(),
-    ))
+    let (generation, sequence) = (raw.generation.get(), raw.sequence.get());
+    let id = SegmentId::new(log_id, generation, sequence, Lsn(raw.base.get()), raw.bytes.get());
+    SegmentHeader::Ours(SegmentId { summary_bytes: raw.summary_bytes.get(), ..id })
 }
 
 /// Whether the numbers of a header are in their ranges: the arithmetic with them counts on it.
 fn is_sane(raw: &RawSegmentHeader) -> bool {
-    let (base, bytes) = (raw.base.get(), raw.bytes.get());
+    let (base, bytes, summary) = (raw.base.get(), raw.bytes.get(), raw.summary_bytes.get());
     (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
         && bytes.is_multiple_of(BLOCK_BYTES as u64)
         && base.is_multiple_of(BLOCK_BYTES as u64)
+        && summary.is_multiple_of(BLOCK_BYTES as u64)
+        && summary <= bytes / 4
         && [base, raw.generation.get(), raw.sequence.get()].iter().all(|it| *it <= POSITION_MAX)
 }
 
@@ -322,11 +336,11 @@ pub(crate) fn decode_batch_header(
         checksum: sum,
     };
     let fits = (BATCH_HEADER_BYTES..=BATCH_BYTES_MAX).contains(&(header.bytes as usize))
-        && header.padded_bytes() as u64 <= id.bytes - offset;
-    let sane = header.flags & !FLAGS_KNOWN == 0
-        && header.prev.end <= position
-        && header.durable <= position
-        && header.trimmed <= header.durable;
+        && header.padded_bytes() as u64 <= id.batches_end().saturating_sub(offset);
+    let ordered = header.prev.end <= position && header.durable <= position;
+    #[cfg(mutant = "misdirected-write-accepted")]
+    let ordered = true;
+    let sane = header.flags & !FLAGS_KNOWN == 0 && ordered && header.trimmed <= header.durable;
     if fits && sane { Ok(header) } else { Err(Flaw::Broken) }
 }
 
@@ -393,9 +407,32 @@ pub(crate) fn visit_records(
     while let Some((record, after)) = split_record(rest) {
         let Ok((raw, payload)) = RawRecordHeader::ref_from_prefix(record) else { return };
         let lsn = Lsn(header.position.0 + (batch.len() - after.len()) as u64);
-        visit(RecordView { stream: raw.stream.get(), kind: raw.kind, payload, lsn });
+        visit(RecordView {
+            stream: raw.stream.get(),
+            kind: raw.kind,
+            payload,
+            lsn,
+            batch: header.position,
+        });
         rest = after;
     }
+}
+
+/// A record in the bytes of a batch.
+pub(crate) struct RecordAt {
+    pub(crate) stream: u32,
+    pub(crate) kind: u8,
+    pub(crate) payload: std::ops::Range<usize>,
+}
+
+/// The record at `at` of a batch's bytes without padding, which [`records_are_valid`] accepted; `None` at
+/// the end.
+pub(crate) fn record_at(batch: &[u8], at: usize) -> Option<RecordAt> {
+    let (raw, after) = RawRecordHeader::ref_from_prefix(batch.get(at..)?).ok()?;
+    let bytes = raw.bytes.get() as usize;
+    let start = at + RECORD_HEADER_BYTES;
+    let (stream, kind) = (raw.stream.get(), raw.kind);
+    (bytes <= after.len()).then_some(RecordAt { stream, kind, payload: start..start + bytes })
 }
 
 /// Splits the first record, header included, from the rest; `None` when it is not all there.
@@ -405,7 +442,7 @@ fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (payload_bytes <= after.len()).then(|| bytes.split_at(RECORD_HEADER_BYTES + payload_bytes))
 }
 
-fn checksum(seed: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     let mut hasher = Hasher::new_with_initial(seed);
     hasher.update(bytes);
     hasher.finalize()

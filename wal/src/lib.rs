@@ -17,15 +17,15 @@
 //!
 //! ```
 //! use coracle_wal::mem::{MemDisk, run_to_end};
-//! use coracle_wal::{Options, Record, Wal};
+//! use coracle_wal::{Options, Record, RecordView, Wal};
 //! use futures_util::future::join;
 //!
 //! let disk = MemDisk::new();
 //! run_to_end(async {
-//!     let (wal, driver, _) = Wal::open(disk.clone(), Options::default(), &mut |_| ()).await?;
+//!     let (wal, driver, _) = Wal::open(disk.clone(), Options::default(), &mut |_: RecordView<'_>| ()).await?;
 //!     let work = async {
 //!         let record = Record { stream: 7, kind: 1, head: b"hello, ", body: b"world" };
-//!         let lsn = wal.append(&[record])?;
+//!         let lsn = wal.append(&[record])?.end;
 //!         while wal.durable() < lsn {
 //!             wal.durable_beyond(wal.durable()).await?;
 //!         }
@@ -39,9 +39,8 @@
 //! })?;
 //!
 //! let mut found = Vec::new();
-//! let (_wal, _driver, recovery) = run_to_end(Wal::open(disk, Options::default(), &mut |record| {
-//!     found.push((record.stream, record.payload.to_vec()));
-//! }))?;
+//! let mut visit = |record: RecordView<'_>| found.push((record.stream, record.payload.to_vec()));
+//! let (_wal, _driver, recovery) = run_to_end(Wal::open(disk, Options::default(), &mut visit))?;
 //! assert_eq!(found, [(7, b"hello, world".to_vec())]);
 //! assert_eq!(recovery.label, coracle_wal::recovery::Label::CleanEnd);
 //! # Ok::<_, Box<dyn std::error::Error>>(())
@@ -54,6 +53,7 @@ mod probe;
 
 mod batch;
 mod buf;
+mod cold;
 mod commit;
 mod disk;
 mod driver;
@@ -69,16 +69,18 @@ pub mod recovery;
 mod scan;
 mod segment;
 mod state;
-mod transfer;
+mod summary;
+pub mod transfer;
 mod types;
 mod waiters;
 mod writer;
 
 pub use buf::AlignedBuf;
+pub use cold::{ColdBatch, ColdRecord, LogReader, ReadError};
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, WalFailure};
 pub use probe::probes;
 pub use recovery::Recovery;
-pub use types::{Lsn, Options, Record, RecordView, Stats};
+pub use types::{Appended, Lsn, Options, Record, RecordView, Replay, SegmentInfo, Stats};
 pub use writer::{DurableBeyond, Wal};

@@ -41,6 +41,28 @@ pub const RETIRED_PER_SPARE: usize = 2;
 /// mark is what allows trimmed segments to be reused when the disk is full.
 pub const MARK_RESERVE_BYTES: u64 = BLOCK_BYTES as u64;
 
+/// Part of a segment that is kept for its summary: one byte in so many.
+pub const SUMMARY_SHARE: u64 = 64;
+
+/// Most bytes that are kept for a summary: one that takes longer to read spares little.
+pub const SUMMARY_BYTES_MAX: u64 = 256 << 10;
+
+/// Summaries that wait to be written; further ones are dropped, which costs time at a restart and no more.
+pub const SUMMARIES_WAITING_MAX: usize = 16;
+
+/// Fewest segments that a budget must allow: the current one, one to go on with, one to be given up.
+pub const BUDGET_SEGMENTS_MIN: u64 = 3;
+
+/// First read of a reader of old records: one batch is often all that is wanted.
+pub const SEEK_READ_BYTES: usize = 64 << 10;
+
+/// Reads of [`READ_BYTES_MAX`] that a reader of old records has under way ahead of what it gave out, once
+/// it is read in sequence: enough to keep a device busy while records are used, little enough for many readers.
+pub const READ_AHEAD: usize = 2;
+
+/// Files of old segments that one reader keeps open.
+pub const READER_FILES_MAX: usize = 4;
+
 /// Free bytes in the current segment below which the log says it has no room, when the disk is full
 /// and no segment is ready. What is left is for records the owner cannot do without (votes).
 pub const ROOM_RESERVE_BYTES: u64 = 8 << 20;
@@ -71,4 +93,6 @@ const _: () = assert!(BUFFER_BYTES_MIN.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(BUFFER_BYTES_MIN <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(MARK_RESERVE_BYTES >= BLOCK_BYTES as u64);
-const _: () = assert!(SEGMENT_BYTES_MIN > 2 * BLOCK_BYTES as u64 + MARK_RESERVE_BYTES);
+const _: () = assert!(SEGMENT_BYTES_MIN > 3 * BLOCK_BYTES as u64 + MARK_RESERVE_BYTES);
+const _: () = assert!(SUMMARY_BYTES_MAX.is_multiple_of(BLOCK_BYTES as u64));
+const _: () = assert!(SEEK_READ_BYTES.is_multiple_of(BLOCK_BYTES));

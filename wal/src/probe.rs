@@ -80,6 +80,24 @@ declare_probes! {
     segment_recycled,
     /// A trimmed segment was removed.
     segment_removed,
+    /// A trimmed segment was archived.
+    segment_archived,
+    /// A trimmed segment had not the size that segments have now.
+    segment_of_other_size,
+    /// The budget had no room for another segment.
+    budget_used_up,
+    /// A spare was removed because the log was over its budget.
+    spare_over_budget,
+    /// A segment was made beyond the budget, for a mark.
+    budget_exceeded_for_mark,
+    /// A mark was written before batches that waited for their segment.
+    mark_before_waiting_batches,
+    /// The summary of a sealed segment was written.
+    summary_written,
+    /// The summary of a sealed segment could not be written.
+    summary_failed,
+    /// A summary was too long, or too many waited.
+    summary_dropped,
     /// A segment was made from a spare.
     spare_used,
     /// A segment was filled with zeros beside the log's work.
@@ -102,6 +120,20 @@ declare_probes! {
     short_read,
     /// A read was answered "try again".
     read_resubmitted,
+    /// A reader of old records went on in the next segment.
+    read_next_segment,
+    /// A batch that a reader gave out lay in several buffers.
+    read_batch_joined,
+    /// A segment was given up while a reader looked at it.
+    read_trimmed_under_reader,
+    /// A reader came to a segment that recovery could not read.
+    read_lost_segment,
+    /// A reader found damage.
+    read_damage,
+    /// A reader found a batch that did not name the one before it.
+    read_unlinked_batch,
+    /// A read for a reader of old records failed.
+    read_failed,
     /// A log was begun in an empty directory.
     recovery_empty,
     /// A log ended with its last whole batch.
@@ -124,6 +156,12 @@ declare_probes! {
     recovery_next_start,
     /// A log went over several segments.
     recovery_several_segments,
+    /// A summary was taken for a segment's batches.
+    recovery_summary_taken,
+    /// The owner wanted the records all the same.
+    recovery_summary_refused,
+    /// A summary was not whole, or not of the batches that are there.
+    recovery_summary_unfit,
     /// A segment had no readable header.
     recovery_unreadable_header,
     /// A half-made segment was removed.

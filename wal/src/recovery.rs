@@ -204,14 +204,16 @@ pub struct Recovery {
     /// Up to here the log itself says that everything was durable. Recovered records behind it may or
     /// may not have been acknowledged, and so may be what a torn tail lost.
     pub known_durable: Lsn,
-    /// Records given to the visitor.
+    /// Records given to the visitor, and those that summaries stand for.
     pub records: u64,
-    /// Batches read, marks included.
+    /// Batches with them, marks included.
     pub batches: u64,
     /// Bytes of these batches.
     pub bytes: u64,
     /// Segments that hold them.
     pub segments: u64,
+    /// Segments among them that were not read: the visitor took their summaries.
+    pub summarized: u64,
     /// What was cut off, if the tail was torn.
     pub cut: Option<Extent>,
     /// What acknowledged parts are lost; not empty only with

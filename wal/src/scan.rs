@@ -6,6 +6,8 @@
 //! 2. [`Scan::run`]: walks the chain. Where it stops, it probes everything behind for valid batches and asks
 //!    the table of [`recovery`](crate::recovery). After damage it goes on with the next valid batch.
 
+mod skip;
+
 use crate::error::{Fault, OpenError};
 use crate::format::{
     self, BatchHeader, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, FORMAT_VERSION, Flaw, SegmentHeader,
@@ -15,13 +17,16 @@ use crate::limits::BLOCK_BYTES;
 use crate::reader::{Range, Reader};
 use crate::recovery::{Evidence, Extent, Files, Label, Later, Names, Stop, label};
 use crate::segment::{self, FileName};
-use crate::{AlignedBuf, Disk, DiskFile, Lsn, OpenMode, RecordView, transfer};
+use crate::summary::Last;
+use crate::{AlignedBuf, Disk, DiskFile, Lsn, OpenMode, Replay, SegmentInfo, transfer};
 
 /// A segment, before its batches are read.
 pub(crate) struct Segment<F> {
     pub(crate) sequence: u64,
     file: F,
     name: String,
+    /// Bytes of the file.
+    size: u64,
     /// `None` if it has no valid header.
     pub(crate) id: Option<SegmentId>,
     /// Header of its first batch, if that is valid.
@@ -116,7 +121,7 @@ async fn look<D: Disk>(
         }
     };
     sometimes!(recovery_unreadable_header, id.is_none());
-    let mut segment = Segment { sequence, file, name: name.to_owned(), id, first: None };
+    let mut segment = Segment { sequence, file, name: name.to_owned(), size, id, first: None };
     segment.first = first_batch(&segment, head).await?;
     Ok(segment)
 }
@@ -219,20 +224,42 @@ struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) sequence: u64,
+    /// `None` if it has no valid header.
+    pub(crate) id: Option<SegmentId>,
+    pub(crate) start: Lsn,
     /// Where its records end.
     pub(crate) end: Lsn,
+    /// Of the file.
+    pub(crate) bytes: u64,
+    /// It is kept only in case that its damage can be mended.
+    pub(crate) lost: bool,
+}
+
+impl Live {
+    /// A segment of this log with batches up to `end`.
+    pub(crate) fn new(id: &SegmentId, end: Lsn) -> Self {
+        let SegmentId { sequence, base, bytes, .. } = *id;
+        Self { sequence, id: Some(*id), start: base, end, bytes, lost: false }
+    }
+
+    pub(crate) fn info(&self) -> SegmentInfo {
+        let Self { sequence, start, end, bytes, .. } = *self;
+        SegmentInfo { sequence, start, end, bytes }
+    }
 }
 
 /// A walk over a log, and what it found so far.
 pub(crate) struct Scan<'s, F> {
     segments: &'s [Segment<F>],
     /// The last valid batch.
-    last: Option<BatchHeader>,
+    last: Option<Last>,
     /// Everything before it is known to have been durable.
     pub(crate) known_durable: Lsn,
     pub(crate) records: u64,
     pub(crate) batches: u64,
     pub(crate) bytes: u64,
+    /// Segments whose summary was taken for their batches.
+    pub(crate) summarized: u64,
     pub(crate) damage: Vec<Extent>,
     pub(crate) cut: Option<Extent>,
     /// Segments with records, in order.
@@ -250,6 +277,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             records: 0,
             batches: 0,
             bytes: 0,
+            summarized: 0,
             damage: Vec::new(),
             cut: None,
             live: Vec::new(),
@@ -259,7 +287,7 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// The link to the last valid batch.
     pub(crate) fn chain(&self) -> Chain {
-        self.last.map(|last| last.chain()).unwrap_or_default()
+        self.last.map(|last| last.chain).unwrap_or_default()
     }
 
     /// Whether the last valid batch is the mark of an orderly end.
@@ -272,18 +300,15 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         self.last.map(|last| last.trimmed).unwrap_or_default()
     }
 
-    /// Walks the whole log and gives its records to `visit`. Returns the label of its end, or of the
+    /// Walks the whole log and gives its records to `replay`. Returns the label of its end, or of the
     /// worst that was met.
-    pub(crate) async fn run(
-        &mut self,
-        visit: &mut dyn FnMut(RecordView<'_>),
-    ) -> Result<Label, Fault> {
+    pub(crate) async fn run(&mut self, replay: &mut dyn Replay) -> Result<Label, Fault> {
         if self.segments.is_empty() {
             return Ok(refusal(Files::None));
         }
         let mut place = (0, FIRST_BATCH_OFFSET);
         let end = loop {
-            let halt = self.walk(place, visit).await?;
+            let halt = self.walk(place, replay).await?;
             let probe = match self.impostor(&halt) {
                 Some(_) => Probe { next: Some(halt.place), durable: Lsn(u64::MAX) },
                 None => self.probe(&halt).await?,
@@ -328,20 +353,21 @@ impl<'s, F: DiskFile> Scan<'s, F> {
 
     /// Reads batches in order from `place` on, until one is missing or broken. The first one after a
     /// hole is taken without its link to the one before.
-    async fn walk(
-        &mut self,
-        place: Place,
-        visit: &mut dyn FnMut(RecordView<'_>),
-    ) -> Result<Halt, Fault> {
+    async fn walk(&mut self, place: Place, replay: &mut dyn Replay) -> Result<Halt, Fault> {
         let segments = self.segments;
-        let mut reader = Reader::new(self.ranges(place));
-        let mut linked = false;
-        let mut here = place;
+        let mut here = self.skip(place, false, replay).await?;
+        let mut linked = here != place;
+        let mut reader = Reader::new(self.ranges(here));
         loop {
             if self.limit(here.0) == Some(here.1) {
                 // The first batch of the next segment says that this one ends here.
                 sometimes!(recovery_next_start, self.is_cut_short(here.0));
-                here = (here.0 + 1, FIRST_BATCH_OFFSET);
+                let next = (here.0 + 1, FIRST_BATCH_OFFSET);
+                here = self.skip(next, linked, replay).await?;
+                if here != next {
+                    linked = true;
+                    reader = Reader::new(self.ranges(here));
+                }
             }
             let Some(id) = &segments[here.0].id else {
                 return Ok(self.halt(here, Flaw::Broken));
@@ -363,15 +389,15 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 // Behind a hole only: segments whose positions contradict each other.
                 return Ok(self.halt(here, Flaw::Broken));
             }
-            format::visit_records(bytes, &header, visit);
-            self.take(id.sequence, &header);
+            format::visit_records(bytes, &header, &mut |record| replay.record(record));
+            self.take(id, &header);
             linked = true;
             reader.consume(header.padded_bytes());
             here.1 += header.padded_bytes() as u64;
         }
     }
 
-    fn take(&mut self, sequence: u64, header: &BatchHeader) {
+    fn take(&mut self, id: &SegmentId, header: &BatchHeader) {
         self.records += u64::from(header.records);
         self.batches += 1;
         self.bytes += header.padded_bytes() as u64;
@@ -379,10 +405,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         if header.flags & FLAG_CLOSE != 0 {
             self.known_durable = header.end();
         }
-        self.last = Some(*header);
+        self.last = Some(Last::of(header));
         match self.live.last_mut() {
-            Some(live) if live.sequence == sequence => live.end = header.end(),
-            _ => self.live.push(Live { sequence, end: header.end() }),
+            Some(live) if live.sequence == id.sequence => live.end = header.end(),
+            _ => self.live.push(Live::new(id, header.end())),
         }
     }
 
@@ -557,7 +583,10 @@ impl<'s, F: DiskFile> Scan<'s, F> {
                 continue;
             }
             let end = at.checked_sub(1).map_or(Lsn(0), |before| self.live[before].end);
-            self.live.insert(at, Live { sequence: segment.sequence, end });
+            let (sequence, id, bytes) = (segment.sequence, segment.id, segment.size);
+            let start = id.map_or(end, |id| id.base);
+            let live = Live { sequence, id, start, end: end.max(start), bytes, lost: true };
+            self.live.insert(at, live);
         }
     }
 }

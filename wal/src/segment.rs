@@ -7,6 +7,8 @@
 //!                                  spare-N -------------------------------->-+
 //!                                     ^         rename, sync dir             |
 //!                                     +------------------------------------<-+ trimmed or cut
+//!                                                            rename, sync dir|
+//!                                                          archive-N <-------+ trimmed, to be kept
 //! ```
 //!
 //! A name `seg-N` is durable, and its header too, before the first batch goes into it: a crash can only
@@ -127,10 +129,39 @@ pub(crate) async fn retire<D: Disk>(disk: &D, sequence: u64) -> Result<String, F
     Ok(to)
 }
 
-/// Removes segment `sequence`.
-pub(crate) async fn remove<D: Disk>(disk: &D, sequence: u64) -> Result<(), Fault> {
+/// Gives segment `sequence` a name that the log ignores.
+pub(crate) async fn archive<D: Disk>(disk: &D, sequence: u64) -> Result<(), Fault> {
+    let from = FileName::Segment(sequence).text();
+    let to = format!("archive-{sequence:016x}");
+    disk.rename(&from, &to).await.map_err(|error| Fault::new("renaming", &from, error))?;
+    sync_dir(disk).await
+}
+
+/// Writes the summary of segment `sequence`. Nothing rests on it: it is not flushed, and a failure is
+/// worth a line in the program's log.
+pub(crate) async fn summarize<D: Disk>(
+    disk: &D,
+    sequence: u64,
+    offset: u64,
+    buf: AlignedBuf,
+) -> bool {
     let name = FileName::Segment(sequence).text();
-    disk.remove(&name).await.map_err(|error| Fault::new("removing", &name, error))?;
+    let written = match disk.open(&name, OpenMode::Existing).await {
+        Ok(file) => {
+            let len = buf.len();
+            transfer::write_all(&file, offset, buf, len).await.0.map(|_| ())
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &written {
+        tracing::warn!(%error, file = name, "the summary of a segment was not written");
+    }
+    written.is_ok()
+}
+
+/// Removes a file of the log.
+pub(crate) async fn remove<D: Disk>(disk: &D, name: &str) -> Result<(), Fault> {
+    disk.remove(name).await.map_err(|error| Fault::new("removing", name, error))?;
     sync_dir(disk).await
 }
 

@@ -13,22 +13,26 @@
 //! because all batches before it have their size by then, and the next segment begins where this one
 //! ends even while its file is still being prepared.
 
+mod place;
+mod sealed;
+mod space;
+
 use std::collections::VecDeque;
 use std::task::Waker;
 
 use crate::batch::{Batch, Pool, Sealed};
 use crate::commit::Flights;
-use crate::format::{
-    BATCH_HEADER_BYTES, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, SegmentId, record_bytes,
-};
-use crate::limits::{
-    BLOCK_BYTES, MARK_RESERVE_BYTES, RECORD_HEADER_BYTES, REFUSALS_BEFORE_RETRY, RETIRED_PER_SPARE,
-    ROOM_RESERVE_BYTES,
-};
+use crate::format::{BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, FLAG_CLOSE, SegmentId, record_bytes};
+use crate::limits::{BLOCK_BYTES, MARK_RESERVE_BYTES, RECORD_HEADER_BYTES, REFUSALS_BEFORE_RETRY};
 use crate::scan::Live;
+use crate::summary::Tally;
 use crate::transfer::Effort;
 use crate::waiters::Waiters;
-use crate::{AlignedBuf, AppendError, Lsn, Options, Record, Stats, WalFailure};
+
+pub(crate) use self::place::{Locate, Spot};
+use self::sealed::SealedSegment;
+pub(crate) use self::space::Task;
+use crate::{AlignedBuf, AppendError, Appended, Lsn, Options, Record, Stats, WalFailure};
 
 /// A durable write for the driver.
 pub(crate) struct Write<F> {
@@ -38,25 +42,13 @@ pub(crate) struct Write<F> {
     pub(crate) batch: Sealed,
 }
 
-/// Background work for the driver.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// Make a spare of the oldest segment.
-    Retire { sequence: u64 },
-    /// Remove the oldest segment.
-    Remove { sequence: u64 },
-    /// Prepare a segment from a spare.
-    Reuse { id: SegmentId, spare: String },
-    /// Prepare a segment from a new file.
-    Create { id: SegmentId },
-}
-
 /// What opening a log found, for its state.
 pub(crate) struct Start<F> {
     pub(crate) id: SegmentId,
     pub(crate) file: F,
     pub(crate) offset: u64,
-    pub(crate) chain: Chain,
+    /// Its batches.
+    pub(crate) tally: Tally,
     pub(crate) trimmed: Lsn,
     pub(crate) live: VecDeque<Live>,
     pub(crate) spares: Vec<String>,
@@ -75,10 +67,17 @@ pub(crate) struct State<F> {
     flights: Flights,
     /// Backlog bytes of the writes in flight, by number.
     flight_bytes: VecDeque<usize>,
-    chain: Chain,
+    /// The segment that the last submitted batch went to, and its batches so far.
+    tail: (SegmentId, Tally),
+    /// Segments that the log has left, from the oldest one on that has no summary yet.
+    sealed: VecDeque<SealedSegment>,
     /// Files of the current segment (or the oldest one with batches to write) and the ready ones.
     files: VecDeque<(SegmentId, F)>,
+    /// Bytes of the file that background work makes or takes now.
+    in_work_bytes: u64,
     live: VecDeque<Live>,
+    /// End of the last segment that is no longer there.
+    gone: Lsn,
     spares: Vec<String>,
     appended: Lsn,
     pub(crate) durable: Lsn,
@@ -110,8 +109,11 @@ impl<F: Clone> State<F> {
             backlog: 0,
             flights: Flights::new(options.writes_in_flight),
             flight_bytes: VecDeque::new(),
-            chain: start.chain,
+            tail: (start.id, start.tally),
+            sealed: VecDeque::new(),
             files: VecDeque::from([(start.id, start.file)]),
+            in_work_bytes: 0,
+            gone: start.live.front().map_or(Lsn(0), |live| live.start),
             live: start.live,
             spares: start.spares,
             appended: end,
@@ -134,32 +136,34 @@ impl<F: Clone> State<F> {
         }
     }
 
-    pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<Lsn, AppendError> {
+    pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<Appended, AppendError> {
         let bytes: usize = records.iter().map(record_bytes).sum();
         let fits = self.open.as_ref().is_some_and(|open| open.fits(bytes));
         let usual = fits && self.failure.is_none() && !self.closing;
         if !usual || self.backlog + bytes > self.options.buffer_bytes_max {
             self.admit(bytes)?;
         }
+        let nothing = Appended { batch: self.appended, end: self.appended };
         if records.is_empty() {
-            return Ok(self.appended);
+            return Ok(nothing);
         }
         if !fits {
             self.open_batch(bytes)?;
         }
-        let Some(open) = &mut self.open else { return Ok(self.appended) };
+        let Some(open) = &mut self.open else { return Ok(nothing) };
         open.reserve(bytes, &mut self.pool);
         for record in records {
             open.push(record);
         }
-        self.appended = open.end();
+        let appended = Appended { batch: open.position(), end: open.end() };
+        self.appended = appended.end;
         self.backlog += bytes;
         self.stats.records += records.len() as u64;
         self.stats.payload_bytes += (bytes - records.len() * RECORD_HEADER_BYTES) as u64;
         if self.flights.may_submit() {
             self.wake_driver();
         }
-        Ok(self.appended)
+        Ok(appended)
     }
 
     /// Refuses what can't be appended, in the order of what the caller should know first.
@@ -205,16 +209,17 @@ impl<F: Clone> State<F> {
 
     /// Bytes that batches with records may still take in the current segment.
     fn room(&self) -> u64 {
-        (self.id.bytes - self.offset).saturating_sub(MARK_RESERVE_BYTES)
+        (self.id.batches_end() - self.offset).saturating_sub(MARK_RESERVE_BYTES)
     }
 
     /// Moves to the next segment unless there is none and the disk is full. With a disk that is not
     /// full, its file may come later.
     fn enter_next_segment(&mut self) -> bool {
-        let prepared = self.files.iter().find(|(id, _)| id.sequence == self.id.sequence + 1);
+        let next = self.id.sequence + 1;
+        let prepared = self.files.iter().find(|(id, _)| id.sequence == next).map(|(id, _)| *id);
         let next = match prepared {
-            Some((id, _)) => *id,
-            None if self.out_of_space => return false,
+            Some(id) => id,
+            None if self.out_of_space || !self.may_promise() => return false,
             None => self.next_id(&self.id),
         };
         sometimes!(segment_rotated);
@@ -222,8 +227,7 @@ impl<F: Clone> State<F> {
         self.note_end();
         self.id = next;
         self.offset = FIRST_BATCH_OFFSET;
-        let end = self.id.lsn(self.offset);
-        self.live.push_back(Live { sequence: next.sequence, end });
+        self.live.push_back(Live::new(&next, self.id.lsn(self.offset)));
         true
     }
 
@@ -246,12 +250,12 @@ impl<F: Clone> State<F> {
             return None;
         }
         if let Some(front) = self.full.front() {
-            let file = self.file_of(front.sequence())?;
+            let Some(file) = self.file_of(front.sequence()) else { return self.mark_behind() };
             let batch = self.full.pop_front()?;
             return Some(self.submit(batch, file, 0));
         }
         if let Some(open) = &self.open {
-            let file = self.file_of(open.sequence())?;
+            let Some(file) = self.file_of(open.sequence()) else { return self.mark_behind() };
             let batch = self.open.take()?;
             self.offset += batch.padded_bytes() as u64;
             return Some(self.submit(batch, file, 0));
@@ -266,6 +270,22 @@ impl<F: Clone> State<F> {
             sometimes!(close_mark);
             self.close_submitted = true;
         }
+        Some(self.submit(batch, file, flags))
+    }
+
+    /// A mark behind the last batch that was submitted, while the next ones wait for their segment: what was
+    /// trimmed may be all that it can be made of.
+    fn mark_behind(&mut self) -> Option<Write<F>> {
+        let (id, end) = (self.tail.0, self.tail.1.last.chain.end);
+        let offset = end.0 - id.base.0;
+        if self.closing || id.batches_end() - offset < BLOCK_BYTES as u64 {
+            return None;
+        }
+        let flags = self.wanted_mark()?;
+        let file = self.file_of(id.sequence)?;
+        let batch = Batch::new(id, offset, BLOCK_BYTES, 0, &mut self.pool);
+        self.stats.marks += 1;
+        sometimes!(mark_before_waiting_batches);
         Some(self.submit(batch, file, flags))
     }
 
@@ -288,7 +308,7 @@ impl<F: Clone> State<F> {
 
     /// Finds room for a mark; only the very end of a segment can be too small for one.
     fn place_mark(&mut self) -> Option<F> {
-        if self.id.bytes - self.offset < BLOCK_BYTES as u64 {
+        if self.is_full_up() {
             let next = self.id.sequence + 1;
             self.file_of(next)?;
             sometimes!(mark_in_next_segment);
@@ -297,21 +317,24 @@ impl<F: Clone> State<F> {
         self.file_of(self.id.sequence)
     }
 
+    /// Whether not even a mark has room in the current segment.
+    fn is_full_up(&self) -> bool {
+        self.id.batches_end() - self.offset < BLOCK_BYTES as u64
+    }
+
     fn submit(&mut self, batch: Batch, file: F, flags: u32) -> Write<F> {
         let sequence = batch.sequence();
         while self.files.front().is_some_and(|(id, _)| id.sequence < sequence) {
             self.files.pop_front();
         }
+        let id = batch.id();
         let record_bytes = batch.record_bytes();
         let durable = self.durable;
         #[cfg(mutant = "submitted-claimed-durable")]
-        let durable = self.chain.end;
-        let batch = batch.seal(self.chain, durable, self.trimmed, flags);
+        let durable = self.tail.1.last.chain.end;
+        let batch = batch.seal(self.tail.1.last.chain, durable, self.trimmed, flags);
         self.trim_submitted = self.trimmed;
-        self.chain = batch.header.chain();
-        if self.full.is_empty() && self.open.is_none() {
-            self.note_end();
-        }
+        self.count(id, &batch.header);
         let padded = batch.header.padded_bytes() as u64;
         self.stats.batches += 1;
         self.stats.written_bytes += padded;
@@ -349,75 +372,6 @@ impl<F: Clone> State<F> {
         self.waiters.advanced(self.durable)
     }
 
-    /// The next background task. `None` while the log ends.
-    pub(crate) fn next_task(&mut self) -> Option<Task> {
-        if self.is_stopping() {
-            return None;
-        }
-        if let Some(sequence) = self.reclaimable() {
-            let keep = self.spares.len() < self.options.spares * RETIRED_PER_SPARE;
-            return Some(if keep { Task::Retire { sequence } } else { Task::Remove { sequence } });
-        }
-        let last = self.files.back().map(|(id, _)| *id)?;
-        if last.sequence >= self.id.sequence + self.options.spares as u64 {
-            return None;
-        }
-        if self.out_of_space && !self.retry {
-            return None;
-        }
-        self.retry = false;
-        let id = self.next_id(&last);
-        Some(match self.spares.pop() {
-            Some(spare) => Task::Reuse { id, spare },
-            None => Task::Create { id },
-        })
-    }
-
-    /// Whether background work is of no use any more: the log ends, and no batch waits for a segment.
-    pub(crate) fn is_stopping(&self) -> bool {
-        let prepared = self.files.back().is_some_and(|(id, _)| id.sequence >= self.id.sequence);
-        self.failure.is_some() || (self.closing && prepared)
-    }
-
-    /// The oldest segment, if it is given up: a durable batch says so, which lets recovery know that its
-    /// absence is no damage.
-    fn reclaimable(&self) -> Option<u64> {
-        let front = self.live.front()?;
-        let trimmed = self.trim_durable;
-        #[cfg(mutant = "segment-recycled-early")]
-        let trimmed = self.trimmed;
-        let given_up = self.live.len() > 1 && front.end < trimmed;
-        given_up.then_some(front.sequence)
-    }
-
-    pub(crate) fn retired(&mut self, spare: Option<String>) {
-        self.live.pop_front();
-        sometimes!(segment_recycled, spare.is_some());
-        sometimes!(segment_removed, spare.is_none());
-        self.spares.extend(spare);
-        self.stats.segments_trimmed += 1;
-        // A removed file has given room back.
-        self.retry = true;
-    }
-
-    pub(crate) fn prepared(&mut self, id: SegmentId, file: F, filled: bool) {
-        sometimes!(segment_filled, filled);
-        sometimes!(spare_used, !filled);
-        self.files.push_back((id, file));
-        self.stats.segments_filled += u64::from(filled);
-        self.out_of_space = false;
-        self.refusals = 0;
-    }
-
-    /// Notes that a segment could not be prepared for want of room. Returns whether the log can wait for
-    /// room: not when it is being closed and records wait for that segment.
-    pub(crate) fn no_room(&mut self, spare: Option<String>) -> bool {
-        self.spares.extend(spare);
-        sometimes!(segment_no_room);
-        self.out_of_space = true;
-        !self.closing || self.is_stopping()
-    }
-
     /// Latches a failure; the first one stays. Returns whom to wake.
     pub(crate) fn fail(&mut self, failure: WalFailure) -> Vec<Waker> {
         if self.failure.is_none() {
@@ -427,33 +381,19 @@ impl<F: Clone> State<F> {
         self.waiters.ended()
     }
 
-    pub(crate) fn has_room(&self) -> bool {
-        let ready = self.files.back().is_some_and(|(id, _)| id.sequence > self.id.sequence);
-        let reserve = ROOM_RESERVE_BYTES.min(self.id.bytes / 4);
-        !self.out_of_space || ready || self.room() >= reserve
-    }
-
-    pub(crate) fn retry_space(&mut self) {
-        self.refusals = 0;
-        if self.out_of_space {
-            sometimes!(space_retried);
-            self.retry = true;
-            self.wake_driver();
-        }
-    }
-
     pub(crate) fn trim(&mut self, before: Lsn) {
         // What is not durable yet may not be given up: it would be reported as missing after a crash.
         self.trimmed = self.trimmed.max(before.min(self.durable));
         if self.live.front().is_some_and(|live| live.end < self.trimmed) {
+            // A budget that is used up may give a segment for the mark that tells of this.
+            self.retry |= self.out_of_space;
             self.wake_driver();
         }
     }
 
     /// Whether the log has been closed and the last mark is durable, or can't be written.
     pub(crate) fn is_finished(&self) -> bool {
-        let no_place = self.id.bytes - self.offset < BLOCK_BYTES as u64
-            && self.file_of(self.id.sequence + 1).is_none();
+        let no_place = self.is_full_up() && self.file_of(self.id.sequence + 1).is_none();
         let written = self.close_submitted || no_place;
         let idle = self.flights.is_empty() && self.full.is_empty() && self.open.is_none();
         self.closing && idle && written
@@ -474,6 +414,7 @@ impl<F: Clone> State<F> {
         Stats {
             segments: self.live.len() as u64,
             segments_ready: ready as u64,
+            spares: self.spares.len() as u64,
             backlog_bytes: self.backlog as u64,
             ..self.stats
         }

@@ -7,15 +7,17 @@ use crate::{AlignedBuf, DiskFile};
 
 /// What a write met on its way.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Effort {
-    pub(crate) short: u64,
-    pub(crate) resubmitted: u64,
+pub struct Effort {
+    /// Writes that were short; the rest was submitted again.
+    pub short: u64,
+    /// Writes that were answered "try again" and submitted again.
+    pub resubmitted: u64,
 }
 
 /// Writes the first `len` bytes of `buf` at `position`; on success they are durable.
 ///
 /// The content of `buf` is arbitrary afterwards.
-pub(crate) async fn write_durable<F: DiskFile>(
+pub async fn write_durable<F: DiskFile>(
     file: &F,
     position: u64,
     buf: AlignedBuf,
@@ -34,7 +36,7 @@ pub(crate) async fn write_durable<F: DiskFile>(
 
 /// Writes the first `len` bytes of `buf` at `position`. The content of `buf` is arbitrary afterwards
 /// if the write was short.
-pub(crate) async fn write_all<F: DiskFile>(
+pub async fn write_all<F: DiskFile>(
     file: &F,
     position: u64,
     buf: AlignedBuf,
@@ -90,7 +92,7 @@ async fn write<F: DiskFile>(
 }
 
 /// Reads `len` bytes at `position`, fewer only at the end of the file.
-pub(crate) async fn read<F: DiskFile>(
+pub async fn read<F: DiskFile>(
     file: &F,
     position: u64,
     mut buf: AlignedBuf,

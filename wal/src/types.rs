@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::format::{BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET};
+use crate::format::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, MARK_RESERVE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-    SPARES_MAX, WRITES_IN_FLIGHT_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, BUDGET_SEGMENTS_MIN, MARK_RESERVE_BYTES, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SPARES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A position in a core's log, in bytes. It grows over segments and restarts and is never used twice.
@@ -36,6 +36,17 @@ pub struct Record<'a> {
     pub body: &'a [u8],
 }
 
+/// Where a group was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The first byte of the batch that holds the group: where [`Wal::reader`](crate::Wal::reader) can
+    /// begin to read it again.
+    pub batch: Lsn,
+    /// The position of the group's last record: the group is durable when
+    /// [`Wal::durable`](crate::Wal::durable) has reached it.
+    pub end: Lsn,
+}
+
 /// One record as recovery finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordView<'a> {
@@ -47,6 +58,43 @@ pub struct RecordView<'a> {
     pub payload: &'a [u8],
     /// The byte just behind the record.
     pub lsn: Lsn,
+    /// The first byte of the batch that holds it.
+    pub batch: Lsn,
+}
+
+/// A segment, as the log's owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Number of the segment; grows.
+    pub sequence: u64,
+    /// Position of the first byte of the file.
+    pub start: Lsn,
+    /// Where its records end, padding included.
+    pub end: Lsn,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// What [`Wal::open`](crate::Wal::open) gives the content of a log to, oldest first.
+///
+/// Every `FnMut(RecordView<'_>)` is one that wants all records.
+pub trait Replay {
+    /// Takes the next record.
+    fn record(&mut self, record: RecordView<'_>);
+
+    /// Takes what the owner gave to [`Wal::summarize`](crate::Wal::summarize) when it had written
+    /// `segment`. True: this is all it has to know of the segment, whose records are not given then. False
+    /// (the default): the records follow.
+    fn summary(&mut self, segment: &SegmentInfo, summary: &[u8]) -> bool {
+        let _ = (segment, summary);
+        false
+    }
+}
+
+impl<F: FnMut(RecordView<'_>)> Replay for F {
+    fn record(&mut self, record: RecordView<'_>) {
+        self(record);
+    }
 }
 
 /// How a log is kept.
@@ -68,6 +116,13 @@ pub struct Options {
     pub log_id: [u8; 16],
     /// Open although acknowledged records are damaged; the report names what is lost.
     pub start_on_damage: bool,
+    /// Bytes that the log's files may take: segments in use, prepared and spare. None is made beyond it:
+    /// the log is then as on a full disk ([`Wal::has_room`](crate::Wal::has_room)) until a trim gives
+    /// segments back. 0: no bound but the disk. Opening makes a segment if it has to, also beyond it.
+    pub log_bytes_max: u64,
+    /// Keep segments that were given up as files `archive-N`, which the log never looks at again: to be
+    /// taken away by the operator. They are not counted in `log_bytes_max`.
+    pub archive: bool,
 }
 
 impl Default for Options {
@@ -80,6 +135,8 @@ impl Default for Options {
             buffer_bytes_max: 16 << 20,
             log_id: [0; 16],
             start_on_damage: false,
+            log_bytes_max: 0,
+            archive: false,
         }
     }
 }
@@ -91,7 +148,8 @@ impl Options {
     /// [`RECORD_HEADER_BYTES`]: crate::limits::RECORD_HEADER_BYTES
     #[must_use]
     pub fn group_bytes_max(&self) -> usize {
-        let reserved = FIRST_BATCH_OFFSET + MARK_RESERVE_BYTES;
+        let summary = format::summary_bytes(self.segment_bytes);
+        let reserved = FIRST_BATCH_OFFSET + MARK_RESERVE_BYTES + summary;
         let room = usize::try_from(self.segment_bytes.saturating_sub(reserved));
         self.batch_bytes_max.min(room.unwrap_or(usize::MAX)).saturating_sub(BATCH_HEADER_BYTES)
     }
@@ -135,6 +193,13 @@ impl Options {
                 self.buffer_bytes_max, self.batch_bytes_max
             ));
         }
+        let fewest = BUDGET_SEGMENTS_MIN * self.segment_bytes;
+        if self.log_bytes_max != 0 && self.log_bytes_max < fewest {
+            return Some(format!(
+                "log_bytes_max is {}; it must be 0 or at least {BUDGET_SEGMENTS_MIN} segments, {fewest}",
+                self.log_bytes_max
+            ));
+        }
         None
     }
 }
@@ -169,8 +234,14 @@ pub struct Stats {
     pub segments_ready: u64,
     /// Segments that were filled with zeros.
     pub segments_filled: u64,
-    /// Segments that were trimmed and kept for reuse, or removed.
+    /// Segments that were trimmed and kept for reuse, archived or removed.
     pub segments_trimmed: u64,
+    /// Segments among them that were archived.
+    pub segments_archived: u64,
+    /// Files kept to become segments.
+    pub spares: u64,
+    /// Summaries that were written.
+    pub summaries: u64,
     /// Bytes appended that are not durable yet.
     pub backlog_bytes: u64,
 }

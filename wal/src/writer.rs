@@ -8,26 +8,30 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::batch::{Batch, Pool};
+use crate::cold::LogReader;
 use crate::driver::Driver;
 use crate::error::Fault;
 use crate::format::{Chain, FIRST_BATCH_OFFSET, FLAG_START, SegmentId};
 use crate::limits::{BLOCK_BYTES, POSITION_MAX};
 use crate::recovery::{Label, Recovery};
 use crate::scan::{Live, Scan, Segment, Survey, survey};
-use crate::segment::{self, PrepareError};
+use crate::segment::{self, FileName, PrepareError};
 use crate::state::{Start, State};
+use crate::summary::Tally;
 use crate::{
-    AppendError, Disk, Lsn, OpenError, Options, Record, RecordView, Stats, WalFailure, transfer,
+    AppendError, Appended, Disk, Lsn, OpenError, Options, Record, Replay, SegmentInfo, Stats,
+    WalFailure, transfer,
 };
 
 /// A log. Cloning gives another handle to the same log; all belong to one thread.
 pub struct Wal<D: Disk> {
+    pub(crate) disk: D,
     pub(crate) state: Rc<RefCell<State<D::File>>>,
 }
 
 impl<D: Disk> Clone for Wal<D> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone() }
+        Self { disk: self.disk.clone(), state: self.state.clone() }
     }
 }
 
@@ -38,24 +42,24 @@ impl<D: Disk> std::fmt::Debug for Wal<D> {
 }
 
 impl<D: Disk> Wal<D> {
-    /// Opens the log in `disk`, or begins one, and gives every record to `visit`, oldest first.
+    /// Opens the log in `disk`, or begins one, and gives its content to `replay`, oldest first.
     ///
-    /// What is given to `visit` is durable when this returns. The log does its work only while the
+    /// What is given to `replay` is durable when this returns. The log does its work only while the
     /// [`Driver`] runs.
     ///
     /// # Errors
-    /// [`OpenError`]; records given to `visit` until then must be forgotten.
+    /// [`OpenError`]; what was given to `replay` until then must be forgotten.
     pub async fn open(
         disk: D,
         options: Options,
-        visit: &mut dyn FnMut(RecordView<'_>),
+        replay: &mut dyn Replay,
     ) -> Result<(Self, Driver<D>, Recovery), OpenError> {
         if let Some(flaw) = options.flaw() {
             return Err(OpenError::Options(flaw));
         }
         let mut survey = survey(&disk, &options.log_id, options.segment_bytes).await?;
         let mut scan = Scan::new(&survey.segments);
-        let label = scan.run(visit).await?;
+        let label = scan.run(replay).await?;
         sometimes!(recovery_empty, label == Label::Empty);
         sometimes!(recovery_clean_end, label == Label::CleanEnd);
         sometimes!(recovery_torn_tail, label == Label::TornTail);
@@ -74,6 +78,7 @@ impl<D: Disk> Wal<D> {
             batches: scan.batches,
             bytes: scan.bytes,
             segments: scan.live.len() as u64,
+            summarized: scan.summarized,
             cut: scan.cut,
             damage: scan.damage,
             generation: survey.generation + 1,
@@ -85,18 +90,19 @@ impl<D: Disk> Wal<D> {
         }
         discard(&disk, &mut survey, &live).await?;
         let file = prepare(&disk, &options, &id, &mut survey.spares).await?;
-        let start = begin::<D>(file, id, chain, trimmed, live, survey.spares).await?;
+        let start = begin::<D>(file, &id, chain, trimmed, live, survey.spares).await?;
         let state = Rc::new(RefCell::new(State::new(options, start)));
-        let wal = Self { state };
+        let wal = Self { disk: disk.clone(), state };
         Ok((wal.clone(), Driver::new(disk, wal), recovery))
     }
 
-    /// Appends a group of records: after a crash all of them are there or none. Returns the position
-    /// of the last one; it is durable when [`Wal::durable`] has reached it.
+    /// Appends a group of records: after a crash all of them are there or none. Returns where
+    /// they lie; they are durable when [`Wal::durable`] has reached [`Appended::end`]. An empty group
+    /// lies where the log ends.
     ///
     /// # Errors
     /// [`AppendError`]; then nothing was appended.
-    pub fn append(&self, records: &[Record<'_>]) -> Result<Lsn, AppendError> {
+    pub fn append(&self, records: &[Record<'_>]) -> Result<Appended, AppendError> {
         self.state.borrow_mut().append(records)
     }
 
@@ -164,6 +170,43 @@ impl<D: Disk> Wal<D> {
         self.state.borrow().stats()
     }
 
+    /// The segments that hold records, oldest first, the current one last.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.state.borrow().segments()
+    }
+
+    /// Bytes of all files of the log: segments, prepared ones and spares. Archived ones are not of the log
+    /// any more.
+    pub fn disk_bytes(&self) -> u64 {
+        self.state.borrow().disk_bytes()
+    }
+
+    /// The next segment that got its last record since the log was opened; each once, in order.
+    pub fn take_sealed(&self) -> Option<SegmentInfo> {
+        self.state.borrow_mut().take_sealed()
+    }
+
+    /// Gives a sealed segment a summary: what its owner has to know of its records, so that the next start
+    /// need not read them ([`Replay::summary`](crate::Replay::summary)). It is written when everything in the
+    /// segment is durable. It may get lost, or be ignored: for a segment that was given up, or has one
+    /// already, or if more than [`SUMMARIES_WAITING_MAX`](crate::limits::SUMMARIES_WAITING_MAX) wait, or
+    /// if it is longer than [`Wal::summary_bytes_max`]; then the records are read.
+    pub fn summarize(&self, sequence: u64, bytes: Vec<u8>) {
+        self.state.borrow_mut().summarize(sequence, bytes);
+    }
+
+    /// The most bytes that a summary takes.
+    pub fn summary_bytes_max(&self) -> usize {
+        self.state.borrow().summary_bytes_max()
+    }
+
+    /// Reads durable batches from `from` on: the first byte of a batch, as [`Appended::batch`],
+    /// [`RecordView::batch`](crate::RecordView::batch) and [`ColdBatch::next`](crate::ColdBatch::next) give
+    /// it, or a position where one ends.
+    pub fn reader(&self, from: Lsn) -> LogReader<D> {
+        LogReader::new(self.clone(), from)
+    }
+
     /// Takes no more appends, makes durable what was appended, marks the end and stops the driver.
     /// Returns when that is done or the log has failed.
     pub async fn close(&self) {
@@ -207,6 +250,9 @@ pub struct DurableBeyond<D: Disk> {
     lsn: Lsn,
     slot: Option<usize>,
 }
+
+/// Nothing of it is pinned.
+impl<D: Disk> Unpin for DurableBeyond<D> {}
 
 impl<D: Disk> Future for DurableBeyond<D> {
     type Output = Result<Lsn, WalFailure>;
@@ -269,7 +315,7 @@ async fn discard<D: Disk>(
         if reusable {
             survey.spares.push(segment::retire(disk, segment.sequence).await?);
         } else {
-            segment::remove(disk, segment.sequence).await?;
+            segment::remove(disk, &FileName::Segment(segment.sequence).text()).await?;
         }
     }
     Ok(())
@@ -295,19 +341,19 @@ async fn prepare<D: Disk>(
 /// earlier process still had in flight can't come back behind it.
 async fn begin<D: Disk>(
     file: D::File,
-    id: SegmentId,
+    id: &SegmentId,
     chain: Chain,
     trimmed: Lsn,
     live: Vec<Live>,
     spares: Vec<String>,
 ) -> Result<Start<D::File>, Fault> {
-    let batch = Batch::new(id, FIRST_BATCH_OFFSET, BLOCK_BYTES, 0, &mut Pool::new(0));
+    let batch = Batch::new(*id, FIRST_BATCH_OFFSET, BLOCK_BYTES, 0, &mut Pool::new(0));
     let sealed = batch.seal(chain, chain.end, trimmed, FLAG_START);
     let (header, len) = (sealed.header, sealed.header.padded_bytes());
     let (result, _) = transfer::write_durable(&file, FIRST_BATCH_OFFSET, sealed.buf, len).await;
     result.map_err(|error| Fault::new("writing the first batch to", "a new segment", error))?;
     let mut live = VecDeque::from(live);
-    live.push_back(Live { sequence: id.sequence, end: header.end() });
+    live.push_back(Live::new(id, header.end()));
     let offset = FIRST_BATCH_OFFSET + len as u64;
-    Ok(Start { id, file, offset, chain: header.chain(), trimmed, live, spares })
+    Ok(Start { id: *id, file, offset, tally: Tally::begin(&header), trimmed, live, spares })
 }

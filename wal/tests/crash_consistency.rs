@@ -8,9 +8,9 @@
 
 mod common;
 
-use common::{Rig, Task, batches, open, options, segments};
+use common::{Rig, SEGMENT_BYTES, Task, batches, numbered, open, options, segments, summary};
 use coracle_wal::mem::MemDisk;
-use coracle_wal::{Lsn, OpenError, Record};
+use coracle_wal::{Lsn, OpenError, Options, Record};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -29,6 +29,10 @@ enum Step {
     Crash(u64),
     /// Power is cut so many completions into an opening.
     CrashWhileOpening { after: usize, seed: u64 },
+    /// All that waits completes.
+    Settle,
+    /// Sealed segments get summaries.
+    Summarize,
     /// An orderly end, and a start.
     Close,
 }
@@ -42,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
         2 => any::<u64>().prop_map(Step::Crash),
         1 => (0..30_usize, any::<u64>()).prop_map(|(after, seed)| Step::CrashWhileOpening { after, seed }),
+        3 => Just(Step::Settle),
+        5 => Just(Step::Summarize),
         1 => Just(Step::Close),
     ]
 }
@@ -68,6 +74,8 @@ fn chooser(seed: u64) -> impl FnMut(u32) -> u32 {
 struct Model {
     records: Vec<Vec<u8>>,
     lsns: Vec<Lsn>,
+    /// Batches that they are in.
+    batches: Vec<Lsn>,
     /// Counts of records at which a group ends.
     group_ends: Vec<usize>,
     next: u64,
@@ -79,10 +87,8 @@ impl Model {
     fn append(&mut self, rig: &Rig, records: usize, len: usize) {
         let bodies: Vec<Vec<u8>> = (0..records as u64)
             .map(|i| {
-                let number = self.next + i;
-                let mut bytes = number.to_le_bytes().to_vec();
-                bytes.resize(8 + (len + i as usize * 37) % 9000, number as u8);
-                bytes
+                let len = 8 + (len + i as usize * 37) % 9000;
+                numbered(self.next + i, len)
             })
             .collect();
         let group: Vec<Record<'_>> = bodies
@@ -91,10 +97,22 @@ impl Model {
             .collect();
         // Numbers are never used again, so that a record that comes back from the dead is noticed.
         self.next += records as u64;
-        if let Ok(lsn) = rig.wal.append(&group) {
+        if let Ok(coracle_wal::Appended { end: lsn, batch }) = rig.wal.append(&group) {
             self.lsns.extend(std::iter::repeat_n(lsn, records));
+            self.batches.extend(std::iter::repeat_n(batch, records));
             self.records.extend(bodies);
             self.group_ends.push(self.records.len());
+        }
+    }
+
+    /// Gives every segment that was sealed a summary of its records.
+    fn summarize(&self, rig: &Rig) {
+        while let Some(segment) = rig.wal.take_sealed() {
+            let from = self.batches.partition_point(|batch| *batch < segment.start);
+            let to = self.batches.partition_point(|batch| *batch < segment.end);
+            let payloads = self.records[from..to].iter().map(Vec::as_slice);
+            let records = payloads.zip(self.lsns[from..to].iter().copied());
+            rig.wal.summarize(segment.sequence, summary(segment.sequence, records));
         }
     }
 
@@ -125,6 +143,7 @@ impl Model {
         // What was found is promised from here on, like what was acknowledged.
         self.acknowledged = end;
         self.lsns.truncate(end);
+        self.batches.truncate(end);
         for (lsn, found) in self.lsns[start..].iter_mut().zip(&rig.found) {
             assert!(found.lsn <= *lsn, "a record lies at or before the end of its group");
             *lsn = (*lsn).max(found.lsn);
@@ -132,17 +151,18 @@ impl Model {
     }
 }
 
-fn reopen(disk: &MemDisk, model: &mut Model) -> Rig {
+fn reopen(disk: &MemDisk, options: &Options, model: &mut Model) -> Rig {
     disk.hold(false);
-    let rig = Rig::open(disk).unwrap_or_else(|error| panic!("a crash is no damage: {error}"));
+    let rig = Rig::open_with(disk, options.clone())
+        .unwrap_or_else(|error| panic!("a crash is no damage: {error}"));
     model.check(&rig);
     disk.hold(true);
     rig
 }
 
-fn run(steps: &[Step]) {
+fn run(steps: &[Step], options: &Options) {
     let mut model = Model::default();
-    let mut rig = reopen(&MemDisk::new(), &mut model);
+    let mut rig = reopen(&MemDisk::new(), options, &mut model);
     for step in steps {
         match step {
             Step::Append { records, len } => model.append(&rig, *records, *len),
@@ -166,16 +186,16 @@ fn run(steps: &[Step]) {
             Step::Restart => {
                 let disk = rig.disk.clone();
                 drop(rig);
-                rig = reopen(&disk, &mut model);
+                rig = reopen(&disk, options, &mut model);
             }
             Step::Crash(seed) => {
                 let disk = rig.disk.crash(&mut chooser(*seed));
-                rig = reopen(&disk, &mut model);
+                rig = reopen(&disk, options, &mut model);
             }
             Step::CrashWhileOpening { after, seed } => {
                 let disk = rig.disk.crash(&mut chooser(seed.rotate_left(9)));
                 disk.hold(true);
-                let mut task = Task::new(open(disk.clone(), options()));
+                let mut task = Task::new(open(disk.clone(), options.clone()));
                 for _ in 0..*after {
                     if task.pump() || disk.held() == 0 {
                         break;
@@ -185,7 +205,17 @@ fn run(steps: &[Step]) {
                 if let Some(opened) = task.result.take() {
                     model.check(&Rig::from_opened(&disk, opened).unwrap());
                 }
-                rig = reopen(&disk.crash(&mut chooser(*seed)), &mut model);
+                rig = reopen(&disk.crash(&mut chooser(*seed)), options, &mut model);
+            }
+            Step::Settle => {
+                while rig.disk.held() > 0 {
+                    rig.disk.release(0);
+                    rig.driver.pump();
+                }
+            }
+            Step::Summarize => {
+                model.summarize(&rig);
+                rig.driver.pump();
             }
             Step::Close => {
                 rig.disk.hold(false);
@@ -196,22 +226,29 @@ fn run(steps: &[Step]) {
                 let wal = rig.wal.clone();
                 rig.close();
                 model.acknowledge(wal.durable());
-                rig = reopen(&disk, &mut model);
+                rig = reopen(&disk, options, &mut model);
             }
         }
         assert_eq!(rig.wal.failure(), None);
         model.acknowledge(rig.wal.durable());
     }
     let disk = rig.disk.crash(&mut chooser(0));
-    reopen(&disk, &mut model);
+    reopen(&disk, options, &mut model);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_crash_keeps_what_was_acknowledged(steps in prop::collection::vec(step(), 1..120)) {
-        run(&steps);
+    fn every_crash_keeps_what_was_acknowledged(
+        steps in prop::collection::vec(step(), 1..120),
+        budget in 0..8_u64,
+        archive in any::<bool>(),
+    ) {
+        let mut options = options();
+        options.log_bytes_max = if budget < 3 { 0 } else { budget * SEGMENT_BYTES };
+        options.archive = archive;
+        run(&steps, &options);
     }
 
     /// One flipped byte in any batch that a later one vouches for is reported, never cut off.

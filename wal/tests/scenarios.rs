@@ -40,7 +40,7 @@ fn records_come_back_as_they_were_with_their_positions() {
         let body = vec![number as u8; len];
         let record =
             Record { stream: number as u32, kind: number as u8, head: b"head", body: &body };
-        let lsn = rig.wal.append(&[record]).unwrap();
+        let lsn = rig.wal.append(&[record]).unwrap().end;
         expected.push((number as u32, number as u8, [b"head".as_slice(), &body].concat(), lsn));
         if number % 3 == 0 {
             rig.driver.pump();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use coracle::runtime::GlommioEnv;
 use coracle::uring::{UringDisk, UringOptions};
 use coracle_engine::env::Env;
-use coracle_wal::{AppendError, Lsn, Options, Record, Wal};
+use coracle_wal::{AppendError, Lsn, Options, Record, RecordView, Wal};
 
 use super::{Sample, WalBenchError};
 
@@ -34,7 +34,7 @@ impl Log {
         let disk = UringDisk::open_with(dir, disk).await?;
         let options = Options::default();
         let spares = options.spares as u64;
-        let (wal, driver, _) = Wal::open(disk, options, &mut |_| {}).await?;
+        let (wal, driver, _) = Wal::open(disk, options, &mut |_: RecordView<'_>| {}).await?;
         env.spawn(async move {
             // A failure is latched in the log, where the next append or wait finds it.
             let _ = driver.run().await;
@@ -70,7 +70,7 @@ impl Log {
         loop {
             while window.len() < count && now - start < time {
                 match self.wal.append(&record) {
-                    Ok(lsn) => window.push_back((lsn, now)),
+                    Ok(appended) => window.push_back((appended.end, now)),
                     Err(AppendError::Full { .. }) if !window.is_empty() => break,
                     Err(error) => return Err(error.into()),
                 }

@@ -13,7 +13,7 @@ use super::inbox::Inbox;
 use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::limits::{Limits, PAYLOAD_BYTES_MAX};
-use crate::{LogIndex, ProposeError, QueryError, ShardId, Term};
+use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError, Term};
 
 /// What a read may return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub(crate) enum Request {
         consistency: Consistency,
         answer: oneshot::Sender<Result<Bytes, QueryError>>,
     },
+    /// A snapshot of the shard's state is wanted, as of now or later; its index is the answer.
+    Snapshot { shard: ShardId, answer: oneshot::Sender<Result<LogIndex, SnapshotRequestError>> },
 }
 
 impl Request {
@@ -104,6 +106,7 @@ impl Request {
     pub(super) fn payload_bytes(&self) -> usize {
         match self {
             Self::Propose { payload, .. } | Self::Query { payload, .. } => payload.len(),
+            Self::Snapshot { .. } => 0,
         }
     }
 
@@ -118,6 +121,9 @@ impl Request {
             }
             Self::Query { answer, .. } => {
                 let _ = answer.send(Err(QueryError::ShuttingDown));
+            }
+            Self::Snapshot { answer, .. } => {
+                let _ = answer.send(Err(SnapshotRequestError::ShuttingDown));
             }
         }
     }
@@ -147,6 +153,13 @@ pub(crate) fn query(
     let (answer, pending) = oneshot::channel();
     let request = Request::Query { shard, payload, consistency, answer };
     (request, Pending::waiting(pending, QueryError::ShuttingDown))
+}
+
+/// Makes a request for a snapshot and the future of its answer.
+pub(crate) fn snapshot(shard: ShardId) -> (Request, Pending<LogIndex, SnapshotRequestError>) {
+    let (answer, pending) = oneshot::channel();
+    let request = Request::Snapshot { shard, answer };
+    (request, Pending::waiting(pending, SnapshotRequestError::ShuttingDown))
 }
 
 /// The way into a core from tasks that run on the same core. Cheap to clone.
@@ -189,6 +202,17 @@ impl CoreHandle {
         consistency: Consistency,
     ) -> Pending<Bytes, QueryError> {
         let (request, pending) = query(shard, payload, consistency);
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(refused.into())),
+        }
+    }
+
+    /// Asks for a snapshot of this replica's state of `shard`, whether one is due or not. Resolves with the
+    /// index of the last entry in it when it is durable. One that is under way is waited for if it shows
+    /// everything that was applied here before this call; else another follows it.
+    pub fn snapshot(&self, shard: ShardId) -> Pending<LogIndex, SnapshotRequestError> {
+        let (request, pending) = snapshot(shard);
         match self.0.submit(request) {
             Ok(()) => pending,
             Err(refused) => Pending::ready(Err(refused.into())),

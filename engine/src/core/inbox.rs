@@ -7,14 +7,17 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::cold::ColdRead;
 use super::handle::Request;
+use super::installing::{Pulled, Restored};
 use super::link::Link;
 use super::signal::Signal;
 use super::status::CoreCounters;
+use super::taking::Taken;
 use super::view::ClusterView;
 use crate::limits::Limits;
 use crate::raft::{Entry, Message};
-use crate::{ProposeError, QueryError, ShardId};
+use crate::{ProposeError, QueryError, ShardId, SnapshotRequestError};
 
 /// Everything that can happen to a core from its own tasks. The set is closed: what the loop does is
 /// a function of these, of the log's durable position and of its mailbox.
@@ -30,6 +33,14 @@ pub(crate) enum Event {
     LinkDown(Rc<Link>),
     /// The tick timer.
     Tick,
+    /// Entries were read back from the log.
+    ColdRead(Box<ColdRead>),
+    /// A snapshot of an own shard is durable, or was given up.
+    SnapshotTaken(Box<Taken>),
+    /// A leader's snapshot is durable here, or could not be had.
+    SnapshotPulled(Box<Pulled>),
+    /// A state machine has taken over a snapshot, or could not.
+    SnapshotRestored(Box<Restored>),
 }
 
 /// Why a request was not even queued.
@@ -51,6 +62,15 @@ impl From<Refused> for ProposeError {
 }
 
 impl From<Refused> for QueryError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded(TOO_MANY),
+            Refused::Stopping => Self::ShuttingDown,
+        }
+    }
+}
+
+impl From<Refused> for SnapshotRequestError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Overloaded => Self::Overloaded(TOO_MANY),
@@ -137,7 +157,8 @@ impl Inbox {
             || self.frame_bytes_queued.get() >= self.limits.frame_bytes_queued_max
     }
 
-    /// Queues an event that no limit applies to: there are only as many as links and ticks.
+    /// Queues an event that no limit applies to: there are only as many as links, ticks, and tasks that
+    /// the loop itself has started.
     pub(crate) fn push(&self, event: Event) {
         self.events.borrow_mut().push_back(event);
         self.arrived.set();
@@ -159,7 +180,13 @@ impl Inbox {
                     self.taken.set();
                 }
             }
-            Event::LinkUp(_) | Event::LinkDown(_) | Event::Tick => {}
+            Event::LinkUp(_)
+            | Event::LinkDown(_)
+            | Event::Tick
+            | Event::ColdRead(_)
+            | Event::SnapshotTaken(_)
+            | Event::SnapshotPulled(_)
+            | Event::SnapshotRestored(_) => {}
         }
         Some(event)
     }

@@ -207,7 +207,11 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
             link.work.set();
         }
         Frame::Pong => {}
-        Frame::Hello(_) | Frame::HelloReply(_) | Frame::Introduction(_) => {
+        Frame::Hello(_)
+        | Frame::HelloReply(_)
+        | Frame::Introduction(_)
+        | Frame::SnapshotHello(_)
+        | Frame::SnapshotHelloReply(_) => {
             return Some("a greeting on an open link".to_owned());
         }
     }
@@ -249,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::limits::LINK_BUFFER_BYTES_MAX;
-    use crate::raft::{Append, Entry, EntryKind, HeartbeatReply};
+    use crate::raft::{Append, Entry, EntryKind, HeartbeatReply, Standing};
     use crate::{LogIndex, Term};
 
     /// A peer whose host is gone: nothing is taken, nothing fails.
@@ -272,7 +276,11 @@ mod tests {
     #[test]
     fn a_link_whose_peer_takes_nothing_ends_when_it_is_closed() {
         let link = link();
-        let message = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+        let message = Message::HeartbeatReply(HeartbeatReply {
+            term: Term(1),
+            round: 0,
+            standing: Standing::Member,
+        });
         assert!(link.send(ShardId(0), &message));
         let mut sending = std::pin::pin!(send(&link, Deaf));
         assert_eq!(sending.as_mut().now_or_never(), None);
@@ -298,7 +306,11 @@ mod tests {
             entries: vec![entry],
         });
         while link.send(ShardId(0), &append) {}
-        let answer = Message::HeartbeatReply(HeartbeatReply { term: Term(1), round: 0 });
+        let answer = Message::HeartbeatReply(HeartbeatReply {
+            term: Term(1),
+            round: 0,
+            standing: Standing::Member,
+        });
         let mut answers = 0;
         while link.send(ShardId(1), &answer) {
             answers += 1;

@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::status::CoreStatus;
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
-use crate::{NodeId, ProposeError, QueryError, ShardId, Term};
+use crate::{LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotRequestError, Term};
 
 /// What another thread may tell a core.
 #[derive(Debug)]
@@ -210,6 +210,15 @@ impl RemoteCore {
         }
     }
 
+    /// Like [`CoreHandle::snapshot`](super::CoreHandle::snapshot).
+    pub fn snapshot(&self, shard: ShardId) -> Pending<LogIndex, SnapshotRequestError> {
+        let (request, pending) = handle::snapshot(shard);
+        match self.0.post(Letter::Request(request)) {
+            Ok(()) => pending,
+            Err(_) => Pending::ready(Err(SnapshotRequestError::Overloaded(FULL))),
+        }
+    }
+
     /// How the core is. `None` when it has ended or its mailbox is full.
     pub async fn status(&self) -> Option<CoreStatus> {
         let (answer, status) = oneshot::channel();
@@ -259,6 +268,8 @@ mod tests {
         assert_eq!(committed.now_or_never(), Some(Err(ProposeError::ShuttingDown)));
         let query = core.query(ShardId(0), Bytes::new(), Consistency::Stale);
         assert_eq!(query.now_or_never(), Some(Err(QueryError::ShuttingDown)));
+        let snapshot = core.snapshot(ShardId(0));
+        assert_eq!(snapshot.now_or_never(), Some(Err(SnapshotRequestError::ShuttingDown)));
         assert!(core.status().now_or_never().unwrap().is_none());
         for _ in 0..2 * MAILBOX_LETTERS_MAX {
             assert!(mailbox.stop(), "a closed mailbox never fills up");

@@ -25,25 +25,34 @@
 //! to a limit at which peers are not listened to any more. A log that *failed* is another matter: the core
 //! latches the failure, answers everybody, closes its links, disowns its shards and does nothing more.
 
+mod cold;
 mod handle;
 mod inbox;
+mod installing;
 mod link;
 mod mailbox;
 mod observe;
-mod peers;
+mod open;
+pub(crate) mod peers;
 mod run;
 mod shard;
-mod signal;
+pub(crate) mod signal;
 mod status;
 mod storage;
+mod taking;
 pub mod testing;
+mod tier_config;
+mod tiers;
+mod upkeep;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use mailbox::{Mailbox, RemoteCore};
 pub use observe::{CoreView, Observer, Queues, ShardView};
-pub use run::{Core, CoreConfig, OpenError};
+pub use open::{CoreConfig, OpenError};
+pub use run::Core;
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
+pub use tier_config::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 pub use view::{ClusterView, MemberView};
 
 pub use crate::tier::{LogRecord, ReplayError, decode_record};

@@ -16,11 +16,15 @@
 //! | any, while the core stops or after its log has failed | it takes no part any more |
 //! | another live process under the same node id | a node id must be given to one process only |
 //!
+//! A connection that is to carry **snapshots** begins with a greeting of its own, SnapshotHello, which says
+//! and is refused the same; then it belongs to the [`SnapshotService`] and not to a link.
+//!
 //! Another *version* shows in the frame codec's own version byte, and is refused like the others.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,6 +39,10 @@ use crate::env::{Env, Listener, StreamReader, StreamWriter};
 use crate::limits::{
     CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
 };
+use crate::transfer::cancel::Cancel;
+use crate::transfer::dial;
+use crate::transfer::pull::ConnectError;
+use crate::transfer::serve::SnapshotService;
 use crate::wire::{
     EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason, WireError,
 };
@@ -49,13 +57,13 @@ pub(super) struct Gate {
     pokes: BTreeMap<NodeId, Rc<Signal>>,
     handshakes: Cell<usize>,
     silence_max: Duration,
-    /// The core talks to nobody any more.
-    closed: Cell<bool>,
+    /// Set when the core talks to nobody any more.
+    closing: Cancel,
 }
 
 /// Why a connection to a peer did not come about.
 #[derive(Debug, Error)]
-enum DialError {
+pub(crate) enum DialError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("no answer to HELLO within {} ms", HANDSHAKE_TIMEOUT.as_millis())]
@@ -82,13 +90,19 @@ impl Gate {
             pokes,
             handshakes: Cell::new(0),
             silence_max,
-            closed: Cell::new(false),
+            closing: Cancel::default(),
         })
     }
 
-    /// Starts the tasks that dial, introduce and accept.
-    pub(super) fn start<E: Env>(self: &Rc<Self>, env: &E, listener: E::Listener) {
-        env.spawn(accept_all(env.clone(), self.clone(), listener));
+    /// Starts the tasks that dial, introduce and accept. Without `snapshots`, those who ask for some are
+    /// told that there are none now.
+    pub(super) fn start<E: Env>(
+        self: &Rc<Self>,
+        env: &E,
+        listener: E::Listener,
+        snapshots: Option<Rc<SnapshotService<E::Disk>>>,
+    ) {
+        env.spawn(accept_all(env.clone(), self.clone(), listener, snapshots));
         let others: Vec<NodeId> = self.pokes.keys().copied().collect();
         for member in others.into_iter().filter(|id| *id != self.hello.node) {
             env.spawn(introduce(env.clone(), self.clone(), member));
@@ -97,7 +111,7 @@ impl Gate {
 
     /// Shuts every link, and lets no new one come about.
     pub(super) fn close(&self) {
-        self.closed.set(true);
+        self.closing.cancel();
         self.links.borrow().values().for_each(|link| link.close());
     }
 
@@ -113,7 +127,7 @@ impl Gate {
     /// Why `hello` is not welcome, if it is not.
     fn refusal(&self, hello: &Hello, now: Duration) -> Option<(RefuseReason, String)> {
         let ours = &self.hello;
-        if self.closed.get() {
+        if self.closing.is_cancelled() {
             sometimes!(peer_refused_stopping);
             let text = "this core takes no part any more: it is stopping, or its log has failed";
             return Some((RefuseReason::Busy, text.to_owned()));
@@ -175,6 +189,22 @@ impl Gate {
         Some(format!("{}:{port}", member.peer_host))
     }
 
+    /// Opens a connection to the core that hosts `shard` on another node, to pull a snapshot over it.
+    pub(super) async fn connect_for_snapshots<E: Env>(
+        &self,
+        env: &E,
+        node: NodeId,
+        shard: ShardId,
+    ) -> Result<dial::Greeted<E>, ConnectError> {
+        let core = self.inbox.view.borrow().core_of(node, shard);
+        let known = core.and_then(|core| Some((core, self.address(node, core)?)));
+        let Some((core, address)) = known else {
+            let reason = format!("node {node} has not been heard of yet");
+            return Err(ConnectError::Refused(reason));
+        };
+        dial::connect(env, &address, &self.hello, (node, core)).await
+    }
+
     /// Makes `link` the one of its peer core; an older one ends.
     fn admit(&self, link: &Rc<Link>) {
         if let Some(old) = self.links.borrow_mut().insert(link.peer, link.clone()) {
@@ -207,7 +237,7 @@ impl Gate {
     }
 
     fn is_stopping(&self) -> bool {
-        self.closed.get() || self.inbox.stopping.get()
+        self.closing.is_cancelled() || self.inbox.stopping.get()
     }
 }
 
@@ -285,9 +315,9 @@ impl Pause {
         let base = DIAL_PAUSE_MIN.saturating_mul(1 << self.attempts.min(10)).min(DIAL_PAUSE_MAX);
         self.attempts += 1;
         let jitter = base.mul_f64((env.random() % 1000) as f64 / 2000.0);
-        let sleep = std::pin::pin!(env.sleep(base / 2 + jitter));
+        let sleep = pin!(env.sleep(base / 2 + jitter));
         let Some(poke) = gate.pokes.get(&member) else { return sleep.await };
-        let poked = std::pin::pin!(poke.wait());
+        let poked = pin!(poke.wait());
         if let Either::Right(_) = select(sleep, poked).await {
             sometimes!(dial_poked);
             self.attempts = 0;
@@ -332,7 +362,8 @@ async fn say_hello<E: Env>(
     }
 }
 
-async fn write<W: StreamWriter>(
+/// Sends one frame.
+pub(crate) async fn write<W: StreamWriter>(
     writer: &mut W,
     push: impl FnOnce(&mut OutBuf) -> Result<(), EncodeError>,
 ) -> io::Result<()> {
@@ -344,11 +375,11 @@ async fn write<W: StreamWriter>(
 }
 
 /// Reads the first frame of a connection, within a time and a size fit for strangers.
-async fn read_frame<E: Env>(
+pub(crate) async fn read_frame<E: Env>(
     env: &E,
     reader: &mut E::Reader,
 ) -> Result<(Frame, BytesMut), DialError> {
-    let reading = std::pin::pin!(async {
+    let reading = pin!(async {
         let mut decoder = FrameDecoder::new();
         let mut buf = BytesMut::with_capacity(HANDSHAKE_BYTES_MAX);
         loop {
@@ -366,7 +397,7 @@ async fn read_frame<E: Env>(
             }
         }
     });
-    match select(reading, std::pin::pin!(env.sleep(HANDSHAKE_TIMEOUT))).await {
+    match select(reading, pin!(env.sleep(HANDSHAKE_TIMEOUT))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => {
             sometimes!(hello_timeout);
@@ -376,14 +407,20 @@ async fn read_frame<E: Env>(
 }
 
 /// Accepts connections for as long as the core runs.
-async fn accept_all<E: Env>(env: E, gate: Rc<Gate>, listener: E::Listener) {
+async fn accept_all<E: Env>(
+    env: E,
+    gate: Rc<Gate>,
+    listener: E::Listener,
+    snapshots: Option<Rc<SnapshotService<E::Disk>>>,
+) {
     loop {
         match listener.accept().await {
             Ok((reader, writer, from))
                 if gate.handshakes.get() < gate.inbox.limits.handshakes_max =>
             {
                 gate.handshakes.set(gate.handshakes.get() + 1);
-                env.spawn(greet(env.clone(), gate.clone(), (reader, writer), from));
+                let snapshots = snapshots.clone();
+                env.spawn(greet(env.clone(), gate.clone(), snapshots, (reader, writer), from));
             }
             Ok((_, _, from)) => {
                 sometimes!(handshakes_full);
@@ -397,43 +434,80 @@ async fn accept_all<E: Env>(env: E, gate: Rc<Gate>, listener: E::Listener) {
     }
 }
 
+/// What a connection is for, by its greeting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Link,
+    Introduction,
+    Snapshots,
+}
+
+impl Purpose {
+    fn push_reply(self, out: &mut OutBuf, reply: &HelloReply) -> Result<(), EncodeError> {
+        match self {
+            Self::Link | Self::Introduction => out.push_hello_reply(reply),
+            Self::Snapshots => out.push_snapshot_hello_reply(reply),
+        }
+    }
+}
+
 /// Says no, with the reason, and ends the connection.
-async fn refuse<W: StreamWriter>(writer: &mut W, from: &str, reason: RefuseReason, text: String) {
+async fn refuse<W: StreamWriter>(
+    writer: &mut W,
+    from: &str,
+    purpose: Purpose,
+    (reason, text): (RefuseReason, String),
+) {
     tracing::warn!(from, "refused a peer: {text}");
     let refused = HelloReply::Refused { reason, text };
     // If it does not want to hear the reason, our log has it.
-    let _ = write(writer, |out| out.push_hello_reply(&refused)).await;
+    let _ = write(writer, |out| purpose.push_reply(out, &refused)).await;
     writer.shutdown();
 }
 
-/// Answers one connection's HELLO, and runs the link if it is welcome.
+/// Answers one connection's HELLO, and runs the link if it is welcome, or serves it snapshots.
 async fn greet<E: Env>(
     env: E,
     gate: Rc<Gate>,
+    snapshots: Option<Rc<SnapshotService<E::Disk>>>,
     (mut reader, mut writer): (E::Reader, E::Writer),
     from: String,
 ) {
     let first = read_frame(&env, &mut reader).await;
     gate.handshakes.set(gate.handshakes.get() - 1);
-    let (hello, introduction, received) = match first {
-        Ok((Frame::Hello(hello), received)) => (hello, false, received),
-        Ok((Frame::Introduction(hello), received)) => (hello, true, received),
+    let (hello, purpose, received) = match first {
+        Ok((Frame::Hello(hello), received)) => (hello, Purpose::Link, received),
+        Ok((Frame::Introduction(hello), received)) => (hello, Purpose::Introduction, received),
+        Ok((Frame::SnapshotHello(hello), received)) => (hello, Purpose::Snapshots, received),
         Ok((other, _)) => return tracing::warn!(from, "expected HELLO, got {other:?}; closed"),
         Err(DialError::Wire(error @ WireError::Version { .. })) => {
             // Of our frame it can read the version, and may know this one.
-            return refuse(&mut writer, &from, RefuseReason::Version, error.to_string()).await;
+            let why = (RefuseReason::Version, error.to_string());
+            return refuse(&mut writer, &from, Purpose::Link, why).await;
         }
         Err(error) => return tracing::warn!(from, "peer port: {error}; closed"),
     };
-    if let Some((reason, text)) = gate.refusal(&hello, env.now()) {
-        return refuse(&mut writer, &from, reason, text).await;
+    if let Some(why) = gate.refusal(&hello, env.now()) {
+        return refuse(&mut writer, &from, purpose, why).await;
+    }
+    let service = snapshots.filter(|_| purpose == Purpose::Snapshots);
+    if purpose == Purpose::Snapshots && service.is_none() {
+        let why = (RefuseReason::Busy, "this core has no snapshots to give now".to_owned());
+        return refuse(&mut writer, &from, purpose, why).await;
     }
     gate.note_member(&hello);
     let accepted = HelloReply::Accepted(gate.hello.clone());
-    if let Err(error) = write(&mut writer, |out| out.push_hello_reply(&accepted)).await {
+    if let Err(error) = write(&mut writer, |out| purpose.push_reply(out, &accepted)).await {
         return tracing::info!(from, "peer left during HELLO: {error}");
     }
-    if introduction {
+    if let Some(service) = service {
+        let peer = PeerCore { node: hello.node, core: hello.core }.to_string();
+        let serving = pin!(service.serve(env, (reader, writer), received, peer));
+        // A core that takes no part any more gives nothing away either.
+        select(serving, pin!(gate.closing.cancelled())).await;
+        return;
+    }
+    if purpose == Purpose::Introduction {
         if let Some(poke) = gate.pokes.get(&hello.node) {
             poke.set();
         }

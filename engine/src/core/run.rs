@@ -1,4 +1,4 @@
-//! The event loop of a core, and how a core is opened from its log.
+//! The event loop of a core.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -6,205 +6,51 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use coracle_wal::{Lsn, Recovery, Wal};
-use thiserror::Error;
+use coracle_wal::Recovery;
 
 use super::handle::{Consistency, CoreHandle, Request};
 use super::inbox::{Event, Inbox};
 use super::link::{Link, PeerCore};
-use super::mailbox::{Letter, Letters, Mailbox};
+use super::mailbox::{Letter, Letters};
 use super::observe::{CoreView, Observer, Queues};
+use super::open::CoreConfig;
 use super::peers::Gate;
 use super::shard::Shard;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
-use super::view::{ClusterView, MemberView};
+use super::tiers::Tiers;
+use super::upkeep::Upkeep;
 use crate::env::Env;
-use crate::limits::Limits;
-use crate::raft::{self, Message, Raft, RaftLog};
-use crate::tier::{self, RecoveredShard, ReplayError, ShardError};
-use crate::wire::Hello;
-use crate::{CoreId, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
-
-/// What a core must know to start. The same on all cores of a node but for `core`.
-#[derive(Clone, Debug)]
-pub struct CoreConfig {
-    /// Name that keeps clusters apart.
-    pub cluster_id: String,
-    /// This node.
-    pub node: NodeId,
-    /// This core.
-    pub core: CoreId,
-    /// Cores of this node.
-    pub cores: u16,
-    /// Shards of the cluster.
-    pub shards: u32,
-    /// All members, this node included.
-    pub members: Vec<MemberView>,
-    /// A number of this process that no other process has.
-    pub instance: u128,
-    /// Shortest time without a leader before an election; each replica waits up to twice this.
-    pub election_timeout: Duration,
-    /// How often a leader lets its followers hear from it.
-    pub heartbeat_interval: Duration,
-    /// Where this core accepts its peers, `host:port`.
-    pub peer_listen: String,
-    /// The log.
-    pub wal: coracle_wal::Options,
-    /// What queues, windows and turns are bounded by.
-    pub limits: Limits,
-    /// The mailboxes of all cores of this node, in order.
-    pub mailboxes: Vec<Mailbox>,
-}
-
-/// Why a core could not start.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The limits contradict each other or the log's options.
-    #[error("core {core}: {flaw}")]
-    Limits {
-        /// Which core.
-        core: CoreId,
-        /// What is wrong, and what is allowed.
-        flaw: String,
-    },
-    /// The log could not be opened.
-    #[error("core {core}: {source}")]
-    Wal {
-        /// Which core.
-        core: CoreId,
-        /// What the log said.
-        source: coracle_wal::OpenError,
-    },
-    /// The log holds what the engine did not write.
-    #[error("core {core}: {source}")]
-    Replay {
-        /// Which core.
-        core: CoreId,
-        /// What is wrong.
-        source: ReplayError,
-    },
-    /// The log has not all of a shard.
-    #[error("core {core}: {source}")]
-    Shard {
-        /// Which core.
-        core: CoreId,
-        /// What is wrong.
-        source: ShardError,
-    },
-    /// What the log holds of a shard contradicts itself or the configuration.
-    #[error("core {core}, shard {shard}: {source}")]
-    Replica {
-        /// Which core.
-        core: CoreId,
-        /// Which shard.
-        shard: ShardId,
-        /// What is wrong.
-        source: raft::StartError,
-    },
-    /// The peer port could not be opened.
-    #[error("core {core} cannot listen for peers on {address}: {source}")]
-    Listen {
-        /// Which core.
-        core: CoreId,
-        /// The address.
-        address: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
+use crate::raft::{self, Message};
+use crate::{NodeId, ProposeError, QueryError, ShardId, Term};
 
 /// A core, ready to run.
 pub struct Core<E: Env> {
-    env: E,
-    config: CoreConfig,
-    inbox: Rc<Inbox>,
-    gate: Rc<Gate>,
-    letters: Letters,
-    storage: Storage<E::Disk>,
+    pub(super) env: E,
+    pub(super) config: CoreConfig,
+    pub(super) inbox: Rc<Inbox>,
+    pub(super) gate: Rc<Gate>,
+    pub(super) letters: Letters,
+    pub(super) storage: Storage<E::Disk>,
+    pub(super) tiers: Tiers<E::Disk>,
+    pub(super) upkeep: Upkeep,
     /// The shards of this core, ordered by id.
-    shards: Vec<Shard>,
+    pub(super) shards: Vec<Shard>,
+    /// Shards of this core that could not be brought up, and why. They take no part.
+    pub(super) lost: BTreeMap<ShardId, String>,
     /// Indices into `shards` that this turn has to look after.
-    touched: Vec<usize>,
-    links: BTreeMap<PeerCore, Rc<Link>>,
-    counters: CoreCounters,
-    recovery: Recovery,
+    pub(super) touched: Vec<usize>,
+    pub(super) links: BTreeMap<PeerCore, Rc<Link>>,
+    pub(super) counters: CoreCounters,
+    pub(super) recovery: Recovery,
     /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
-    news_missed: bool,
-    failed: bool,
+    pub(super) news_missed: bool,
+    pub(super) failed: bool,
     /// `None` outside of tests.
-    observer: Option<Box<dyn Observer>>,
+    pub(super) observer: Option<Box<dyn Observer>>,
 }
 
 impl<E: Env> Core<E> {
-    /// Reads the log in `disk`, brings up the replicas that this core hosts, and starts to listen
-    /// for peers and to dial them. Nothing moves before [`Core::run`].
-    ///
-    /// # Errors
-    /// [`OpenError`] when the log or the port is not usable. Nothing is changed then.
-    pub async fn open(
-        env: E,
-        disk: E::Disk,
-        config: CoreConfig,
-        machines: &dyn Fn(ShardId) -> Box<dyn StateMachine>,
-    ) -> Result<Self, OpenError> {
-        let (core, limits) = (config.core, config.limits);
-        // Taken first, so that whoever wrote to a core that could not start gets an answer.
-        let letters = Letters(config.mailboxes[usize::from(core.0)].clone());
-        if let Some(flaw) = limits.flaw(config.wal.group_bytes_max()) {
-            return Err(OpenError::Limits { core, flaw });
-        }
-        // Everything is in memory for now, so nobody asks where it lies.
-        let mut replay = tier::Recovery::new(u64::MAX);
-        let (wal, driver, recovery) =
-            Wal::open(disk, config.wal.clone(), &mut |record| replay.record(&record, Lsn(0)))
-                .await
-                .map_err(|source| OpenError::Wal { core, source })?;
-        let replayed = replay.finish(&BTreeMap::new());
-        let mut recovered = replayed.map_err(|source| OpenError::Replay { core, source })?.shards;
-        let address = config.peer_listen.clone();
-        let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {
-            core,
-            address,
-            source,
-        })?;
-        // Its failure is latched in the log, where every turn looks for it.
-        env.spawn(async move { drop(driver.run().await) });
-
-        let inbox = Rc::new(Inbox::new(first_view(&config), limits));
-        let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
-        let hosted = (0..config.shards).map(ShardId).filter(|s| inbox.view.borrow().is_local(*s));
-        let mut shards = Vec::new();
-        for id in hosted {
-            let found = recovered.remove(&id).unwrap_or_else(|| Ok(RecoveredShard::default()));
-            let found =
-                found.map_err(|unusable| OpenError::Shard { core, source: unusable.error })?;
-            let raft = bring_up(&config, id, found, &env).map_err(|source| OpenError::Replica {
-                core,
-                shard: id,
-                source,
-            })?;
-            shards.push(Shard::new(id, raft, machines(id), limits));
-        }
-        gate.start(&env, listener);
-        Ok(Self {
-            letters,
-            storage: Storage::new(wal, limits),
-            env,
-            config,
-            inbox,
-            gate,
-            shards,
-            touched: Vec::new(),
-            links: BTreeMap::new(),
-            counters: CoreCounters::default(),
-            recovery,
-            news_missed: false,
-            failed: false,
-            observer: None,
-        })
-    }
-
     /// The way in for other tasks of this core.
     #[must_use]
     pub fn handle(&self) -> CoreHandle {
@@ -250,6 +96,7 @@ impl<E: Env> Core<E> {
             }
         }
         self.inbox.refuse_all();
+        self.tiers.cancel.cancel();
         self.gate.close();
         self.storage.wal().close().await;
     }
@@ -296,6 +143,15 @@ impl<E: Env> Core<E> {
         self.shards.iter_mut().for_each(|shard| shard.fail(&reason));
     }
 
+    /// Stops one replica; what it leads, others may lead.
+    pub(super) fn halt(&mut self, at: usize, reason: &str) {
+        self.shards[at].halt(reason);
+        let (shard, (term, _)) = (self.shards[at].id, self.shards[at].leadership());
+        if self.inbox.view.borrow_mut().note_leader(shard, term, None) {
+            self.tell_siblings(shard, term, None);
+        }
+    }
+
     /// A core whose log has failed leads nothing; who leads instead it will not learn.
     fn disown_shards(&mut self) {
         for at in 0..self.shards.len() {
@@ -309,7 +165,8 @@ impl<E: Env> Core<E> {
     /// What became durable is told to Raft; the messages that waited for it go.
     fn keep_promises(&mut self) {
         while let Some(promise) = self.storage.next_kept() {
-            let Some(at) = self.position_of(promise.shard) else { continue };
+            let at = self.position_of(promise.shard);
+            let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else { continue };
             if let Some(mark) = promise.mark {
                 self.shards[at].step(raft::Event::Durable(mark));
                 self.touch(at);
@@ -344,6 +201,10 @@ impl<E: Env> Core<E> {
                 Some(Event::LinkUp(link)) => self.on_link_up(link),
                 Some(Event::LinkDown(link)) => self.on_link_down(&link),
                 Some(Event::Tick) => self.on_tick(),
+                Some(Event::ColdRead(read)) => self.on_cold_read(*read),
+                Some(Event::SnapshotTaken(taken)) => self.on_snapshot_taken(&taken),
+                Some(Event::SnapshotPulled(pulled)) => self.on_snapshot_pulled(*pulled),
+                Some(Event::SnapshotRestored(restored)) => self.on_snapshot_restored(*restored),
                 None => break,
             }
         }
@@ -357,21 +218,28 @@ impl<E: Env> Core<E> {
                 sometimes!(proposal_too_large, bytes > max);
                 let error = match self.position_of(shard) {
                     Some(_) if bytes > max => ProposeError::TooLarge { bytes, max },
-                    Some(at) if !self.failed => {
+                    Some(_) if self.failed => ProposeError::StorageFailed(self.failure_text()),
+                    Some(at) if self.shards[at].halted().is_none() => {
                         self.touch(at);
                         return self.shards[at].propose(payload, accepted, answer);
                     }
-                    Some(_) => ProposeError::StorageFailed(self.failure_text()),
-                    None => ProposeError::UnknownShard(shard),
+                    None if !self.lost.contains_key(&shard) => ProposeError::UnknownShard(shard),
+                    _ => ProposeError::NotLeader { shard, leader: self.leader_elsewhere(shard) },
                 };
                 if let Some(accepted) = accepted {
                     let _ = accepted.send(Err(error.clone()));
                 }
                 let _ = answer.send(Err(error));
             }
+            Request::Snapshot { shard, answer } => self.on_snapshot_request(shard, answer),
             Request::Query { shard, payload, consistency, answer } => {
-                let Some(at) = self.position_of(shard) else {
-                    return drop(answer.send(Err(QueryError::UnknownShard(shard))));
+                let at = self.position_of(shard);
+                let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
+                    let here = at.is_some() || self.lost.contains_key(&shard);
+                    let leader = self.leader_elsewhere(shard);
+                    let moved = QueryError::NotLeader { shard, leader };
+                    let error = if here { moved } else { QueryError::UnknownShard(shard) };
+                    return drop(answer.send(Err(error)));
                 };
                 match consistency {
                     Consistency::Stale => self.shards[at].query_stale(&payload, answer),
@@ -388,8 +256,9 @@ impl<E: Env> Core<E> {
     }
 
     fn on_message(&mut self, link: &Link, shard: ShardId, message: Message) {
-        let Some(at) = self.position_of(shard) else {
-            return tracing::debug!(peer = %link.peer, %shard, "message for a shard that is not here");
+        let at = self.position_of(shard);
+        let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
+            return self.note_leader_elsewhere(link, shard, &message);
         };
         if self.failed || !self.can_take(&message) {
             self.counters.messages_dropped += 1;
@@ -399,11 +268,32 @@ impl<E: Env> Core<E> {
         self.touch(at);
     }
 
+    /// A replica that takes no part still knows whom to send its clients to.
+    fn note_leader_elsewhere(&mut self, link: &Link, shard: ShardId, message: &Message) {
+        if self.position_of(shard).is_none() && !self.lost.contains_key(&shard) {
+            return tracing::debug!(peer = %link.peer, %shard, "message for a shard that is not here");
+        }
+        if let Message::Append(_) | Message::Heartbeat(_) = message {
+            let (term, leader) = (message.term(), Some(link.peer.node));
+            if self.inbox.view.borrow_mut().note_leader(shard, term, leader) {
+                self.tell_siblings(shard, term, leader);
+            }
+        }
+    }
+
+    /// Who leads a shard whose replica here takes no part.
+    fn leader_elsewhere(&self, shard: ShardId) -> Option<NodeId> {
+        let view = self.inbox.view.borrow();
+        let (_, leader) = view.leaders.get(shard.0 as usize)?;
+        leader.filter(|leader| *leader != self.config.node)
+    }
+
     /// Whether the log can take what a message may want stored. Entries that it could not take would
     /// pile up, and the leader sends them again; what room is left on a full disk is for votes.
     fn can_take(&self, message: &Message) -> bool {
         if message.has_entries() {
-            let can = self.storage.is_accepting() && self.storage.wal().has_room();
+            let full = !self.storage.wal().has_room() || self.upkeep.refuses();
+            let can = self.storage.is_accepting() && !full;
             sometimes!(message_dropped_log_full, !can);
             can
         } else {
@@ -445,7 +335,8 @@ impl<E: Env> Core<E> {
     fn step_shards_of(&mut self, peer: PeerCore, event: impl Fn(NodeId) -> raft::Event) {
         for at in 0..self.shards.len() {
             let shard = self.shards[at].id;
-            if self.inbox.view.borrow().core_of(peer.node, shard) == Some(peer.core) {
+            let live = self.shards[at].halted().is_none();
+            if live && self.inbox.view.borrow().core_of(peer.node, shard) == Some(peer.core) {
                 self.shards[at].step(event(peer.node));
                 self.touch(at);
             }
@@ -458,7 +349,11 @@ impl<E: Env> Core<E> {
             return;
         }
         self.storage.wal().retry_space();
+        self.keep_up(now);
         for at in 0..self.shards.len() {
+            if self.shards[at].halted().is_some() {
+                continue;
+            }
             self.shards[at].step(raft::Event::Tick { now });
             self.shards[at].give_up_on_lost(now, 2 * self.config.election_timeout);
             self.touch(at);
@@ -500,6 +395,7 @@ impl<E: Env> Core<E> {
                 self.touch(at); // for the next turn
             }
         }
+        self.tend(done);
         self.show(done);
         self.touched.drain(..done);
     }
@@ -546,7 +442,7 @@ impl<E: Env> Core<E> {
         if self.failed {
             return Some(ProposeError::StorageFailed(self.failure_text()));
         }
-        if !self.storage.wal().has_room() {
+        if !self.storage.wal().has_room() || self.upkeep.refuses() {
             sometimes!(log_no_space);
             return Some(ProposeError::NoSpace);
         }
@@ -570,21 +466,27 @@ impl<E: Env> Core<E> {
     /// its leadership.
     fn store(&mut self, at: usize) {
         let shard = &mut self.shards[at];
-        if self.failed {
+        if self.failed || shard.halted().is_some() {
             shard.effects.clear();
             return;
         }
         self.storage.take(shard.id, &mut shard.effects);
+        let offered = shard.effects.offered.take();
         let leadership_changed = shard.effects.soft_state.take().is_some();
         let fault = shard.effects.fault.take();
         if leadership_changed {
             self.publish_leadership(at);
         }
+        if let Some(offered) = offered {
+            self.on_offer(at, offered);
+        }
         if let Some(fault) = fault {
             self.counters.faults += 1;
-            // Dropping what cannot be keeps this replica's promises; somebody has to look at it.
-            let shard = self.shards[at].id;
-            tracing::error!(%shard, "a peer contradicts what was promised before: {fault}");
+            let reason = format!(
+                "a peer contradicts what was promised before: {fault}; acknowledged data was lost \
+                 somewhere, or two processes have the same node id"
+            );
+            self.halt(at, &reason);
         }
     }
 
@@ -623,20 +525,23 @@ impl<E: Env> Core<E> {
         }
     }
 
-    fn touch(&mut self, at: usize) {
+    pub(super) fn touch(&mut self, at: usize) {
         if !std::mem::replace(&mut self.shards[at].touched, true) {
             self.touched.push(at);
         }
     }
 
-    fn position_of(&self, shard: ShardId) -> Option<usize> {
-        // The shards of a core are a range.
+    pub(super) fn position_of(&self, shard: ShardId) -> Option<usize> {
+        // The shards of a core are a range, but for those that are lost.
         let first = self.shards.first()?.id;
         let at = shard.0.checked_sub(first.0)? as usize;
-        (at < self.shards.len()).then_some(at)
+        match self.shards.get(at) {
+            Some(found) if found.id == shard => Some(at),
+            _ => self.shards.binary_search_by_key(&shard, |shard| shard.id).ok(),
+        }
     }
 
-    fn failure_text(&self) -> String {
+    pub(super) fn failure_text(&self) -> String {
         self.storage.wal().failure().map_or_else(String::new, |failure| failure.to_string())
     }
 
@@ -660,64 +565,8 @@ impl<E: Env> Core<E> {
 
 /// A link on which nothing was heard for this long is dead: both sides say something at least every
 /// third of it.
-fn silence_max(config: &CoreConfig) -> Duration {
+pub(super) fn silence_max(config: &CoreConfig) -> Duration {
     4 * config.election_timeout
-}
-
-fn first_view(config: &CoreConfig) -> ClusterView {
-    let mut members = config.members.clone();
-    members.sort_by_key(|member| member.id);
-    for member in &mut members {
-        if member.id == config.node {
-            member.cores = Some(config.cores);
-            member.up = true;
-        }
-    }
-    ClusterView {
-        cluster_id: config.cluster_id.clone(),
-        node: config.node,
-        core: config.core,
-        shards: config.shards,
-        members,
-        leaders: vec![(Term(0), None); config.shards as usize],
-    }
-}
-
-fn hello(config: &CoreConfig) -> Hello {
-    Hello {
-        cluster_id: config.cluster_id.clone(),
-        node: config.node,
-        core: config.core,
-        cores: config.cores,
-        shards: config.shards,
-        instance: config.instance,
-    }
-}
-
-fn bring_up<E: Env>(
-    config: &CoreConfig,
-    shard: ShardId,
-    found: RecoveredShard,
-    env: &E,
-) -> Result<Raft, raft::StartError> {
-    let voters = config.members.iter().map(|member| member.id).collect();
-    // Shards of a node must not all wait for the same time.
-    let seed = env.random() ^ u64::from(shard.0);
-    let limits = &config.limits;
-    let raft_config = raft::Config {
-        election_timeout: config.election_timeout,
-        heartbeat_interval: config.heartbeat_interval,
-        payload_bytes_max: limits.payload_bytes_max,
-        append_bytes_min: limits.append_bytes_min,
-        append_bytes_max: limits.append_bytes_max,
-        inflight_messages_max: limits.inflight_messages_max,
-        inflight_bytes_max: limits.inflight_bytes_max,
-        uncommitted_bytes_max: limits.uncommitted_bytes_max,
-        read_batches_max: limits.read_batches_max,
-        ..raft::Config::new(config.node, voters, seed)
-    };
-    let log = RaftLog::restore(found.base.0, found.base.1, found.entries)?;
-    Raft::new(raft_config, found.hard_state, log, env.now())
 }
 
 /// Queues a tick at each interval, for as long as the core's tasks live.

@@ -10,8 +10,14 @@
 //!
 //! Reads gather in `reads_new` until the end of the turn, share one ReadIndex round, and are answered
 //! when what was committed at its start has been applied.
+//!
+//! Entries that are no longer in memory come from the log's segments: the loop asks for them when
+//! [`Shard::wants_cold`] says so, and they wait in `cold` until they are applied. While a snapshot of
+//! the leader takes the place of the state, nothing is applied or answered.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,8 +26,11 @@ use futures_channel::oneshot;
 use super::handle::{Committed, Position};
 use super::status::{CoreCounters, ShardStatus};
 use crate::limits::{Limits, REPLY_SCRATCH_BYTES};
-use crate::raft::{Effects, EntryKind, Event, Message, Raft, Refusal, Role};
-use crate::{Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term};
+use crate::raft::{Effects, Entry, EntryKind, Event, Message, Raft, Refusal, Role};
+use crate::{
+    Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotError,
+    SnapshotRequestError, SnapshotStream, StateMachine, Term,
+};
 
 pub(super) type ProposeAnswer = oneshot::Sender<Result<Committed, ProposeError>>;
 pub(super) type AcceptedAnswer = Option<oneshot::Sender<Result<Position, ProposeError>>>;
@@ -37,7 +46,12 @@ struct Waiting {
     answer: ProposeAnswer,
 }
 
+pub(super) type SnapshotAnswer = oneshot::Sender<Result<LogIndex, SnapshotRequestError>>;
+
 type Query = (Bytes, QueryAnswer);
+
+/// A state machine, shared with the task that restores it from a snapshot.
+pub(super) type Machine = Rc<RefCell<Box<dyn StateMachine>>>;
 
 /// Queries that share one ReadIndex round.
 struct ReadBatch {
@@ -55,8 +69,16 @@ pub(super) struct Shard {
     pub(super) effects: Effects,
     /// Whether this shard is in the loop's list of shards to look after this turn.
     pub(super) touched: bool,
-    machine: Box<dyn StateMachine>,
+    /// Why this replica takes no part any more, if it does not.
+    halted: Option<String>,
+    machine: Machine,
     applied: LogIndex,
+    /// Entries from `applied + 1` on that were read back from the log.
+    cold: VecDeque<Entry>,
+    /// Such a read is under way.
+    cold_reading: bool,
+    /// The state is being replaced by a snapshot.
+    restoring: bool,
     payloads: Vec<Bytes>,
     incoming: Vec<Incoming>,
     waiting: VecDeque<Waiting>,
@@ -74,7 +96,8 @@ impl Shard {
     pub(super) fn new(
         id: ShardId,
         raft: Raft,
-        machine: Box<dyn StateMachine>,
+        machine: Machine,
+        applied: LogIndex,
         limits: Limits,
     ) -> Self {
         Self {
@@ -82,8 +105,12 @@ impl Shard {
             raft,
             effects: Effects::default(),
             touched: false,
+            halted: None,
             machine,
-            applied: LogIndex(0),
+            applied,
+            cold: VecDeque::new(),
+            cold_reading: false,
+            restoring: false,
             payloads: Vec::new(),
             incoming: Vec::new(),
             waiting: VecDeque::new(),
@@ -130,6 +157,10 @@ impl Shard {
 
     /// Answers a query from whatever this replica has applied.
     pub(super) fn query_stale(&mut self, payload: &Bytes, answer: QueryAnswer) {
+        if self.restoring {
+            let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
+            return drop(answer.send(Err(error)));
+        }
         let reply = self.ask(payload);
         let _ = answer.send(Ok(reply));
     }
@@ -213,26 +244,79 @@ impl Shard {
         let commit = self.raft.commit();
         #[cfg(mutant = "apply-beyond-commit")]
         let commit = self.raft.last_index();
+        if self.restoring {
+            return false;
+        }
         assert!(self.applied <= commit, "applied {} > commit {commit}", self.applied);
         let last = commit.min(LogIndex(self.applied.0 + self.limits.entries_per_turn_max));
-        while self.applied < last {
-            let index = self.applied.next();
-            self.apply_one(index);
-            self.applied = index;
+        while self.applied < last && self.apply_next() {
             counters.applied += 1;
         }
         self.confirm_reads();
         self.answer_reads(counters);
         sometimes!(entries_left_over, self.applied < commit);
-        self.applied < commit
+        self.applied < commit && !self.lacks_next()
     }
 
-    fn apply_one(&mut self, index: LogIndex) {
-        let entry = self.raft.entry(index).expect("a committed entry is in the log");
+    /// Whether the next committed entry is neither in memory nor read back yet.
+    fn lacks_next(&self) -> bool {
+        let next = self.applied.next();
+        let cold = self.cold.back().is_some_and(|last| last.index >= next);
+        next <= self.raft.commit() && !cold && self.raft.entry(next).is_none()
+    }
+
+    /// The first committed entry that has to be read back from the log, if no such read is under way.
+    pub(super) fn wants_cold(&self) -> Option<LogIndex> {
+        (!self.restoring && !self.cold_reading && self.lacks_next()).then(|| self.applied.next())
+    }
+
+    /// A read for [`Shard::wants_cold`] begins.
+    pub(super) fn begin_cold_read(&mut self) {
+        self.cold_reading = true;
+    }
+
+    /// Such a read is over; `entries` is what it found.
+    pub(super) fn end_cold_read(&mut self, entries: Vec<Entry>) {
+        self.cold_reading = false;
+        self.cold = entries.into();
+    }
+
+    /// The state is about to be replaced by a snapshot; `None` if it is already.
+    pub(super) fn begin_restore(&mut self) -> Option<Machine> {
+        (!std::mem::replace(&mut self.restoring, true)).then(|| self.machine.clone())
+    }
+
+    /// The state is that of a snapshot at `index`, which Raft knows as committed.
+    pub(super) fn end_restore(&mut self, index: LogIndex) {
+        assert!(index >= self.applied, "restored {index}, applied {}", self.applied);
+        self.restoring = false;
+        self.applied = index;
+        self.cold.clear();
+        while self.waiting.front().is_some_and(|first| first.position.index <= index) {
+            let Some(Waiting { answer, .. }) = self.waiting.pop_front() else { break };
+            // Committed or not: the snapshot does not tell.
+            let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
+        }
+    }
+
+    /// Applies the next entry; `false` if it is not in memory.
+    fn apply_next(&mut self) -> bool {
+        let index = self.applied.next();
+        let read_back;
+        let entry = match self.raft.entry(index) {
+            Some(entry) => entry,
+            None => match self.take_cold(index) {
+                Some(entry) => {
+                    read_back = entry;
+                    &read_back
+                }
+                None => return false,
+            },
+        };
         let term = entry.term;
         if entry.kind == EntryKind::Normal {
             let apply = Apply { shard: self.id, index, term, payload: &entry.payload };
-            self.machine.apply(apply, &mut self.scratch);
+            self.machine.borrow_mut().apply(apply, &mut self.scratch);
         }
         while self.waiting.front().is_some_and(|first| first.position.index <= index) {
             let Some(Waiting { position, answer }) = self.waiting.pop_front() else { break };
@@ -245,6 +329,18 @@ impl Shard {
             let _ = answer.send(outcome);
         }
         self.scratch.clear();
+        self.applied = index;
+        true
+    }
+
+    fn take_cold(&mut self, index: LogIndex) -> Option<Entry> {
+        while let Some(entry) = self.cold.pop_front() {
+            if entry.index == index {
+                sometimes!(entry_applied_cold);
+                return Some(entry);
+            }
+        }
+        None
     }
 
     /// Takes over what Raft said about ReadIndex rounds.
@@ -280,7 +376,7 @@ impl Shard {
     }
 
     fn ask(&mut self, payload: &Bytes) -> Bytes {
-        self.machine.query(payload, &mut self.scratch);
+        self.machine.borrow().query(payload, &mut self.scratch);
         take(&mut self.scratch)
     }
 
@@ -315,6 +411,14 @@ impl Shard {
         }
     }
 
+    /// The state as it is now, for a snapshot.
+    ///
+    /// # Errors
+    /// What the state machine says.
+    pub(super) fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        self.machine.borrow_mut().snapshot()
+    }
+
     /// What the state machine has applied.
     pub(super) fn applied(&self) -> LogIndex {
         self.applied
@@ -333,6 +437,23 @@ impl Shard {
     /// Whether anybody waits for an answer.
     pub(super) fn is_busy(&self) -> bool {
         !(self.waiting.is_empty() && self.incoming.is_empty() && self.reads.is_empty())
+    }
+
+    /// This replica takes no part any more: what it holds is damaged, or it was told what can't be. It
+    /// answers whoever waits, and says and promises nothing from here on; the other shards go on.
+    pub(super) fn halt(&mut self, reason: &str) {
+        if self.halted.is_none() {
+            sometimes!(shard_halted);
+            tracing::error!(shard = %self.id, "this replica stops: {reason}");
+            self.halted = Some(reason.to_owned());
+        }
+        self.fail(reason);
+        self.effects.clear();
+    }
+
+    /// Why this replica takes no part any more.
+    pub(super) fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
     }
 
     /// The log failed: nothing that waits can be acknowledged any more.
@@ -366,6 +487,7 @@ impl Shard {
             commit: self.raft.commit(),
             applied: self.applied,
             last: self.raft.last_index(),
+            halted: self.halted.clone(),
         }
     }
 
@@ -414,11 +536,12 @@ mod tests {
     fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
         let term = entries.last().map_or(Term(0), |entry| entry.term);
         let commit = LogIndex(entries.len() as u64);
-        let log = RaftLog::restore(LogIndex(0), Term(0), entries).unwrap();
+        let log = RaftLog::in_memory(LogIndex(0), Term(0), entries).unwrap();
         let config = Config::new(OWN, voters.to_vec(), 1);
-        let state = HardState { term, vote: None, commit };
+        let state = HardState { term, commit, ..HardState::default() };
         let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
-        Shard::new(ShardId(0), raft, Box::new(Nothing), Limits::default())
+        let machine: Machine = Rc::new(RefCell::new(Box::new(Nothing)));
+        Shard::new(ShardId(0), raft, machine, LogIndex(0), Limits::default())
     }
 
     fn elect(shard: &mut Shard, now: Duration) -> Term {

@@ -20,6 +20,8 @@ pub struct ShardStatus {
     pub applied: LogIndex,
     /// Last entry in the log, durable or not.
     pub last: LogIndex,
+    /// Why this replica takes no part any more, if it does not: what happened, where, and what to do.
+    pub halted: Option<String>,
 }
 
 /// Counters of a core since its start. All only grow, except where a name says "now".
@@ -49,6 +51,19 @@ pub struct CoreCounters {
     pub wal_durable_writes: u64,
     /// Bytes that the log wrote, padding included.
     pub wal_bytes: u64,
+    /// Bytes of the core's directory now: segments, prepared ones, snapshots.
+    pub disk_bytes: u64,
+    /// Bytes of entries in memory now, of all shards.
+    pub log_memory_bytes: u64,
+    /// Snapshots that were taken here and are durable; those received from other nodes are not counted.
+    pub snapshots: u64,
+    /// Snapshots that were begun here and given up.
+    pub snapshots_failed: u64,
+    /// Snapshots under way now.
+    pub snapshots_now: u64,
+    /// Among the newest snapshots of all shards here the oldest: when it became durable, milliseconds since
+    /// 1970. 0 while some shard has none.
+    pub snapshot_oldest_ms: u64,
 }
 
 /// A core and its shards at one moment.

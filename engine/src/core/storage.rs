@@ -1,4 +1,6 @@
-//! What waits for the log: groups it has not taken yet, and promises that rest on what it has taken.
+//! What waits for the log: groups it has not taken yet, and promises that rest on what it has taken. And
+//! what the log holds: where each record went is noted in the [`Index`], and which entries are in memory
+//! in [`Memory`].
 
 use std::collections::VecDeque;
 use std::task::Context;
@@ -7,7 +9,10 @@ use coracle_wal::{AppendError, Disk, Lsn, Wal};
 
 use crate::limits::Limits;
 use crate::raft::{Effects, Entry, HardState, Message, WriteMark};
-use crate::tier::{self, ENTRY_HEAD_BYTES};
+use crate::tier::{
+    Appended, Base, ENTRY_HEAD_BYTES, Eviction, Index, Memory, Place, base_head, base_record,
+    entry_head, entry_record, hard_state_head, hard_state_record, kept_record,
+};
 use crate::{NodeId, ShardId};
 
 /// A message and whom it goes to.
@@ -21,11 +26,31 @@ pub(super) struct Promise {
     pub(super) messages: Vec<Addressed>,
 }
 
-/// Hard state and entries that one turn of one shard gave, with the promises that rest on them.
+/// What one turn of one shard gave, with the promises that rest on it; or what is written again.
 struct Group {
+    base: Option<Base>,
     hard_state: Option<HardState>,
     entries: Vec<Entry>,
+    /// The entries are in the log already.
+    kept: bool,
     promise: Promise,
+}
+
+/// What of a shard is to be written again, at the log's head.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    pub(super) base: Option<Base>,
+    pub(super) hard_state: Option<HardState>,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// Reused for each group.
+#[derive(Default)]
+struct Scratch {
+    /// The fixed parts of the records.
+    heads: Vec<[u8; ENTRY_HEAD_BYTES]>,
+    /// What the index is told.
+    notes: Vec<Appended>,
 }
 
 /// The log of a core as its loop uses it.
@@ -37,20 +62,25 @@ pub(super) struct Storage<D: Disk> {
     refused: VecDeque<Group>,
     /// Ordered by position.
     promises: VecDeque<(Lsn, Promise)>,
-    /// Reused for the fixed parts of the records of a group.
-    heads: Vec<[u8; ENTRY_HEAD_BYTES]>,
+    /// Where the records of the log are.
+    index: Index,
+    /// Which entries are in memory.
+    memory: Memory,
+    scratch: Scratch,
     limits: Limits,
 }
 
 impl<D: Disk> Storage<D> {
-    pub(super) fn new(wal: Wal<D>, limits: Limits) -> Self {
+    pub(super) fn new(wal: Wal<D>, index: Index, memory: Memory, limits: Limits) -> Self {
         let appended = wal.durable();
         Self {
             wal,
             appended,
             refused: VecDeque::new(),
             promises: VecDeque::new(),
-            heads: Vec::new(),
+            index,
+            memory,
+            scratch: Scratch::default(),
             limits,
         }
     }
@@ -97,11 +127,58 @@ impl<D: Disk> Storage<D> {
             effects.hard_state = hard_state;
             None
         };
-        if hard_state.is_none() && entries.is_empty() && messages.is_empty() {
+        let base = effects.base.take();
+        if base.is_none() && hard_state.is_none() && entries.is_empty() && messages.is_empty() {
             return;
         }
+        // What these replace is gone from memory, also while the log does not take them.
+        match (&base, entries.first()) {
+            (Some(Base { reset: true, .. }), _) => self.memory.reset(shard),
+            (_, Some(first)) => self.memory.truncate_from(shard, first.index),
+            _ => {}
+        }
+        if let Some(base) = &base {
+            self.memory.compact_to(shard, base.index);
+        }
         let promise = Promise { shard, mark: effects.write_mark.take(), messages };
-        self.refused.push_back(Group { hard_state, entries, promise });
+        self.push(Group { base, hard_state, entries, kept: false, promise });
+    }
+
+    /// Writes again what the log is about to lose. The log takes everything at the moment.
+    pub(super) fn write_again(&mut self, shard: ShardId, again: Again) {
+        assert!(self.is_accepting(), "what is written again must not overtake what waits");
+        let Again { base, hard_state, entries } = again;
+        let promise = Promise { shard, mark: None, messages: Vec::new() };
+        self.push(Group { base, hard_state, entries, kept: true, promise });
+    }
+
+    /// Where the records of the log are.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Bytes of entries in memory.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory.bytes()
+    }
+
+    /// The next entries that have to leave memory.
+    pub(super) fn next_eviction(&mut self) -> Option<Eviction> {
+        self.memory.next_eviction(self.wal.durable())
+    }
+
+    /// Gives the log the summary of each segment that was sealed since.
+    pub(super) fn summarize(&mut self) {
+        while let Some(sealed) = self.wal.take_sealed() {
+            let bytes_max = self.wal.summary_bytes_max();
+            if let Some(summary) = self.index.take_summary(sealed.start, sealed.end, bytes_max) {
+                self.wal.summarize(sealed.sequence, summary);
+            }
+        }
+    }
+
+    fn push(&mut self, group: Group) {
+        self.refused.push_back(group);
         if self.refused.len() == 1 {
             self.retry();
         } else {
@@ -114,7 +191,8 @@ impl<D: Disk> Storage<D> {
         while let Some(group) = self.refused.front_mut() {
             #[cfg(mutant = "promise-rests-on-previous")]
             let previous = self.appended;
-            match append(&self.wal, group, &mut self.heads, self.limits.append_group_bytes_max) {
+            let books = (&mut self.index, &mut self.memory, &mut self.scratch);
+            match append(&self.wal, group, books, self.limits.append_group_bytes_max) {
                 Ok(Some(lsn)) => self.appended = lsn,
                 // Nothing to write: the promise rests on what was appended before.
                 Ok(None) => {}
@@ -155,28 +233,52 @@ impl<D: Disk> Storage<D> {
     }
 }
 
-/// Appends a group in pieces that fit a batch, hard state first. What was appended leaves the group,
-/// so that it can be continued after an error.
+/// Appends a group in pieces that fit a batch: base and hard state first. What was appended leaves the
+/// group, so that it can be continued after an error.
 fn append<D: Disk>(
     wal: &Wal<D>,
     group: &mut Group,
-    heads: &mut Vec<[u8; ENTRY_HEAD_BYTES]>,
+    (index, memory, scratch): (&mut Index, &mut Memory, &mut Scratch),
     bytes_max: usize,
 ) -> Result<Option<Lsn>, AppendError> {
     let shard = group.promise.shard;
     let mut appended = None;
-    while group.hard_state.is_some() || !group.entries.is_empty() {
+    while group.base.is_some() || group.hard_state.is_some() || !group.entries.is_empty() {
         let count = piece(&group.entries, bytes_max);
         sometimes!(group_split, count < group.entries.len());
         let entries = &group.entries[..count];
+        let state = group.hard_state.map(|state| match group.kept {
+            true => state,
+            false => hint(state, entries),
+        });
+        let Scratch { heads, notes } = scratch;
         heads.clear();
-        heads.extend(entries.iter().map(tier::entry_head));
-        let state = group.hard_state.map(|state| tier::hard_state_head(&hint(state, entries)));
-        let state = state.as_ref().map(|head| tier::hard_state_record(shard, head));
-        let entries = entries.iter().zip(heads.iter());
-        let entries = entries.map(|(entry, head)| tier::entry_record(shard, head, entry));
-        let list: Vec<_> = state.into_iter().chain(entries).collect();
-        appended = Some(wal.append(&list)?);
+        heads.extend(entries.iter().map(entry_head));
+        notes.clear();
+        notes.extend(group.base.map(Appended::Base));
+        notes.extend(state.map(Appended::HardState));
+        notes.extend(entries.iter().map(|entry| Appended::Entry {
+            index: entry.index,
+            term: entry.term,
+            payload_bytes: entry.payload.len(),
+            kept: group.kept,
+        }));
+        let base = group.base.as_ref().map(base_head);
+        let base = base.as_ref().map(|head| base_record(shard, head));
+        let state = state.as_ref().map(hard_state_head);
+        let state = state.as_ref().map(|head| hard_state_record(shard, head));
+        let records = entries.iter().zip(heads.iter()).map(|(entry, head)| match group.kept {
+            true => kept_record(shard, head, &entry.payload),
+            false => entry_record(shard, head, entry),
+        });
+        let list: Vec<_> = base.into_iter().chain(state).chain(records).collect();
+        let coracle_wal::Appended { batch, end } = wal.append(&list)?;
+        index.appended(shard, notes, Place { batch, end });
+        if let (false, Some(first)) = (group.kept, entries.first()) {
+            memory.admit(shard, first.index, entries.iter().map(Entry::cost), end);
+        }
+        appended = Some(end);
+        group.base = None;
         group.hard_state = None;
         group.entries.drain(..count);
     }

@@ -1,21 +1,29 @@
-//! The core's side of a handle, for tests of protocols that are built on handles; and the records of the
-//! core's log, for fuzzing.
+//! The core's side of a handle, for tests of protocols that are built on handles; the core's way to accept
+//! its peers; and the records of the core's log, for fuzzing.
 //!
 //! [`CoreHandle::detached`] gives a handle with no core behind it. With these functions a test plays the
 //! core: it takes the requests out, in order, and answers each as it likes, now or later.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_wal::{Lsn, RecordView};
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Consistency, CoreHandle, Request};
-use super::inbox::Event;
-use super::view::ClusterView;
+use super::inbox::{Event, Inbox};
+use super::peers::Gate;
+use super::status::CoreCounters;
+use super::view::{ClusterView, MemberView};
+use crate::env::Env;
+use crate::limits::Limits;
 use crate::raft::{Entry, HardState};
 use crate::tier::{self, Base, Recovery, ReplayError};
-use crate::{ProposeError, QueryError, ShardId};
+use crate::transfer::serve::SnapshotService;
+use crate::wire::Hello;
+use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
 #[derive(Debug)]
@@ -51,6 +59,13 @@ pub enum TestRequest {
         /// Where the outcome goes.
         answer: Answer<Bytes, QueryError>,
     },
+    /// A snapshot is wanted.
+    Snapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Where the outcome goes.
+        answer: Answer<LogIndex, SnapshotRequestError>,
+    },
 }
 
 /// Takes the oldest request that the handle or one of its clones has submitted.
@@ -63,12 +78,43 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
         Request::Query { shard, payload, consistency, answer } => {
             TestRequest::Query { shard, payload, consistency, answer: Answer(answer) }
         }
+        Request::Snapshot { shard, answer } => {
+            TestRequest::Snapshot { shard, answer: Answer(answer) }
+        }
     })
 }
 
 /// Changes what the handle and its clones see of the cluster.
 pub fn change_view(handle: &CoreHandle, change: impl FnOnce(&mut ClusterView)) {
     change(&mut handle.inbox().view.borrow_mut());
+}
+
+/// Changes the counters that the handle and its clones see.
+pub fn change_counters(handle: &CoreHandle, change: impl FnOnce(&mut CoreCounters)) {
+    let mut counters = handle.counters();
+    change(&mut counters);
+    handle.inbox().counters.set(counters);
+}
+
+/// Accepts peers as a core does that says `hello` of itself, and serves them snapshots; there is no core
+/// behind it that would take messages.
+pub fn accept_peers<E: Env>(
+    env: &E,
+    listener: E::Listener,
+    hello: Hello,
+    members: Vec<MemberView>,
+    snapshots: Option<Rc<SnapshotService<E::Disk>>>,
+) {
+    let view = ClusterView {
+        cluster_id: hello.cluster_id.clone(),
+        node: hello.node,
+        core: hello.core,
+        shards: hello.shards,
+        members,
+        leaders: Vec::new(),
+    };
+    let inbox = Rc::new(Inbox::new(view, Limits::default()));
+    Gate::new(inbox, hello, Duration::from_secs(1)).start(env, listener, snapshots);
 }
 
 /// What a restart makes of the records of a core's log: the state of every shard that has any.

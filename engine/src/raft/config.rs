@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::limits::{
-    APPEND_BYTES_MAX, APPEND_BYTES_MIN, INFLIGHT_BYTES_MAX, INFLIGHT_MESSAGES_MAX,
+    APPEND_BYTES_MAX, APPEND_BYTES_MIN, FETCH_BYTES_MAX, INFLIGHT_BYTES_MAX, INFLIGHT_MESSAGES_MAX,
     PAYLOAD_BYTES_MAX, READ_BATCHES_MAX, UNCOMMITTED_BYTES_MAX, VOTERS_MAX,
 };
 use crate::{LogIndex, NodeId, Term};
@@ -36,6 +36,13 @@ pub struct Config {
     pub payload_bytes_max: usize,
     /// Batches of reads that may wait for confirmation.
     pub read_batches_max: usize,
+    /// Bytes of entries that are asked for at once when they have to be read for a follower.
+    pub fetch_bytes_max: usize,
+    /// Set if nothing at all was found on disk: a number drawn at random that tells this start from all
+    /// others. The replica then finds out whether it is new or has lost its data, which takes an answer of
+    /// every other voter; [`Standing`](super::Standing) tells what follows. `None` with an empty log is
+    /// the operator's word that this replica has never promised anything.
+    pub blank: Option<u64>,
     /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
     pub random_seed: u64,
 }
@@ -56,6 +63,8 @@ impl Config {
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             read_batches_max: READ_BATCHES_MAX,
+            fetch_bytes_max: FETCH_BYTES_MAX,
+            blank: None,
             random_seed,
         }
     }
@@ -103,6 +112,9 @@ impl Config {
                 self.uncommitted_bytes_max, self.payload_bytes_max
             ));
         }
+        if self.fetch_bytes_max == 0 {
+            return fail("fetch_bytes_max is 0: nothing could be read for a follower".to_owned());
+        }
         if self.read_batches_max == 0 {
             return fail("no read may wait".to_owned());
         }
@@ -130,6 +142,21 @@ pub enum StartError {
         found: LogIndex,
         /// Its term.
         found_term: Term,
+    },
+    /// The runs of terms of the stored log are not those of a log.
+    #[error(
+        "the stored log is damaged: term {term} is said to begin at {index} in a log from {base} to \
+         {last}; restore this replica from a copy"
+    )]
+    TermsBroken {
+        /// Where the run begins.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// Base of the log.
+        base: LogIndex,
+        /// End of the log.
+        last: LogIndex,
     },
     /// The stored log has an entry of a later term than the stored hard state.
     #[error(

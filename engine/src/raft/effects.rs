@@ -49,6 +49,62 @@ pub enum Event {
         /// The peer.
         node: NodeId,
     },
+    /// A snapshot of this replica's own state is durable. At start, before anything else: the newest one
+    /// that there is. One that goes beyond what this replica knows to be committed moves its commit
+    /// index; one beyond its log replaces the log (both happen only at start).
+    Snapshot {
+        /// The last index that the snapshot has.
+        index: LogIndex,
+        /// Term of the entry at that index.
+        term: Term,
+    },
+    /// The snapshot of [`Effects::offered`] is durable here, and the state machine has it.
+    Installed {
+        /// The last index that the snapshot has.
+        index: LogIndex,
+        /// Term of the entry at that index.
+        term: Term,
+    },
+    /// What a [`Fetch`] asked for. The entries follow each other from `first` on.
+    Fetched {
+        /// [`Fetch::to`].
+        to: NodeId,
+        /// [`Fetch::first`].
+        first: LogIndex,
+        /// At least one.
+        entries: Vec<Entry>,
+    },
+    /// What a [`Fetch`] asked for can't be had now. It is asked for again at a later heartbeat.
+    FetchFailed {
+        /// [`Fetch::to`].
+        to: NodeId,
+        /// [`Fetch::first`].
+        first: LogIndex,
+    },
+}
+
+/// Asks for entries that are not in memory, for a follower that lacks them. The answer is
+/// [`Event::Fetched`] or [`Event::FetchFailed`]. Per follower one is under way at a time; after a change of
+/// leadership one may be forgotten, and its answer, if it comes, is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The follower.
+    pub to: NodeId,
+    /// The first entry wanted; above the base of the log.
+    pub first: LogIndex,
+    /// [`Entry::cost`] of what is wanted at most, but always at least one entry.
+    pub bytes_max: usize,
+}
+
+/// Where a log begins from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Position before the first entry.
+    pub index: LogIndex,
+    /// Term at that position.
+    pub term: Term,
+    /// Whether all entries that were stored before are gone, also those above `index`.
+    pub reset: bool,
 }
 
 /// What a replica is at the moment.
@@ -156,6 +212,26 @@ pub enum Fault {
         /// What it acknowledges.
         position: u64,
     },
+    /// A leader offers a snapshot that can't be.
+    #[error(
+        "node {from} offers a snapshot at index {index}, term {term}, which no leader can have"
+    )]
+    BrokenOffer {
+        /// The leader.
+        from: NodeId,
+        /// The snapshot's index.
+        index: LogIndex,
+        /// The snapshot's term.
+        term: Term,
+    },
+    /// A snapshot was installed that the log of a leader contradicts.
+    #[error("a snapshot at index {index}, term {term}, is not part of the log that leads")]
+    SnapshotContradictsLog {
+        /// The snapshot's index.
+        index: LogIndex,
+        /// The snapshot's term.
+        term: Term,
+    },
     /// The entries of an append message do not follow each other.
     #[error("the entries that node {from} sent after {index} are out of order")]
     BrokenAppend {
@@ -172,20 +248,28 @@ pub enum Fault {
 /// Several steps may be gathered before acting, with at most one [`Event::Propose`] among them.
 #[derive(Debug, Default)]
 pub struct Effects {
+    /// Where the log begins from now on. To be stored in the same batch as `hard_state` and `entries`,
+    /// before both.
+    pub base: Option<Base>,
     /// To store, in the same batch as `entries` or before.
     pub hard_state: Option<HardState>,
     /// To append to the stored log. If the first one's index is not past its end, the stored log is
     /// cut there first.
     pub entries: Vec<Entry>,
-    /// Present if `hard_state` or `entries` are: to be given back in [`Event::Durable`].
+    /// Present if `base`, `hard_state` or `entries` are: to be given back in [`Event::Durable`].
     pub write_mark: Option<WriteMark>,
     /// To send at once.
     pub messages: Vec<(NodeId, Message)>,
-    /// To send once `hard_state` and `entries` of this batch, and all batches before, are durable.
+    /// To send once `base`, `hard_state` and `entries` of this batch, and all batches before, are durable.
     /// May be addressed to this replica itself.
     pub after_durable: Vec<(NodeId, Message)>,
     /// The new commit index: entries up to it may be applied.
     pub committed: Option<LogIndex>,
+    /// Entries to be read for followers.
+    pub fetches: Vec<Fetch>,
+    /// A snapshot that this replica needs: who offers it, its index and its term. Repeated with every
+    /// heartbeat until the log has what it has. Ends with [`Event::Installed`].
+    pub offered: Option<(NodeId, LogIndex, Term)>,
     /// Reads that may be answered once everything up to the index is applied.
     pub read_states: Vec<(u64, LogIndex)>,
     /// Reads that can't be answered: this replica does not lead (any more), or too many wait.
@@ -202,12 +286,15 @@ pub struct Effects {
 impl Effects {
     /// Forgets everything, keeps the buffers.
     pub fn clear(&mut self) {
+        self.base = None;
         self.hard_state = None;
         self.entries.clear();
         self.write_mark = None;
         self.messages.clear();
         self.after_durable.clear();
         self.committed = None;
+        self.fetches.clear();
+        self.offered = None;
         self.read_states.clear();
         self.reads_failed.clear();
         self.soft_state = None;
@@ -218,11 +305,14 @@ impl Effects {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none()
+        self.base.is_none()
+            && self.hard_state.is_none()
             && self.entries.is_empty()
             && self.messages.is_empty()
             && self.after_durable.is_empty()
             && self.committed.is_none()
+            && self.fetches.is_empty()
+            && self.offered.is_none()
             && self.read_states.is_empty()
             && self.reads_failed.is_empty()
             && self.soft_state.is_none()

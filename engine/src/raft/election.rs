@@ -12,7 +12,9 @@ use crate::{LogIndex, NodeId, Term};
 impl Raft {
     pub(super) fn on_tick(&mut self, now: Duration, effects: &mut Effects) {
         self.now = self.now.max(now);
-        if self.role != Role::Leader {
+        if !self.may_vote() {
+            self.ask_whether_new(effects);
+        } else if self.role != Role::Leader {
             if self.now >= self.election_due {
                 self.campaign(effects);
             }
@@ -41,7 +43,7 @@ impl Raft {
 
     fn hears_majority(&self) -> bool {
         let since = self.now.saturating_sub(self.config.election_timeout);
-        let heard = self.peers.iter().filter(|peer| peer.progress.contact >= since).count();
+        let heard = self.peers.iter().filter(|peer| peer.progress.member_contact >= since).count();
         let voters = self.peers.len() + 1;
         #[cfg(mutant = "check-quorum-off-by-one")]
         let voters = self.peers.len();

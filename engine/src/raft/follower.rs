@@ -2,7 +2,7 @@
 
 use super::effects::{Effects, Fault, Role};
 use super::message::{
-    Append, AppendOutcome, AppendReply, Entry, Heartbeat, HeartbeatReply, Message,
+    Append, AppendOutcome, AppendReply, Entry, Heartbeat, HeartbeatReply, Message, Standing,
 };
 use super::replica::Raft;
 use crate::{LogIndex, NodeId};
@@ -10,7 +10,7 @@ use crate::{LogIndex, NodeId};
 impl Raft {
     /// Takes `from` as the leader of the present term and restarts the election timer. `false` if
     /// that can't be.
-    fn follow(&mut self, from: NodeId, effects: &mut Effects) -> bool {
+    pub(super) fn follow(&mut self, from: NodeId, effects: &mut Effects) -> bool {
         if self.leader.is_some_and(|leader| leader != from) {
             Self::fault(effects, Fault::TwoLeaders { from, term: self.term });
             return false;
@@ -51,8 +51,9 @@ impl Raft {
         sometimes!(append_commit_capped, m.commit > proven);
         self.commit_to(m.commit.min(proven), effects);
         let outcome = AppendOutcome::Accepted { matched: proven };
-        let reply = Message::AppendReply(AppendReply { term: self.term, outcome });
-        let durable = proven <= self.log.durable() && self.durable_term == self.term;
+        let reply = AppendReply { term: self.term, outcome, standing: self.standing };
+        let reply = Message::AppendReply(reply);
+        let durable = self.is_durable(proven);
         #[cfg(mutant = "empty-append-ack-unsynced")]
         let durable = durable || empty;
         let at_once = durable && effects.entries.is_empty();
@@ -70,13 +71,25 @@ impl Raft {
             return;
         }
         let (index, last) = (m.commit, self.log.last_index());
-        if index > last {
+        // The leader may go by what was acknowledged before this replica lost its data.
+        let lost = self.standing != Standing::Member;
+        sometimes!(commit_of_lost_log, lost && index > last);
+        if index > last && !lost {
             Self::fault(effects, Fault::AckedEntriesMissing { from, index, last });
             return;
         }
-        self.commit_to(index, effects);
-        let reply = HeartbeatReply { term: self.term, round: m.round };
+        if !lost {
+            self.commit_to(index, effects);
+        }
+        let reply = HeartbeatReply { term: self.term, round: m.round, standing: self.standing };
         effects.send(from, Message::HeartbeatReply(reply));
+    }
+
+    /// Whether the log up to `index` and the term are durable, so that both may be promised at once.
+    pub(super) fn is_durable(&self, index: LogIndex) -> bool {
+        index <= self.log.durable()
+            && !self.log.is_being_replaced()
+            && self.durable_term == self.term
     }
 
     /// Appends what the log does not have yet. Entries are cut only where a term differs: a message
@@ -105,9 +118,11 @@ impl Raft {
                     sometimes!(log_truncated_in_flight, in_flight);
                     sometimes!(log_truncated_again, self.log.rewrites() > 0);
                     self.log.truncate_from(index);
+                    self.readmission = self.readmission.filter(|at| *at < index);
                 }
                 None => {}
             }
+            self.note_readmission(&entry);
             effects.store(entry.clone());
             self.log.append(entry);
         }
@@ -117,14 +132,18 @@ impl Raft {
     /// Says that the entry before those sent is not here, and where the logs can agree at best: not
     /// above the own end, nor where the own term is later than the leader's at that place.
     fn reject(&self, from: NodeId, m: &Append, effects: &mut Effects) {
-        let (hint_index, hint_term) = self.log.last_at_most(m.prev_index, m.prev_term);
+        // A correct leader has what is committed, so it agrees with the base at least.
+        let base = (self.log.base_index(), self.log.base_term());
+        let (hint_index, hint_term) =
+            self.log.last_at_most(m.prev_index, m.prev_term).unwrap_or(base);
         let prev_index = m.prev_index;
         let short = prev_index > self.log.last_index();
         sometimes!(append_rejected_short, short);
         sometimes!(append_rejected_conflict, !short);
         sometimes!(hint_jumped_term, hint_index < prev_index.min(self.log.last_index()));
         let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
-        effects.send(from, Message::AppendReply(AppendReply { term: self.term, outcome }));
+        let reply = AppendReply { term: self.term, outcome, standing: self.standing };
+        effects.send(from, Message::AppendReply(reply));
     }
 }
 

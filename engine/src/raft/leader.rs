@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::effects::{Effects, Fault, Proposed, Refusal, Role};
 use super::message::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
+    Standing,
 };
 use super::progress::State;
 use super::quorum::{majority, majority_committed};
@@ -60,32 +61,61 @@ impl Raft {
         }
     }
 
-    /// Sends a follower all that it lacks and its window allows.
-    fn replicate_to(&mut self, place: usize, effects: &mut Effects) {
-        while self.peers[place].progress.next <= self.log.last_index()
-            && let Some(budget) = self.peers[place].progress.budget(&self.config)
-        {
-            if !self.send_append(place, budget, effects) {
+    /// Sends a follower all that it lacks and its window allows, as far as it is in memory. What is not
+    /// is asked for, or offered as a snapshot.
+    pub(super) fn replicate_to(&mut self, place: usize, effects: &mut Effects) {
+        loop {
+            let progress = &self.peers[place].progress;
+            let (next, state) = (progress.next, progress.state);
+            if next > self.log.last_index() {
                 return;
+            }
+            match state {
+                State::Probe { waiting: true } => return,
+                State::Snapshot { .. } => return self.renew_offer(place, effects),
+                _ if next <= self.log.base_index() => return self.begin_offering(place, effects),
+                _ => {}
+            }
+            let Some(budget) = progress.budget(&self.config) else { return };
+            if next >= self.log.first_in_memory() {
+                let (entries, bytes) = self.log.batch(next, budget);
+                self.send_append(place, entries, bytes, effects);
+            } else if state == State::Replicate {
+                self.fetch(place, effects);
+                return;
+            } else {
+                // Nothing is read for a question that can be asked without.
+                sometimes!(probe_without_entries);
+                self.send_append(place, Vec::new(), 0, effects);
             }
         }
     }
 
-    /// Sends a follower up to `budget` bytes of entries from its `next` on; with no budget, only the
-    /// question whether it has what comes before. `false` if that is not in memory.
-    fn send_append(&mut self, place: usize, budget: usize, effects: &mut Effects) -> bool {
+    /// Sends a follower these entries of that cost, which begin at its `next`; without any, it is only the
+    /// question whether it has what comes before. That must not lie below the base.
+    pub(super) fn send_append(
+        &mut self,
+        place: usize,
+        entries: Vec<Entry>,
+        bytes: usize,
+        effects: &mut Effects,
+    ) {
         let peer = &mut self.peers[place];
-        let first = peer.progress.next;
-        let prev_index = first.prev();
-        let Some(prev_term) = self.log.term_at(prev_index) else { return false };
-        let (entries, bytes) =
-            if budget > 0 { self.log.batch(first, budget) } else { (Vec::new(), 0) };
+        let prev_index = peer.progress.next.prev();
+        let prev_term = self.log.term_at(prev_index).expect("next is above the base");
         let last = LogIndex(prev_index.0 + entries.len() as u64);
         peer.progress.sent(last, bytes);
         let (term, commit) = (self.term, self.log.committed());
         let append = Append { term, prev_index, prev_term, commit, entries };
         effects.send(peer.id, Message::Append(append));
-        true
+    }
+
+    /// Asks a follower whether it has what comes before its `next`. Not while it needs a snapshot.
+    pub(super) fn send_question(&mut self, place: usize, effects: &mut Effects) {
+        let progress = &self.peers[place].progress;
+        if progress.state == State::Replicate && progress.next > self.log.base_index() {
+            self.send_append(place, Vec::new(), 0, effects);
+        }
     }
 
     pub(super) fn on_append_reply(&mut self, from: NodeId, m: AppendReply, effects: &mut Effects) {
@@ -93,22 +123,39 @@ impl Raft {
         if self.role != Role::Leader {
             return;
         }
+        if let AppendOutcome::Accepted { matched } = m.outcome
+            && matched > self.log.last_index()
+        {
+            Self::fault(effects, Fault::ImpossibleAck { from, position: matched.0 });
+            return;
+        }
+        let anew = self.note_standing(place, m.standing);
         let progress = &mut self.peers[place].progress;
-        progress.contact = self.now;
         progress.answered = true;
         progress.quiet = false;
         match m.outcome {
             AppendOutcome::Accepted { matched } => {
-                if matched > self.log.last_index() {
-                    Self::fault(effects, Fault::ImpossibleAck { from, position: matched.0 });
-                    return;
+                progress.accepted(matched, self.log.base_index(), &self.config);
+                if m.standing == Standing::Member {
+                    progress.counted = progress.counted.max(matched);
                 }
-                progress.accepted(matched, &self.config);
                 self.advance_commit(effects);
+                self.readmit_if_caught_up(place, effects);
             }
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
-                // Both sides skip: none of ours above the result has a term the follower can have.
-                let (agree, _) = self.log.last_at_most(hint_index, hint_term);
+                if let Standing::Returning(incarnation) = m.standing
+                    && (anew || prev_index <= progress.matched)
+                {
+                    sometimes!(returning_lost_acknowledged, !anew);
+                    let last = self.log.last_index();
+                    progress.start_anew(incarnation, last);
+                    progress.next = prev_index.min(last).next(); // this answer says more
+                }
+                // Both sides skip: none of ours above the result has a term the follower can have. What
+                // lies below the base can't be told apart any more.
+                let base = self.log.base_index();
+                let agree = self.log.last_at_most(hint_index, hint_term);
+                let agree = agree.map_or(hint_index.min(base.prev()), |(index, _)| index);
                 sometimes!(leader_jumped_term, agree < hint_index);
                 if !progress.rejected(prev_index, agree) {
                     sometimes!(reject_ignored);
@@ -131,7 +178,7 @@ impl Raft {
         let own = self.log.last_index();
         matched[0] = own;
         for (slot, peer) in matched[1..].iter_mut().zip(&self.peers) {
-            *slot = peer.progress.matched;
+            *slot = peer.progress.counted;
         }
         let index = majority_committed(&mut matched[..=self.peers.len()]);
         let own_term = index >= self.term_start || cfg!(mutant = "prior-term-commit");
@@ -153,6 +200,11 @@ impl Raft {
             peer.progress.answered = false;
         }
         self.send_heartbeats(effects);
+        for place in 0..self.peers.len() {
+            self.repeat_offer(place, effects);
+            self.retry_fetch(place, effects);
+            self.attend_returning(place, effects);
+        }
     }
 
     fn send_heartbeats(&self, effects: &mut Effects) {
@@ -180,13 +232,17 @@ impl Raft {
             Self::fault(effects, Fault::ImpossibleAck { from, position: m.round });
             return;
         }
-        let progress = &mut self.peers[place].progress;
-        progress.contact = self.now;
+        if self.note_standing(place, m.standing) {
+            self.replicate_to(place, effects);
+        }
         let round = m.round;
         #[cfg(mutant = "delayed-ack-confirms-read")]
         let round = self.reads.round();
-        progress.round = progress.round.max(round);
-        self.confirm_reads(effects);
+        if m.standing == Standing::Member {
+            let progress = &mut self.peers[place].progress;
+            progress.round = progress.round.max(round);
+            self.confirm_reads(effects);
+        }
         self.mend(place, effects);
     }
 
@@ -207,8 +263,10 @@ impl Raft {
             }
             State::Replicate => {
                 sometimes!(quiet_follower_asked);
-                self.send_append(place, 0, effects);
+                self.send_question(place, effects);
+                self.replicate_to(place, effects);
             }
+            State::Snapshot { .. } => {}
         }
     }
 

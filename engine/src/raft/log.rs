@@ -1,14 +1,25 @@
-//! A replica's log as Raft sees it: entries, and the named cursors that move over them.
+//! A replica's log as Raft sees it: where each term begins, the newest entries, and the named cursors
+//! that move over them.
 //!
 //! ```text
-//!   base < first .. committed .. last        base <= committed <= last
-//!                 .. durable .. last         base <= durable   <= last
+//!   index      base | base+1 ........ | first in memory ........ last
+//!   term       known| known, by runs  | known
+//!   payload    gone | on disk only    | here
+//!
+//!   base <= committed <= last          base <= durable <= last
+//!   first in memory <= durable + 1, or base + 1
 //! ```
 //! `committed` may be ahead of `durable`: a majority of others can have an entry on disk before this
 //! replica does.
 //!
-//! All entries are in memory for now. Callers ask by index and get "not there" for what is not, so
-//! that older entries can move to disk without a change of interface.
+//! What lies at or below the base is part of a snapshot and was *compacted* away. What lies between the
+//! base and the first entry in memory was *evicted*: it is durable, and its owner reads it from disk when
+//! somebody needs it. Terms never decrease along the log, so that the first index of each term, a *run*,
+//! says the term of every entry in a few words, however long the log is. All questions about terms are
+//! answered from the runs; callers ask for entries by index and get "not there" for what is not in memory.
+//!
+//! Entries that were never durable can't be evicted. So whatever is cut from the end and has not reached
+//! the disk is in memory, but a cut may go below the first entry in memory: then none is left there.
 
 use std::collections::VecDeque;
 
@@ -21,27 +32,101 @@ use crate::{LogIndex, Term};
 pub struct RaftLog {
     /// Position before the first entry; (0, 0) for a log from the beginning.
     base: (LogIndex, Term),
+    /// First index and term of each run of entries of one term, above the base.
+    terms: VecDeque<(LogIndex, Term)>,
+    last: LogIndex,
+    /// The newest entries, up to `last`.
     entries: VecDeque<Entry>,
+    /// [`Entry::cost`] of all entries in memory.
+    memory: usize,
     durable: LogIndex,
     committed: LogIndex,
     /// How often entries were overwritten.
     rewrites: u64,
     /// The lowest index that ever was; see [`RaftLog::mark_durable`].
     rewritten_from: LogIndex,
+    /// What `rewrites` came to when the log was last replaced by a snapshot, if that is not known to be
+    /// durable yet.
+    reset: Option<u64>,
 }
 
 impl RaftLog {
-    /// The log as recovered from disk: `entries` follow `(base_term, base_index)` and all of them are
-    /// durable. A new log is `restore(LogIndex(0), Term(0), vec![])`.
+    /// The log as recovered from disk, all of it durable: it follows `(base_index, base_term)` and ends
+    /// at `last`. `terms` has the first index of each term run above the base, `entries` the newest
+    /// entries, up to `last`; it may be empty.
+    ///
+    /// # Errors
+    /// [`StartError::TermsBroken`] when the runs can't be those of a log from the base to `last`,
+    /// [`StartError::LogBroken`] when an entry does not follow the one before, or has another term than
+    /// its run.
+    pub fn restore(
+        base_index: LogIndex,
+        base_term: Term,
+        terms: Vec<(LogIndex, Term)>,
+        last: LogIndex,
+        entries: Vec<Entry>,
+    ) -> Result<Self, StartError> {
+        let (mut after, mut after_term) = (base_index, base_term);
+        for (place, &(index, term)) in terms.iter().enumerate() {
+            let in_order = if place == 0 {
+                index == base_index.next() && term >= base_term
+            } else {
+                index > after && term > after_term
+            };
+            if !in_order || index > last {
+                return Err(StartError::TermsBroken { index, term, base: base_index, last });
+            }
+            (after, after_term) = (index, term);
+        }
+        if terms.is_empty() != (last == base_index) || last < base_index {
+            let (index, term) = (base_index, base_term);
+            return Err(StartError::TermsBroken { index, term, base: base_index, last });
+        }
+        let count = entries.len() as u64;
+        let Some(before) = last.0.checked_sub(count).filter(|before| *before >= base_index.0)
+        else {
+            let (index, term) = (base_index, base_term);
+            return Err(StartError::TermsBroken { index, term, base: base_index, last });
+        };
+        let mut log = Self {
+            base: (base_index, base_term),
+            terms: terms.into(),
+            last,
+            entries: VecDeque::new(),
+            memory: entries.iter().map(Entry::cost).sum(),
+            durable: last,
+            committed: base_index,
+            rewrites: 0,
+            rewritten_from: LogIndex(u64::MAX),
+            reset: None,
+        };
+        let mut after = LogIndex(before);
+        for entry in &entries {
+            if entry.index != after.next() || log.term_at(entry.index) != Some(entry.term) {
+                return Err(StartError::LogBroken {
+                    after,
+                    after_term: log.term_at(after).unwrap_or_default(),
+                    found: entry.index,
+                    found_term: entry.term,
+                });
+            }
+            after = entry.index;
+        }
+        log.entries = entries.into();
+        Ok(log)
+    }
+
+    /// A log whose entries are all in memory: they follow `(base_index, base_term)`, and are durable.
     ///
     /// # Errors
     /// [`StartError::LogBroken`] when an entry does not follow the one before.
-    pub fn restore(
+    pub fn in_memory(
         base_index: LogIndex,
         base_term: Term,
         entries: Vec<Entry>,
     ) -> Result<Self, StartError> {
         let (mut after, mut after_term) = (base_index, base_term);
+        let mut terms: Vec<(LogIndex, Term)> = Vec::new();
         for entry in &entries {
             if entry.index != after.next() || entry.term < after_term {
                 return Err(StartError::LogBroken {
@@ -51,16 +136,12 @@ impl RaftLog {
                     found_term: entry.term,
                 });
             }
+            if terms.last().is_none_or(|(_, term)| *term != entry.term) {
+                terms.push((entry.index, entry.term));
+            }
             (after, after_term) = (entry.index, entry.term);
         }
-        Ok(Self {
-            base: (base_index, base_term),
-            entries: entries.into(),
-            durable: after,
-            committed: base_index,
-            rewrites: 0,
-            rewritten_from: LogIndex(u64::MAX),
-        })
+        Self::restore(base_index, base_term, terms, after, entries)
     }
 
     /// A log without entries.
@@ -68,11 +149,15 @@ impl RaftLog {
     pub fn empty() -> Self {
         Self {
             base: (LogIndex(0), Term(0)),
+            terms: VecDeque::new(),
+            last: LogIndex(0),
             entries: VecDeque::new(),
+            memory: 0,
             durable: LogIndex(0),
             committed: LogIndex(0),
             rewrites: 0,
             rewritten_from: LogIndex(u64::MAX),
+            reset: None,
         }
     }
 
@@ -82,16 +167,39 @@ impl RaftLog {
         self.base.0
     }
 
+    /// Term at the base.
+    #[must_use]
+    pub fn base_term(&self) -> Term {
+        self.base.1
+    }
+
+    /// The first index of each term above the base, in order.
+    pub fn terms(&self) -> impl Iterator<Item = (LogIndex, Term)> {
+        self.terms.iter().copied()
+    }
+
     /// Index of the last entry; the base when there is none.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
-        LogIndex(self.base.0.0 + self.entries.len() as u64)
+        self.last
     }
 
     /// Term of the last entry; that of the base when there is none.
     #[must_use]
     pub fn last_term(&self) -> Term {
-        self.entries.back().map_or(self.base.1, |entry| entry.term)
+        self.terms.back().map_or(self.base.1, |(_, term)| *term)
+    }
+
+    /// Index of the oldest entry in memory; one beyond the last when there is none.
+    #[must_use]
+    pub fn first_in_memory(&self) -> LogIndex {
+        LogIndex(self.last.0 + 1 - self.entries.len() as u64)
+    }
+
+    /// [`Entry::cost`] of all entries in memory, bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.memory
     }
 
     /// Everything up to here is durable on this replica.
@@ -106,73 +214,82 @@ impl RaftLog {
         self.committed
     }
 
-    /// The entry at `index`, if there is one.
+    /// Whether there is no entry, and never was: also the base is at 0.
     #[must_use]
-    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
-        self.entries.get(self.offset(index)?)
+    pub fn is_empty(&self) -> bool {
+        self.last == LogIndex(0)
     }
 
-    /// The term at `index`: that of the entry, or of the base.
+    /// The entry at `index`, if it is in memory.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        let offset = index.0.checked_sub(self.first_in_memory().0)?;
+        self.entries.get(usize::try_from(offset).ok()?)
+    }
+
+    /// The term at `index`: that of the entry, in memory or not, or of the base.
     #[must_use]
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         if index == self.base.0 {
             return Some(self.base.1);
         }
-        self.entry(index).map(|entry| entry.term)
+        if index < self.base.0 || index > self.last {
+            return None;
+        }
+        // Most questions are about the newest term.
+        let (first, term) = *self.terms.back()?;
+        if index >= first {
+            return Some(term);
+        }
+        let place = self.terms.partition_point(|(first, _)| *first <= index);
+        self.terms.get(place.checked_sub(1)?).map(|(_, term)| *term)
     }
 
-    /// Entries from `first` to `last`, both included, as far as they exist.
+    /// Entries from `first` to `last`, both included, as far as they are in memory.
     pub fn range(&self, first: LogIndex, last: LogIndex) -> impl Iterator<Item = &Entry> {
-        let first = first.max(self.base.0.next());
-        let end = (last.min(self.last_index()).0 - self.base.0.0) as usize;
-        let start = ((first.0 - self.base.0.0 - 1) as usize).min(end);
+        let here = self.first_in_memory();
+        let end = (last.min(self.last).0 + 1).saturating_sub(here.0) as usize;
+        let start = (first.max(here).0 - here.0).min(end as u64) as usize;
         self.entries.range(start..end)
     }
 
-    /// Copies entries from `first` on into a vector: as many as `cost_max` allows by
+    /// Copies entries from `first` on, which is in memory, into a vector: as many as `cost_max` allows by
     /// [`Entry::cost`], but at least one if there is one. Also gives their cost.
     pub(super) fn batch(&self, first: LogIndex, cost_max: usize) -> (Vec<Entry>, usize) {
-        let mut cost = 0;
-        let mut count = 0;
-        for entry in self.range(first, self.last_index()) {
-            if count > 0 && cost + entry.cost() > cost_max {
-                sometimes!(append_batch_cut);
-                break;
-            }
-            cost += entry.cost();
-            count += 1;
-        }
+        let (count, cost) = fitting(self.range(first, self.last), cost_max);
         if count == 0 {
             return (Vec::new(), 0);
         }
-        (self.range(first, LogIndex(first.0 + count - 1)).cloned().collect(), cost)
+        let last = LogIndex(first.0 + count as u64 - 1);
+        (self.range(first, last).cloned().collect(), cost)
     }
 
     /// The last position at or below `index` whose term is at most `term`: where a log that has
-    /// `term` at `index` can agree with this one at best.
-    pub(super) fn last_at_most(&self, index: LogIndex, term: Term) -> (LogIndex, Term) {
-        let index = index.min(self.last_index());
-        if index <= self.base.0 {
-            return self.base;
+    /// `term` at `index` can agree with this one at best. `None` if that lies below the base.
+    pub(super) fn last_at_most(&self, index: LogIndex, term: Term) -> Option<(LogIndex, Term)> {
+        let index = index.min(self.last);
+        let own = self.term_at(index)?;
+        if own <= term {
+            return Some((index, own));
         }
-        if let Some(own) = self.term_at(index)
-            && own <= term
-        {
-            return (index, own);
-        }
-        // Terms never decrease along the log, so the place can be found by halving; it lies below
-        // `index`, whose term is too high.
-        let place = self.entries.partition_point(|entry| entry.term <= term);
-        match place.checked_sub(1).and_then(|last| self.entries.get(last)) {
-            Some(entry) => (entry.index, entry.term),
-            None => self.base,
+        // Terms never decrease along the log; the place is the end of a run that lies below `index`,
+        // whose term is too high.
+        let place = self.terms.partition_point(|(_, other)| *other <= term);
+        match (place.checked_sub(1), self.terms.get(place)) {
+            (Some(run), Some((next, _))) => Some((next.prev(), self.terms[run].1)),
+            _ => (self.base.1 <= term).then_some(self.base),
         }
     }
 
     /// Appends one entry at the end.
     pub(super) fn append(&mut self, entry: Entry) {
-        assert_eq!(entry.index, self.last_index().next(), "entries are appended in order");
+        assert_eq!(entry.index, self.last.next(), "entries are appended in order");
         assert!(entry.term >= self.last_term(), "terms never decrease along the log");
+        if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
+            self.terms.push_back((entry.index, entry.term));
+        }
+        self.last = entry.index;
+        self.memory += entry.cost();
         self.entries.push_back(entry);
     }
 
@@ -185,15 +302,73 @@ impl RaftLog {
     /// Removes everything from `index` on, to be overwritten.
     pub(super) fn truncate_from(&mut self, index: LogIndex) {
         assert!(index > self.committed, "committed entries are never removed");
-        let keep = (index.0 - self.base.0.0 - 1) as usize;
-        if keep >= self.entries.len() {
+        if index > self.last {
             return;
         }
-        self.entries.truncate(keep);
+        sometimes!(cold_entries_cut, index < self.first_in_memory());
+        while self.last >= index {
+            match self.entries.pop_back() {
+                Some(entry) => {
+                    self.memory -= entry.cost();
+                    self.last = entry.index.prev();
+                }
+                None => self.last = index.prev(),
+            }
+        }
+        while self.terms.back().is_some_and(|(first, _)| *first >= index) {
+            self.terms.pop_back();
+        }
         self.durable = self.durable.min(index.prev());
         self.rewrites += 1;
         self.rewritten_from = self.rewritten_from.min(index);
         self.check();
+    }
+
+    /// Forgets the payloads of entries up to `index`, which its owner can read from disk.
+    pub(super) fn evict_to(&mut self, index: LogIndex) {
+        assert!(index <= self.durable, "evict {index}: only what is durable, {}", self.durable);
+        while self.entries.front().is_some_and(|first| first.index <= index) {
+            if let Some(entry) = self.entries.pop_front() {
+                self.memory -= entry.cost();
+            }
+        }
+    }
+
+    /// Moves the base to `index`, which is committed and durable: what lies at or below it is gone.
+    pub(super) fn compact_to(&mut self, index: LogIndex) {
+        assert!(index <= self.committed, "compact {index}: committed up to {}", self.committed);
+        let term = self.term_at(index).expect("the log reaches from base to committed");
+        self.evict_to(index);
+        self.base = (index, term);
+        while self.terms.get(1).is_some_and(|(second, _)| second.prev() <= index) {
+            self.terms.pop_front();
+        }
+        match self.terms.front_mut() {
+            Some(first) if self.last > index => first.0 = first.0.max(index.next()),
+            _ => self.terms.clear(),
+        }
+        self.check();
+    }
+
+    /// Replaces everything by a snapshot at `(index, term)`, which is committed. What was handed out before
+    /// says nothing about this log any more, and until what is handed out from here on is reported durable
+    /// the log [is being replaced](Self::is_being_replaced).
+    pub(super) fn reset_to(&mut self, index: LogIndex, term: Term) {
+        assert!(index > self.committed, "reset to {index}, committed {}", self.committed);
+        self.base = (index, term);
+        self.terms.clear();
+        self.entries.clear();
+        self.memory = 0;
+        (self.last, self.durable, self.committed) = (index, index, index);
+        self.rewrites += 1;
+        self.rewritten_from = self.rewritten_from.min(index.next());
+        self.reset = Some(self.rewrites);
+    }
+
+    /// Whether the log was replaced by a snapshot, and that is not known to be durable.
+    #[must_use]
+    pub fn is_being_replaced(&self) -> bool {
+        self.reset.is_some()
     }
 
     /// Notes that what was handed out up to `index` is durable; `rewrites` is what
@@ -202,14 +377,15 @@ impl RaftLog {
     /// What was handed out before the last overwriting counts only below the lowest index ever
     /// overwritten: (1, 5), overwritten by (2, 5), overwritten by (1, 5) again, must not count as
     /// durable because the first of the three writes is. What lies between is made up for by the
-    /// report of the overwriting itself.
+    /// report of the overwriting itself. A replacement by a snapshot overwrites all that follows it.
     pub(super) fn mark_durable(&mut self, index: LogIndex, rewrites: u64) {
-        sometimes!(durable_beyond_log, index > self.last_index());
-        let mut index = index.min(self.last_index());
+        sometimes!(durable_beyond_log, index > self.last);
+        let mut index = index.min(self.last);
         if rewrites < self.rewrites && cfg!(not(mutant = "flush-races-truncate")) {
             sometimes!(stale_durable_ignored, index >= self.rewritten_from);
             index = index.min(self.rewritten_from.prev());
         }
+        self.reset = self.reset.filter(|reset| rewrites < *reset);
         self.durable = self.durable.max(index);
         self.check();
     }
@@ -220,122 +396,32 @@ impl RaftLog {
         self.check();
     }
 
-    fn offset(&self, index: LogIndex) -> Option<usize> {
-        usize::try_from(index.0.checked_sub(self.base.0.0 + 1)?).ok()
-    }
-
     fn check(&self) {
-        let (base, last) = (self.base.0, self.last_index());
+        let (base, last) = (self.base.0, self.last);
         assert!(base <= self.durable && self.durable <= last, "durable <= last: {self:?}");
         assert!(base <= self.committed && self.committed <= last, "committed <= last: {self:?}");
+        assert!(self.first_in_memory() > base, "nothing in memory is compacted: {self:?}");
+        assert_eq!(self.terms.is_empty(), base == last, "a run for every entry: {self:?}");
     }
+}
+
+/// How many of the first entries `cost_max` allows by [`Entry::cost`], at least one if there is one; and
+/// their cost.
+pub(super) fn fitting<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    cost_max: usize,
+) -> (usize, usize) {
+    let (mut count, mut cost) = (0, 0);
+    for entry in entries {
+        if count > 0 && cost + entry.cost() > cost_max {
+            sometimes!(append_batch_cut);
+            break;
+        }
+        cost += entry.cost();
+        count += 1;
+    }
+    (count, cost)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::raft::EntryKind;
-
-    fn entry(term: u64, index: u64) -> Entry {
-        Entry {
-            term: Term(term),
-            index: LogIndex(index),
-            kind: EntryKind::Normal,
-            payload: Bytes::from_static(b"0123456789"),
-        }
-    }
-
-    fn log(terms: &[u64]) -> RaftLog {
-        let entries = terms.iter().zip(1..).map(|(term, index)| entry(*term, index)).collect();
-        RaftLog::restore(LogIndex(0), Term(0), entries).unwrap()
-    }
-
-    #[test]
-    fn a_broken_log_is_refused() {
-        for entries in
-            [vec![entry(1, 2)], vec![entry(1, 1), entry(1, 3)], vec![entry(2, 1), entry(1, 2)]]
-        {
-            let found = RaftLog::restore(LogIndex(0), Term(0), entries);
-            assert!(matches!(found, Err(StartError::LogBroken { .. })), "{found:?}");
-        }
-    }
-
-    #[test]
-    fn last_at_most_agrees_with_a_scan() {
-        let log = log(&[1, 1, 2, 2, 2, 5, 5, 9]);
-        for index in 0..12 {
-            for term in 0..11 {
-                let scan = (0..=index.min(8))
-                    .rev()
-                    .map(|i| (LogIndex(i), log.term_at(LogIndex(i)).unwrap()))
-                    .find(|(_, own)| *own <= Term(term))
-                    .unwrap();
-                assert_eq!(log.last_at_most(LogIndex(index), Term(term)), scan, "{index} {term}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_batch_has_at_least_one_entry_and_keeps_to_its_cost() {
-        let log = log(&[1; 10]);
-        let cost = entry(1, 1).cost();
-        assert_eq!(log.batch(LogIndex(3), 0).0.len(), 1);
-        let (entries, total) = log.batch(LogIndex(3), 3 * cost);
-        assert_eq!((entries.len(), total, entries[0].index), (3, 3 * cost, LogIndex(3)));
-        assert_eq!(log.batch(LogIndex(9), usize::MAX).0.len(), 2);
-        assert_eq!(log.batch(LogIndex(11), usize::MAX), (Vec::new(), 0));
-    }
-
-    #[test]
-    fn ranges_stop_at_the_ends() {
-        let log = log(&[1, 1, 1]);
-        let indexes =
-            |a, b| log.range(LogIndex(a), LogIndex(b)).map(|e| e.index.0).collect::<Vec<_>>();
-        assert_eq!(indexes(0, 9), [1, 2, 3]);
-        assert_eq!(indexes(2, 2), [2]);
-        assert_eq!(indexes(4, 9), [0; 0]);
-        assert_eq!(indexes(3, 2), [0; 0]);
-    }
-
-    /// The write of (1, 2) was overtaken by two overwritings and its report comes late: it says
-    /// nothing about the entry that now sits there with the same term.
-    #[test]
-    fn a_stale_report_of_durability_does_not_count_after_two_overwritings() {
-        let mut log = log(&[1]);
-        log.append(entry(1, 2));
-        log.truncate_from(LogIndex(2));
-        log.append(entry(2, 2));
-        log.truncate_from(LogIndex(2));
-        log.append(entry(1, 2));
-        log.mark_durable(LogIndex(2), 0);
-        assert_eq!(log.durable(), LogIndex(1));
-        log.mark_durable(LogIndex(2), 1);
-        assert_eq!(log.durable(), LogIndex(1));
-        log.mark_durable(LogIndex(2), 2);
-        assert_eq!(log.durable(), LogIndex(2));
-    }
-
-    #[test]
-    fn what_lies_below_an_overwriting_still_counts() {
-        let mut log = log(&[1]);
-        for index in 2..=5 {
-            log.append(entry(1, index));
-        }
-        log.truncate_from(LogIndex(4));
-        log.append(entry(2, 4));
-        log.mark_durable(LogIndex(5), 0);
-        assert_eq!(log.durable(), LogIndex(3));
-    }
-
-    #[test]
-    #[should_panic(expected = "committed entries are never removed")]
-    fn committed_entries_stay() {
-        let mut log = log(&[1, 1]);
-        log.commit_to(LogIndex(2));
-        log.truncate_from(LogIndex(2));
-    }
-}
+mod tests;

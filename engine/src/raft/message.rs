@@ -12,6 +12,53 @@ pub enum EntryKind {
     /// Appended by a new leader so that it has an entry of its own term to commit. Empty; never
     /// given to a state machine.
     Noop,
+    /// Takes a replica that had lost its data back among those that vote and count; see
+    /// [`Readmission`]. Never given to a state machine.
+    Readmission,
+}
+
+/// Payload of an entry of kind [`EntryKind::Readmission`]. The replica that commits an entry with its
+/// own id and its present incarnation is a [`Standing::Member`] from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readmission {
+    /// The replica.
+    pub node: NodeId,
+    /// What it called itself when it came back without data.
+    pub incarnation: u64,
+}
+
+impl Readmission {
+    /// Bytes of the payload.
+    pub const BYTES: usize = 16;
+
+    /// The payload: node and incarnation, little-endian.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.node.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.incarnation.to_le_bytes());
+        Bytes::copy_from_slice(&bytes)
+    }
+
+    /// Reads a payload; `None` if it is of another length.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let (node, incarnation) = payload.split_first_chunk()?;
+        let incarnation = incarnation.try_into().ok()?;
+        let node = NodeId(u64::from_le_bytes(*node));
+        Some(Self { node, incarnation: u64::from_le_bytes(incarnation) })
+    }
+}
+
+/// Whether a replica votes and counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    #[default]
+    Member,
+    /// It has lost its data, and with them what it had promised: it takes entries and snapshots, but neither
+    /// votes nor counts until it is readmitted under this name, chosen at random when it came back.
+    Returning(u64),
 }
 
 /// One entry of a shard's log. Cloning copies no payload: it counts one more reference.
@@ -46,6 +93,8 @@ pub struct HardState {
     /// An index known to be committed. A hint that lets a restarted replica apply early; it is
     /// written along when something else is, never for its own sake.
     pub commit: LogIndex,
+    /// Whether it may vote and count.
+    pub standing: Standing,
 }
 
 /// Asks whether a vote would be granted, without touching anybody's term (Raft thesis, 9.6).
@@ -131,6 +180,8 @@ pub struct AppendReply {
     pub term: Term,
     /// What became of the message.
     pub outcome: AppendOutcome,
+    /// Whether it counts for the commit index.
+    pub standing: Standing,
 }
 
 /// Keeps followers from campaigning, carries the commit index, and confirms leadership for reads.
@@ -152,6 +203,39 @@ pub struct HeartbeatReply {
     pub term: Term,
     /// The round of the heartbeat that is answered; 0 confirms nothing.
     pub round: u64,
+    /// Whether it counts for reads and for the leader's majority.
+    pub standing: Standing,
+}
+
+/// Tells a follower that lacks what the leader's log no longer has to fetch a snapshot. Like a heartbeat
+/// it comes from the leader of its term, and is repeated with heartbeats until the follower has what it
+/// needs. The follower's owner pulls the snapshot over a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// The leader's term.
+    pub term: Term,
+    /// The last index that the snapshot has.
+    pub index: LogIndex,
+    /// Term of the entry at that index.
+    pub snapshot_term: Term,
+}
+
+/// A replica without any data asks the others whether the cluster is new. Belongs to no term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// What the sender calls itself since it found nothing on its disk.
+    pub incarnation: u64,
+}
+
+/// Answers a [`Census`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CensusReply {
+    /// The term of whoever answers. Not the term of a leader: nobody enters it by this message alone.
+    pub term: Term,
+    /// Whether its log has no entry and never had one.
+    pub empty: bool,
+    /// The incarnation of the question.
+    pub incarnation: u64,
 }
 
 /// A message between two replicas of one shard.
@@ -173,6 +257,12 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// See [`HeartbeatReply`].
     HeartbeatReply(HeartbeatReply),
+    /// See [`SnapshotOffer`].
+    SnapshotOffer(SnapshotOffer),
+    /// See [`Census`].
+    Census(Census),
+    /// See [`CensusReply`].
+    CensusReply(CensusReply),
 }
 
 impl Message {
@@ -182,7 +272,7 @@ impl Message {
         matches!(self, Self::Append(append) if !append.entries.is_empty())
     }
 
-    /// The term the message carries.
+    /// The term the message carries; 0 for one that belongs to none.
     #[must_use]
     pub fn term(&self) -> Term {
         match self {
@@ -194,6 +284,9 @@ impl Message {
             Self::AppendReply(m) => m.term,
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
+            Self::SnapshotOffer(m) => m.term,
+            Self::Census(_) => Term(0),
+            Self::CensusReply(m) => m.term,
         }
     }
 }

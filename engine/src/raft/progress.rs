@@ -1,9 +1,19 @@
 //! What a leader knows about one follower, and how much it may send to it.
 //!
-//! A follower is in one of two states:
+//! A follower is in one of three states:
 //! * **probe**: where the logs agree is unknown. One message at a time asks for one position.
 //! * **replicate**: the follower took the last probe. Messages are sent ahead of their answers, as
-//!   far as a window of messages and bytes allows; `next` runs ahead of `matched`.
+//!   far as a window of messages and bytes allows; `next` runs ahead of `matched`. Entries that are not
+//!   in memory are asked for, one *fetch* at a time, and sent when they come.
+//! * **snapshot**: the follower lacks what the leader's log no longer has (`next <= base`). Nothing is sent
+//!   but heartbeats and the offer of a snapshot. The snapshot offered stays the same while the follower
+//!   is heard of, however long it takes to fetch, for otherwise a follower that takes longer than the
+//!   leader needs for its next snapshot would begin anew for ever. Only what the follower acknowledges
+//!   ends the state, and only if it reaches the base: neither a rejection, nor a late acknowledgement, nor
+//!   a lost connection says anything about the snapshot.
+//!
+//! Two positions say what a follower has. `matched` is where sending goes on; `counted` is what it has
+//! acknowledged *as a member*, and the commit index is made of nothing else: see `returning.rs`.
 //!
 //! The size of a message's batch follows the connection like TCP's congestion window: each full batch
 //! that is acknowledged adds a step, each sign of loss halves it.
@@ -13,7 +23,7 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::replica::FollowerStatus;
-use crate::{LogIndex, NodeId};
+use crate::{LogIndex, NodeId, Term};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -22,6 +32,31 @@ pub(super) enum State {
         waiting: bool,
     },
     Replicate,
+    /// `offer`: index and term of the snapshot that the follower was told to fetch; none while it is
+    /// silent, or none is there.
+    Snapshot {
+        offer: Option<(LogIndex, Term)>,
+    },
+}
+
+/// Entries that are read from disk for a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fetching {
+    Idle,
+    /// From this index on.
+    Since(LogIndex),
+    /// It failed, and is not tried before the next periodic heartbeat.
+    Failed,
+}
+
+/// An entry that readmits a follower.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Readmitting {
+    pub(super) incarnation: u64,
+    /// The entry.
+    pub(super) index: LogIndex,
+    /// Periodic heartbeats since the follower could know that it is committed.
+    pub(super) beats: u32,
 }
 
 /// Append messages that are sent and not acknowledged, oldest first.
@@ -36,11 +71,23 @@ struct Inflight {
 pub(super) struct Progress {
     /// Up to here the follower has acknowledged, durably.
     pub(super) matched: LogIndex,
+    /// Up to here it has done so as a member. Never more than `matched`, but for acknowledgements that
+    /// come late.
+    pub(super) counted: LogIndex,
     /// What is sent next.
     pub(super) next: LogIndex,
     pub(super) state: State,
     /// When something was last heard from it.
     pub(super) contact: Duration,
+    /// When something was last heard from it as a member.
+    pub(super) member_contact: Duration,
+    /// Its incarnation, if it has lost its data and is not readmitted.
+    pub(super) returning: Option<u64>,
+    /// What the commit index was at an earlier heartbeat: a returning follower that has got there keeps
+    /// pace.
+    pub(super) goal: Option<LogIndex>,
+    pub(super) readmitting: Option<Readmitting>,
+    pub(super) fetching: Fetching,
     /// The newest round of reads it has confirmed.
     pub(super) round: u64,
     /// An append was answered since the last periodic heartbeat.
@@ -58,9 +105,15 @@ impl Progress {
     pub(super) fn new(last_index: LogIndex, now: Duration, config: &Config) -> Self {
         Self {
             matched: LogIndex(0),
+            counted: LogIndex(0),
             next: last_index.next(),
             state: State::Probe { waiting: false },
             contact: now,
+            member_contact: now,
+            returning: None,
+            goal: None,
+            readmitting: None,
+            fetching: Fetching::Idle,
             round: 0,
             answered: false,
             quiet: false,
@@ -77,15 +130,19 @@ impl Progress {
             matched: self.matched,
             next: self.next,
             replicating: self.state == State::Replicate,
+            snapshot: matches!(self.state, State::Snapshot { .. }),
+            returning: self.returning,
             inflight_messages: self.inflight.messages.len(),
             inflight_bytes: self.inflight.bytes,
+            contact: self.contact,
+            round: self.round,
         }
     }
 
     /// How many bytes of entries the next message may have; `None` if nothing may be sent now.
     pub(super) fn budget(&self, config: &Config) -> Option<usize> {
         match self.state {
-            State::Probe { waiting: true } => None,
+            State::Probe { waiting: true } | State::Snapshot { .. } => None,
             State::Probe { waiting: false } => {
                 Some(self.batch_bytes.min(config.inflight_bytes_max))
             }
@@ -110,11 +167,38 @@ impl Progress {
                     self.inflight.bytes += bytes;
                 }
             }
+            State::Snapshot { .. } => {}
         }
     }
 
-    /// The follower has everything up to `matched`.
-    pub(super) fn accepted(&mut self, matched: LogIndex, config: &Config) {
+    /// How many bytes of entries may be asked for now.
+    pub(super) fn fetch_budget(&self, config: &Config) -> usize {
+        let room = config.inflight_bytes_max.saturating_sub(self.inflight.bytes);
+        room.min(config.fetch_bytes_max)
+    }
+
+    /// The log no longer has what the follower lacks; it is offered this snapshot.
+    pub(super) fn needs_snapshot(&mut self, offer: Option<(LogIndex, Term)>) {
+        self.inflight.messages.clear();
+        self.inflight.bytes = 0;
+        self.fetching = Fetching::Idle;
+        self.state = State::Snapshot { offer };
+    }
+
+    /// The follower has lost all that it had acknowledged. It is sent the last entry of the log, if it is
+    /// not sent older ones already: an idle leader has nothing else to ask it with.
+    pub(super) fn start_anew(&mut self, incarnation: u64, last_index: LogIndex) {
+        (self.matched, self.counted) = (LogIndex(0), LogIndex(0));
+        self.returning = Some(incarnation);
+        self.goal = None;
+        if !matches!(self.state, State::Snapshot { .. }) {
+            self.next = self.next.min(last_index);
+            self.probe_again();
+        }
+    }
+
+    /// The follower has everything up to `matched`; the leader's log begins at `base`.
+    pub(super) fn accepted(&mut self, matched: LogIndex, base: LogIndex, config: &Config) {
         let old = matched < self.matched;
         #[cfg(mutant = "ack-covers-all-sent")]
         let matched = matched.max(self.next.prev());
@@ -129,6 +213,19 @@ impl Progress {
                 self.next = self.next.max(self.matched.next());
                 self.free_inflight(config);
             }
+            State::Snapshot { .. } if self.matched >= base => {
+                self.state = State::Replicate;
+                self.next = self.matched.next();
+            }
+            // It has the snapshot, but the log has been compacted beyond it meanwhile.
+            State::Snapshot { offer: Some((index, _)) } if matched >= index => {
+                sometimes!(snapshot_outrun);
+                self.next = self.matched.next();
+                self.state = State::Snapshot { offer: None };
+            }
+            State::Snapshot { .. } => {
+                sometimes!(snapshot_ack_below_base);
+            }
         }
     }
 
@@ -142,6 +239,7 @@ impl Progress {
             && match self.state {
                 State::Probe { .. } => prev == self.next.prev(),
                 State::Replicate => true,
+                State::Snapshot { .. } => false,
             };
         sometimes!(reject_of_acknowledged, prev <= self.matched);
         if !current {
@@ -156,6 +254,9 @@ impl Progress {
     /// follower is heard of again. A probe that was not answered asks for the same place again:
     /// before the first answer `matched` is 0, and going back there would send the whole log.
     pub(super) fn unreachable(&mut self) {
+        if let State::Snapshot { .. } = self.state {
+            return; // what it has fetched of the snapshot is not lost
+        }
         if self.state == State::Replicate {
             self.next = self.matched.next();
         }
@@ -200,7 +301,7 @@ mod tests {
 
     fn replicating(config: &Config) -> Progress {
         let mut progress = Progress::new(LogIndex(10), Duration::ZERO, config);
-        progress.accepted(LogIndex(10), config);
+        progress.accepted(LogIndex(10), LogIndex(0), config);
         assert_eq!(progress.state, State::Replicate);
         progress
     }
@@ -217,10 +318,10 @@ mod tests {
         assert_eq!(progress.budget(&config), Some(990));
         progress.sent(LogIndex(12), 10);
         assert_eq!(progress.budget(&config), None, "two messages are out");
-        progress.accepted(LogIndex(11), &config);
+        progress.accepted(LogIndex(11), LogIndex(0), &config);
         progress.sent(LogIndex(13), 990);
         assert_eq!(progress.budget(&config), None, "1000 bytes are out");
-        progress.accepted(LogIndex(13), &config);
+        progress.accepted(LogIndex(13), LogIndex(0), &config);
         assert_eq!(progress.budget(&config), Some(1000));
     }
 
@@ -232,7 +333,7 @@ mod tests {
         let mut send = |progress: &mut Progress, bytes| {
             last += 1;
             progress.sent(LogIndex(last), bytes);
-            progress.accepted(LogIndex(last), &config);
+            progress.accepted(LogIndex(last), LogIndex(0), &config);
             progress.budget(&config)
         };
         assert_eq!(send(&mut progress, 100), Some(APPEND_BYTES_MIN), "a small one proves nothing");
@@ -256,7 +357,7 @@ mod tests {
         let mut progress = Progress::new(LogIndex(1000), Duration::ZERO, &config);
         progress.unreachable();
         assert_eq!(progress.next, LogIndex(1001), "not from 1, although nothing is acknowledged");
-        progress.accepted(LogIndex(1001), &config);
+        progress.accepted(LogIndex(1001), LogIndex(0), &config);
         progress.sent(LogIndex(1010), 10);
         progress.unreachable();
         assert_eq!(progress.next, LogIndex(1002));

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::config::{Config, StartError};
 use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
 use super::log::RaftLog;
-use super::message::{Entry, HardState, HeartbeatReply, Message};
+use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
 use super::progress::Progress;
 use super::reads::Reads;
+use super::returning::Asking;
 use crate::{LogIndex, NodeId, Term};
 
 /// One replica of one shard. See the [module](super) for the protocol and the caller's duties.
@@ -42,6 +43,15 @@ pub struct Raft {
     pub(super) uncommitted: usize,
     /// Index of the leader's first entry of its term.
     pub(super) term_start: LogIndex,
+    /// The newest durable snapshot of this replica: index and term.
+    pub(super) snapshot: Option<(LogIndex, Term)>,
+    /// Whether this replica votes and counts; see [`may_vote`](Raft::may_vote) for one that does not
+    /// know yet.
+    pub(super) standing: Standing,
+    /// While a replica that found nothing on its disk does not know whether the cluster is new.
+    pub(super) asking: Option<Asking>,
+    /// The entry in the log that readmits this replica.
+    pub(super) readmission: Option<LogIndex>,
 }
 
 /// Another voter, as this replica sees it.
@@ -80,10 +90,18 @@ pub struct FollowerStatus {
     pub next: LogIndex,
     /// Whether entries are sent ahead of their acknowledgements.
     pub replicating: bool,
+    /// Whether it needs a snapshot before it can be sent entries; see [`Raft::offered`].
+    pub snapshot: bool,
+    /// Its incarnation, if it has lost its data and does not count.
+    pub returning: Option<u64>,
     /// Append messages that are not acknowledged.
     pub inflight_messages: usize,
     /// Cost of the entries in them.
     pub inflight_bytes: usize,
+    /// When something was last heard of it, on the clock of the ticks.
+    pub contact: Duration,
+    /// The newest round of reads that it has confirmed; 0 if none of this term.
+    pub round: u64,
 }
 
 impl Raft {
@@ -99,7 +117,11 @@ impl Raft {
         now: Duration,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let HardState { term, vote, commit } = hard_state;
+        let HardState { term, vote, commit, standing } = hard_state;
+        if config.blank.is_some() && (hard_state != HardState::default() || !log.is_empty()) {
+            let what = "said to be blank, but there is a hard state or a log".to_owned();
+            return Err(StartError::Config(what));
+        }
         #[cfg(mutant = "vote-forgotten-on-restart")]
         let vote = vote.and(None);
         if log.last_term() > term {
@@ -132,8 +154,14 @@ impl Raft {
             reads: Reads::default(),
             uncommitted: 0,
             term_start: LogIndex(0),
+            snapshot: None,
+            standing,
+            asking: None,
+            readmission: None,
             config,
         };
+        raft.asking = Asking::begin(&raft.config, now);
+        raft.find_readmission();
         sometimes!(restart_with_vote, raft.vote.is_some());
         sometimes!(restart_with_uncommitted, commit < raft.log.last_index());
         raft.log.commit_to(commit);
@@ -155,11 +183,16 @@ impl Raft {
             Event::ReadIndex { id } => self.on_read_index(id, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
+            Event::Snapshot { index, term } => self.on_snapshot(index, term, effects),
+            Event::Installed { index, term } => self.on_installed(index, term, effects),
+            Event::Fetched { to, first, entries } => self.on_fetched(to, first, &entries, effects),
+            Event::FetchFailed { to, first } => self.on_fetched(to, first, &[], effects),
         }
+        self.rejoin_if_readmitted(effects);
         if (self.term, self.vote) != (before.0, before.1) {
             self.store_hard_state(effects);
         }
-        if effects.hard_state.is_some() || !effects.entries.is_empty() {
+        if effects.base.is_some() || effects.hard_state.is_some() || !effects.entries.is_empty() {
             effects.write_mark = Some(WriteMark {
                 term: self.term,
                 index: self.log.last_index(),
@@ -221,7 +254,12 @@ impl Raft {
     /// What would have to be stored now.
     #[must_use]
     pub fn hard_state(&self) -> HardState {
-        HardState { term: self.term, vote: self.vote, commit: self.log.committed() }
+        HardState {
+            term: self.term,
+            vote: self.vote,
+            commit: self.log.committed(),
+            standing: self.standing,
+        }
     }
 
     /// Role, leader and term.
@@ -260,6 +298,12 @@ impl Raft {
         self.reads.pending()
     }
 
+    /// The newest round of reads of this term that a majority has confirmed, as a leader counts; 0 if none.
+    #[must_use]
+    pub fn confirmed_round(&self) -> u64 {
+        self.reads.confirmed_round()
+    }
+
     /// What is known about each other voter, in the order of their ids; nothing unless leading.
     pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
         let leads = self.role == Role::Leader;
@@ -271,6 +315,9 @@ impl Raft {
         let own_vote = from == self.config.id && matches!(message, Message::VoteReply(_));
         if !own_vote && self.peer(from).is_none() {
             return; // not a voter of this shard: its votes and acks must not count
+        }
+        if !self.listens_to(from, &message, effects) {
+            return;
         }
         let term = message.term();
         #[cfg(mutant = "stale-ack")]
@@ -291,6 +338,8 @@ impl Raft {
             Message::AppendReply(m) => self.on_append_reply(from, m, effects),
             Message::Heartbeat(m) => self.on_heartbeat(from, m, effects),
             Message::HeartbeatReply(m) => self.on_heartbeat_reply(from, m, effects),
+            Message::SnapshotOffer(m) => self.on_snapshot_offer(from, m, effects),
+            Message::Census(_) | Message::CensusReply(_) => {} // belong to no term
         }
     }
 
@@ -299,11 +348,14 @@ impl Raft {
     /// sender has got there by itself meanwhile, and perhaps leads, a vote, a rejection or a round
     /// taken over from the old message would be mistaken for an answer to a new one.
     fn answer_outdated(&self, from: NodeId, message: &Message, effects: &mut Effects) {
-        if let Message::PreVote(_) | Message::Vote(_) | Message::Append(_) | Message::Heartbeat(_) =
-            message
+        if let Message::PreVote(_)
+        | Message::Vote(_)
+        | Message::Append(_)
+        | Message::Heartbeat(_)
+        | Message::SnapshotOffer(_) = message
         {
             sometimes!(outdated_answered);
-            let reply = HeartbeatReply { term: self.term, round: 0 };
+            let reply = HeartbeatReply { term: self.term, round: 0, standing: self.standing };
             effects.send(from, Message::HeartbeatReply(reply));
         }
     }
@@ -323,7 +375,7 @@ impl Raft {
                 sometimes!(vote_ignored);
                 return false;
             }
-            Message::Append(_) | Message::Heartbeat(_) => Some(from),
+            Message::Append(_) | Message::Heartbeat(_) | Message::SnapshotOffer(_) => Some(from),
             _ => None,
         };
         self.become_follower(message.term(), leader, effects);
@@ -363,6 +415,9 @@ impl Raft {
     }
 
     /// Moves the commit index of whoever may: a leader by counting, a follower by what it is told.
+    ///
+    /// A leader's cost of what is not committed is that of the entries in memory. They are all those that
+    /// were in memory when its term began, and its own: see [`Raft::evict_to`].
     pub(super) fn commit_to(&mut self, index: LogIndex, effects: &mut Effects) {
         if index <= self.log.committed() {
             return;

@@ -11,10 +11,10 @@ use coracle_wal::Lsn;
 use coracle_wal::limits::RECORD_HEADER_BYTES;
 
 use super::place::{Place, Stretch, Trail};
-use super::records::{Base, ENTRY_HEAD_BYTES};
+use super::records::ENTRY_HEAD_BYTES;
 use super::runs::{Run, Runs};
 use super::summary::{Item, Summaries};
-use crate::raft::HardState;
+use crate::raft::{Base, HardState};
 use crate::{LogIndex, ShardId, Term};
 
 /// What is left in the log of one shard, and where.

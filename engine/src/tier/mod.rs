@@ -37,10 +37,12 @@ pub use compaction::{
 pub use index::{Appended, Index, ShardIndex};
 pub use memory::{Eviction, Memory};
 pub use place::{Place, Stretch, Trail};
-pub use records::{Base, LogRecord, ReplayError, decode_record};
 pub(crate) use records::{
     ENTRY_HEAD_BYTES, base_head, base_record, entry_head, entry_record, hard_state_head,
     hard_state_record, kept_record,
 };
+pub use records::{LogRecord, ReplayError, decode_record};
 pub use recovery::{Recovered, RecoveredShard, Recovery, ShardError, Unusable};
 pub use runs::{Run, Runs};
+
+pub use crate::raft::Base;

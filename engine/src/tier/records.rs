@@ -15,7 +15,7 @@ use coracle_wal::{Record, RecordView};
 use thiserror::Error;
 
 use crate::limits::TERM_MAX;
-use crate::raft::{Entry, EntryKind, HardState};
+use crate::raft::{Base, Entry, EntryKind, HardState, Standing};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
 const KIND_ENTRY: u8 = 1;
@@ -24,21 +24,14 @@ const KIND_KEPT: u8 = 3;
 const KIND_BASE: u8 = 4;
 const ENTRY_NORMAL: u8 = 0;
 const ENTRY_NOOP: u8 = 1;
+const ENTRY_READMISSION: u8 = 2;
+const STANDING_MEMBER: u8 = 0;
+const STANDING_RETURNING: u8 = 1;
 pub(crate) const ENTRY_HEAD_BYTES: usize = 17;
-pub(crate) const HARD_STATE_BYTES: usize = 24;
+pub(crate) const HARD_STATE_BYTES: usize = 33;
+/// A hard state without a standing, as earlier versions wrote it.
+const HARD_STATE_BYTES_OLD: usize = 24;
 const BASE_BYTES: usize = 17;
-
-/// Where a shard's log begins: everything up to `index` is in a snapshot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Base {
-    /// The position before the first entry.
-    pub index: LogIndex,
-    /// The term of the entry that was there.
-    pub term: Term,
-    /// Nothing that was in the log before counts any more, entries above `index` included: the shard
-    /// was replaced by a snapshot.
-    pub reset: bool,
-}
 
 /// The fixed part of an entry's record.
 pub(crate) fn entry_head(entry: &Entry) -> [u8; ENTRY_HEAD_BYTES] {
@@ -48,6 +41,7 @@ pub(crate) fn entry_head(entry: &Entry) -> [u8; ENTRY_HEAD_BYTES] {
     head[16] = match entry.kind {
         EntryKind::Normal => ENTRY_NORMAL,
         EntryKind::Noop => ENTRY_NOOP,
+        EntryKind::Readmission => ENTRY_READMISSION,
     };
     head
 }
@@ -57,7 +51,13 @@ pub(crate) fn hard_state_head(state: &HardState) -> [u8; HARD_STATE_BYTES] {
     let mut head = [0; HARD_STATE_BYTES];
     head[..8].copy_from_slice(&state.term.0.to_le_bytes());
     head[8..16].copy_from_slice(&state.vote.map_or(0, |node| node.0).to_le_bytes());
-    head[16..].copy_from_slice(&state.commit.0.to_le_bytes());
+    head[16..24].copy_from_slice(&state.commit.0.to_le_bytes());
+    let (standing, incarnation) = match state.standing {
+        Standing::Member => (STANDING_MEMBER, 0),
+        Standing::Returning(incarnation) => (STANDING_RETURNING, incarnation),
+    };
+    head[24] = standing;
+    head[25..].copy_from_slice(&incarnation.to_le_bytes());
     head
 }
 
@@ -187,6 +187,7 @@ fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
         kind: match *payload.get(16)? {
             ENTRY_NORMAL => EntryKind::Normal,
             ENTRY_NOOP => EntryKind::Noop,
+            ENTRY_READMISSION => EntryKind::Readmission,
             _ => return None,
         },
         payload: payload.get(ENTRY_HEAD_BYTES..)?,
@@ -194,14 +195,20 @@ fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
 }
 
 pub(super) fn decode_hard_state(payload: &[u8]) -> Option<HardState> {
-    if payload.len() != HARD_STATE_BYTES {
-        return None;
-    }
+    let standing = match (payload.len(), payload.get(24)) {
+        (HARD_STATE_BYTES_OLD, _) => Standing::Member,
+        (HARD_STATE_BYTES, Some(&STANDING_MEMBER)) if u64_at(payload, 25) == Some(0) => {
+            Standing::Member
+        }
+        (HARD_STATE_BYTES, Some(&STANDING_RETURNING)) => Standing::Returning(u64_at(payload, 25)?),
+        _ => return None,
+    };
     let vote = u64_at(payload, 8)?;
     Some(HardState {
         term: term_at(payload)?,
         vote: (vote != 0).then_some(NodeId(vote)),
         commit: LogIndex(u64_at(payload, 16)?),
+        standing,
     })
 }
 
@@ -256,8 +263,13 @@ mod tests {
         golden[0] = 3;
         assert_eq!(bytes_of(&kept_record(shard, &head, &written.payload)), golden);
 
-        let state = HardState { term: Term(3), vote: Some(NodeId(4)), commit: LogIndex(5) };
-        let mut golden = [0; 29];
+        let state = HardState {
+            term: Term(3),
+            vote: Some(NodeId(4)),
+            commit: LogIndex(5),
+            ..HardState::default()
+        };
+        let mut golden = [0; 38];
         (golden[0], golden[1], golden[5], golden[13], golden[21]) = (2, 7, 3, 4, 5);
         assert_eq!(bytes_of(&hard_state_record(shard, &hard_state_head(&state))), golden);
 
@@ -280,7 +292,7 @@ mod tests {
             let base = Base { index, term, reset };
             assert_eq!(decode(KIND_BASE, &base_head(&base)), Some(LogRecord::Base(base)));
         }
-        let state = HardState { term, vote: None, commit: index };
+        let state = HardState { term, commit: index, ..HardState::default() };
         let head = hard_state_head(&state);
         assert_eq!(decode(KIND_HARD_STATE, &head), Some(LogRecord::HardState(state)));
     }

@@ -39,9 +39,9 @@ use thiserror::Error;
 use super::index::{Appended, Index, ShardIndex};
 use super::memory::Memory;
 use super::place::Place;
-use super::records::{Base, LogRecord, ReplayError, decode_record};
+use super::records::{LogRecord, ReplayError, decode_record};
 use super::summary::{self, Item};
-use crate::raft::{Entry, HardState};
+use crate::raft::{Base, Entry, HardState};
 use crate::{LogIndex, ShardId, Term};
 
 /// Why one shard can't be brought up from the log. The others are not concerned.

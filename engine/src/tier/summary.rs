@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, VecDeque};
 use coracle_wal::Lsn;
 
 use super::place::{Place, Stretch};
-use super::records::{Base, decode_hard_state, hard_state_head};
+use super::records::{decode_hard_state, hard_state_head};
 use super::runs::Run;
 use crate::limits::{SUMMARY_ITEMS_MAX, TERM_MAX};
-use crate::raft::HardState;
+use crate::raft::{Base, HardState};
 use crate::{LogIndex, ShardId, Term};
 
 const VERSION: u8 = 1;

@@ -9,8 +9,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::header::Kind;
 use crate::limits::{PAYLOAD_BYTES_MAX, TERM_MAX};
 use crate::raft::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
+    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing, Vote,
+    VoteReply,
 };
 use crate::{LogIndex, Term};
 
@@ -21,6 +22,9 @@ const ENTRY_LINE_BYTES: usize = 16;
 
 const ACCEPTED: u8 = 0;
 const REJECTED: u8 = 1;
+
+const MEMBER: u8 = 0;
+const RETURNING: u8 = 1;
 
 /// What is wrong with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,9 @@ pub(super) fn kind_of(message: &Message) -> Kind {
         Message::AppendReply(_) => Kind::AppendReply,
         Message::Heartbeat(_) => Kind::Heartbeat,
         Message::HeartbeatReply(_) => Kind::HeartbeatReply,
+        Message::SnapshotOffer(_) => Kind::SnapshotOffer,
+        Message::Census(_) => Kind::Census,
+        Message::CensusReply(_) => Kind::CensusReply,
     }
 }
 
@@ -60,6 +67,17 @@ pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
         Message::HeartbeatReply(m) => {
             out.put_u64_le(m.term.0);
             out.put_u64_le(m.round);
+            encode_standing(m.standing, out);
+        }
+        Message::SnapshotOffer(m) => {
+            out.put_u64_le(m.term.0);
+            out.put_u64_le(m.index.0);
+            out.put_u64_le(m.snapshot_term.0);
+        }
+        Message::Census(m) => out.put_u64_le(m.incarnation),
+        Message::CensusReply(m) => {
+            encode_answer(m.term, m.empty, out);
+            out.put_u64_le(m.incarnation);
         }
     }
 }
@@ -94,6 +112,7 @@ fn encode_append(m: &Append, out: &mut BytesMut) {
         out.put_u32_le(match entry.kind {
             EntryKind::Normal => 0,
             EntryKind::Noop => 1,
+            EntryKind::Readmission => 2,
         });
     }
 }
@@ -112,13 +131,29 @@ fn encode_append_reply(m: &AppendReply, out: &mut BytesMut) {
             out.put_u64_le(hint_term.0);
         }
     }
+    encode_standing(m.standing, out);
+}
+
+fn encode_standing(standing: Standing, out: &mut BytesMut) {
+    let (kind, incarnation) = match standing {
+        Standing::Member => (MEMBER, 0),
+        Standing::Returning(incarnation) => (RETURNING, incarnation),
+    };
+    out.put_u8(kind);
+    out.put_u64_le(incarnation);
 }
 
 /// Reads the body of a Raft frame. `None` for a kind that is no Raft message.
 pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Problem> {
     let b = &mut body;
     let message = match kind {
-        Kind::Hello | Kind::HelloReply | Kind::Introduction | Kind::Ping | Kind::Pong => {
+        Kind::Hello
+        | Kind::HelloReply
+        | Kind::Introduction
+        | Kind::SnapshotHello
+        | Kind::SnapshotHelloReply
+        | Kind::Ping
+        | Kind::Pong => {
             return Ok(None);
         }
         Kind::PreVote => {
@@ -145,7 +180,17 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         }
         Kind::HeartbeatReply => {
             let term = Term(get_u64(b)?);
-            Message::HeartbeatReply(HeartbeatReply { term, round: get_u64(b)? })
+            let round = get_u64(b)?;
+            Message::HeartbeatReply(HeartbeatReply { term, round, standing: decode_standing(b)? })
+        }
+        Kind::SnapshotOffer => {
+            let (term, index, snapshot_term) = decode_question(b)?;
+            Message::SnapshotOffer(SnapshotOffer { term, index, snapshot_term })
+        }
+        Kind::Census => Message::Census(Census { incarnation: get_u64(b)? }),
+        Kind::CensusReply => {
+            let (term, empty) = decode_answer(b)?;
+            Message::CensusReply(CensusReply { term, empty, incarnation: get_u64(b)? })
         }
     };
     finish(&body)?;
@@ -206,6 +251,7 @@ fn decode_entry(
     let kind = match get_u32(table)? {
         0 => EntryKind::Normal,
         1 => EntryKind::Noop,
+        2 => EntryKind::Readmission,
         _ => return Err(Problem("unknown kind of entry")),
     };
     if length > PAYLOAD_BYTES_MAX || length > payloads.len() {
@@ -213,6 +259,9 @@ fn decode_entry(
     }
     if kind == EntryKind::Noop && length > 0 {
         return Err(Problem("a no-op with a payload"));
+    }
+    if kind == EntryKind::Readmission && length != Readmission::BYTES {
+        return Err(Problem("a readmission is of another length"));
     }
     Ok(Entry { term, index, kind, payload: payloads.split_to(length) })
 }
@@ -229,7 +278,16 @@ fn decode_append_reply(body: &mut Bytes) -> Result<AppendReply, Problem> {
         Ok(_) => return Err(Problem("neither accepted nor rejected")),
         Err(_) => return Err(Problem::SHORT),
     };
-    Ok(AppendReply { term, outcome })
+    Ok(AppendReply { term, outcome, standing: decode_standing(body)? })
+}
+
+fn decode_standing(body: &mut Bytes) -> Result<Standing, Problem> {
+    let kind = body.try_get_u8().map_err(|_| Problem::SHORT)?;
+    match (kind, get_u64(body)?) {
+        (MEMBER, 0) => Ok(Standing::Member),
+        (RETURNING, incarnation) => Ok(Standing::Returning(incarnation)),
+        _ => Err(Problem("neither a member nor returning")),
+    }
 }
 
 /// A term that somebody leads or wants to lead: 0 is before the first.

@@ -18,6 +18,10 @@ pub enum Frame {
     HelloReply(HelloReply),
     /// A greeting that only wants the answer: the connection ends with it.
     Introduction(Hello),
+    /// The greeting of a side that connected to ask for snapshots.
+    SnapshotHello(Hello),
+    /// Its answer; if it accepts, what follows is not in frames.
+    SnapshotHelloReply(HelloReply),
     /// Keeps a quiet connection alive.
     Ping,
     /// Answers a ping.
@@ -98,7 +102,13 @@ impl FrameDecoder {
 fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Problem> {
     let body = body.freeze();
     match kind {
-        Kind::Hello | Kind::HelloReply | Kind::Introduction | Kind::Ping | Kind::Pong
+        Kind::Hello
+        | Kind::HelloReply
+        | Kind::Introduction
+        | Kind::SnapshotHello
+        | Kind::SnapshotHelloReply
+        | Kind::Ping
+        | Kind::Pong
             if shard != ShardId(0) =>
         {
             Err(Problem("this frame belongs to no shard"))
@@ -106,6 +116,8 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         Kind::Hello => hello::decode_hello(body).map(Frame::Hello),
         Kind::HelloReply => hello::decode_reply(body).map(Frame::HelloReply),
         Kind::Introduction => hello::decode_hello(body).map(Frame::Introduction),
+        Kind::SnapshotHello => hello::decode_hello(body).map(Frame::SnapshotHello),
+        Kind::SnapshotHelloReply => hello::decode_reply(body).map(Frame::SnapshotHelloReply),
         Kind::Ping => Ok(Frame::Ping),
         Kind::Pong => Ok(Frame::Pong),
         _ => match body::decode(kind, body)? {

@@ -8,15 +8,15 @@ use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 pub const HEADER_BYTES: usize = 24;
 
 /// Version of the peer protocol.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const MAGIC: [u8; 2] = [0xC0, 0xAC];
 
 /// Bytes that the header checksum covers.
 const CHECKED_BYTES: usize = 20;
 
-/// What a frame is. The numbers are part of the format; 3 and 4 are reserved for a ping and its
-/// answer, 24 for a message that hands over leadership, 25 and up for snapshots.
+/// What a frame is. The numbers are part of the format; 24 is reserved for a message that hands over
+/// leadership, 28 to 31 for more of Raft's messages, 34 and up for more about snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -33,6 +33,11 @@ pub(super) enum Kind {
     AppendReply = 21,
     Heartbeat = 22,
     HeartbeatReply = 23,
+    SnapshotOffer = 25,
+    Census = 26,
+    CensusReply = 27,
+    SnapshotHello = 32,
+    SnapshotHelloReply = 33,
 }
 
 impl Kind {
@@ -51,6 +56,11 @@ impl Kind {
             21 => Self::AppendReply,
             22 => Self::Heartbeat,
             23 => Self::HeartbeatReply,
+            25 => Self::SnapshotOffer,
+            26 => Self::Census,
+            27 => Self::CensusReply,
+            32 => Self::SnapshotHello,
+            33 => Self::SnapshotHelloReply,
             _ => return None,
         })
     }
@@ -58,7 +68,11 @@ impl Kind {
     /// Longest body of this type.
     pub(super) fn body_bytes_max(self) -> usize {
         match self {
-            Self::Hello | Self::HelloReply | Self::Introduction => HELLO_BYTES_MAX,
+            Self::Hello
+            | Self::HelloReply
+            | Self::Introduction
+            | Self::SnapshotHello
+            | Self::SnapshotHelloReply => HELLO_BYTES_MAX,
             Self::Ping | Self::Pong => 0,
             Self::Append => FRAME_BYTES_MAX - HEADER_BYTES,
             _ => 64,

@@ -66,6 +66,26 @@ impl OutBuf {
         self.finish(start, Kind::Introduction, ShardId(0))
     }
 
+    /// Adds a greeting that asks for snapshots.
+    ///
+    /// # Errors
+    /// As for [`OutBuf::push_hello`].
+    pub fn push_snapshot_hello(&mut self, hello: &Hello) -> Result<(), EncodeError> {
+        let start = self.begin();
+        hello::encode_hello(hello, &mut self.tail);
+        self.finish(start, Kind::SnapshotHello, ShardId(0))
+    }
+
+    /// Adds the answer to a greeting that asks for snapshots.
+    ///
+    /// # Errors
+    /// As for [`OutBuf::push_hello`].
+    pub fn push_snapshot_hello_reply(&mut self, reply: &HelloReply) -> Result<(), EncodeError> {
+        let start = self.begin();
+        hello::encode_reply(reply, &mut self.tail);
+        self.finish(start, Kind::SnapshotHelloReply, ShardId(0))
+    }
+
     /// Adds a question whether the other end is alive.
     pub fn push_ping(&mut self) {
         self.push_empty(Kind::Ping);

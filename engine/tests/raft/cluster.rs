@@ -1,49 +1,100 @@
-//! A cluster of Raft cores in memory: disks that forget what is not written, and a network that does
-//! what it is told.
+//! A cluster of Raft cores in memory: disks that forget what is not written, snapshots, and a network that
+//! does what it is told.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use coracle_engine::raft::{
-    AppendOutcome, Config, Effects, Entry, Event, HardState, Message, Raft, RaftLog, WriteMark,
+    AppendOutcome, Base, Config, Effects, Entry, Event, Fetch, HardState, Message, Raft, RaftLog,
+    Standing, WriteMark,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
 /// What survives a crash of a node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Disk {
+    /// Whether anything was ever written.
+    pub written: bool,
     pub hard_state: HardState,
+    /// Position before the first entry.
+    pub base: (LogIndex, Term),
     pub entries: Vec<Entry>,
+    /// Index and term of each.
+    pub snapshots: BTreeMap<LogIndex, Term>,
 }
 
 impl Disk {
     fn write(&mut self, write: &Write) {
+        self.written = true;
+        if let Some(base) = write.base {
+            if base.reset {
+                self.entries.clear();
+            } else {
+                self.entries.retain(|entry| entry.index > base.index);
+            }
+            self.base = (base.index, base.term);
+        }
         if let Some(hard_state) = write.hard_state {
             assert!(hard_state.term >= self.hard_state.term, "the stored term never decreases");
             self.hard_state = hard_state;
         }
         if let Some(first) = write.entries.first() {
-            self.entries.truncate(first.index.0 as usize - 1);
+            assert!(first.index > self.base.0 && first.index <= self.last().next(), "no gap");
+            self.entries.truncate((first.index.0 - self.base.0.0) as usize - 1);
             self.entries.extend(write.entries.iter().cloned());
         }
-        let last_term = self.entries.last().map_or(Term(0), |entry| entry.term);
+        let last_term = self.entries.last().map_or(self.base.1, |entry| entry.term);
         assert!(self.hard_state.term >= last_term, "a term is stored no later than its entries");
     }
 
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.base.0.0 + self.entries.len() as u64)
+    }
+
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        let offset = index.0.checked_sub(self.base.0.0 + 1)?;
+        self.entries.get(offset as usize)
+    }
+
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        match index.0 {
-            0 => Some(Term(0)),
-            n => self.entries.get(n as usize - 1).map(|entry| entry.term),
+        match index == self.base.0 {
+            true => Some(self.base.1),
+            false => self.entry(index).map(|entry| entry.term),
         }
+    }
+
+    pub fn newest_snapshot(&self) -> Option<(LogIndex, Term)> {
+        self.snapshots.last_key_value().map(|(index, term)| (*index, *term))
+    }
+
+    /// Whether the entry at `index`, if it is of `term`, is here or in a snapshot.
+    pub fn holds(&self, index: LogIndex, term: Term) -> bool {
+        let in_snapshot = self.newest_snapshot().is_some_and(|(newest, _)| newest >= index);
+        in_snapshot || self.term_at(index) == Some(term)
+    }
+
+    /// Entries from `first` on, by what they cost.
+    pub fn read(&self, first: LogIndex, bytes_max: usize) -> Vec<Entry> {
+        let Some(offset) = first.0.checked_sub(self.base.0.0 + 1) else { return Vec::new() };
+        let mut bytes = 0;
+        let entries = self.entries.iter().skip(offset as usize);
+        let fits = entries.take_while(|entry| {
+            let begins = bytes == 0;
+            bytes += entry.cost();
+            begins || bytes <= bytes_max
+        });
+        fits.cloned().collect()
     }
 }
 
 /// A batch that is handed out and not yet on disk.
 #[derive(Clone, Debug)]
 pub struct Write {
+    pub base: Option<Base>,
     pub hard_state: Option<HardState>,
     pub entries: Vec<Entry>,
-    pub mark: WriteMark,
+    /// Absent for what nothing waits for.
+    pub mark: Option<WriteMark>,
     pub after_durable: Vec<(NodeId, Message)>,
 }
 
@@ -64,6 +115,14 @@ pub struct Node {
     pub writes: VecDeque<Write>,
     pub applied: LogIndex,
     pub now: Duration,
+    /// What it has asked for and not got.
+    pub fetches: Vec<Fetch>,
+    /// The snapshot that it should pull: from whom, index and term.
+    pub pull: Option<(NodeId, LogIndex, Term)>,
+    /// Disks that it lost.
+    pub lost: Vec<Disk>,
+    /// Whether it counts: it was a member at some time since it lost its disk.
+    pub counts: bool,
     starts: u64,
 }
 
@@ -71,6 +130,9 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, Node>,
     pub network: Vec<Envelope>,
     template: Config,
+    /// Whether nodes that never stored anything ask whether the cluster is new. Nodes that lost their disk
+    /// always do.
+    census: bool,
     effects: Effects,
 }
 
@@ -79,6 +141,7 @@ impl Cluster {
         let voters: Vec<NodeId> = (1..=size).map(NodeId).collect();
         let mut template = Config::new(NodeId(1), voters.clone(), seed);
         change(&mut template);
+        let census = template.blank.take().is_some();
         let node = |id| Node {
             id,
             raft: None,
@@ -86,11 +149,15 @@ impl Cluster {
             writes: VecDeque::new(),
             applied: LogIndex(0),
             now: Duration::ZERO,
+            fetches: Vec::new(),
+            pull: None,
+            lost: Vec::new(),
+            counts: false,
             starts: 0,
         };
         let nodes = voters.into_iter().map(|id| (id, node(id))).collect();
         let mut cluster =
-            Self { nodes, network: Vec::new(), template, effects: Effects::default() };
+            Self { nodes, network: Vec::new(), template, census, effects: Effects::default() };
         for id in cluster.ids() {
             cluster.restart(id);
         }
@@ -123,15 +190,21 @@ impl Cluster {
         }
         raft.step(event, &mut self.effects);
         let effects = &self.effects;
-        if effects.hard_state.is_some() || !effects.entries.is_empty() {
+        node.counts |= raft.standing() == Some(Standing::Member);
+        node.fetches.extend(&effects.fetches);
+        node.pull = effects.offered.or(node.pull);
+        if effects.write_mark.is_some() {
             node.writes.push_back(Write {
+                base: effects.base,
                 hard_state: effects.hard_state,
                 entries: effects.entries.clone(),
-                mark: effects.write_mark.expect("a batch to store has a mark"),
+                mark: effects.write_mark,
                 after_durable: effects.after_durable.clone(),
             });
         } else {
             assert!(effects.after_durable.is_empty(), "waits for a batch, but nothing is to store");
+            let stores = effects.base.is_some() || effects.hard_state.is_some();
+            assert!(!stores && effects.entries.is_empty(), "a batch to store has a mark");
         }
         if let Some(index) = effects.committed {
             assert!(index > node.applied, "the commit index moves forward");
@@ -142,12 +215,10 @@ impl Cluster {
                 && let AppendOutcome::Accepted { matched } = reply.outcome
             {
                 assert!(node.disk.hard_state.term >= reply.term, "ack before the term is durable");
-                let own = raft.entry(matched).map_or(Term(0), |entry| entry.term);
-                assert_eq!(
-                    node.disk.term_at(matched),
-                    Some(own),
-                    "ack before the entry is durable"
-                );
+                match raft.log().term_at(matched) {
+                    None => assert!(raft.log().base_index() > matched, "ack of what never was"),
+                    own => assert_eq!(node.disk.term_at(matched), own, "ack before it is durable"),
+                }
             }
             if let Message::VoteReply(reply) = message {
                 assert!(!reply.granted, "a vote never leaves before it is stored");
@@ -181,16 +252,90 @@ impl Cluster {
         let node = self.node_mut(id);
         node.raft = None;
         node.writes.clear();
+        node.fetches.clear();
+        node.pull = None;
+    }
+
+    /// Loses a node's disk. What was under way to it never arrives: its connections are gone.
+    pub fn wipe(&mut self, id: NodeId) {
+        self.crash(id);
+        self.network.retain(|envelope| envelope.to != id);
+        let node = self.node_mut(id);
+        node.lost.push(std::mem::take(&mut node.disk));
+        node.counts = false;
     }
 
     pub fn restart(&mut self, id: NodeId) {
         let mut config = Config { id, ..self.template.clone() };
+        let census = self.census;
         let node = self.node_mut(id);
         config.random_seed ^= node.starts << 32;
         node.starts += 1;
-        let log = RaftLog::restore(LogIndex(0), Term(0), node.disk.entries.clone()).unwrap();
+        let blank = !node.disk.written && (census || !node.lost.is_empty());
+        config.blank = blank.then_some(id.0 * 100 + node.starts);
+        let (index, term) = node.disk.base;
+        let log = RaftLog::in_memory(index, term, node.disk.entries.clone()).unwrap();
         let raft = Raft::new(config, node.disk.hard_state, log, node.now).unwrap();
         node.applied = raft.commit();
         node.raft = Some(raft);
+        if let Some((index, term)) = self.node(id).disk.newest_snapshot() {
+            self.step(id, Event::Snapshot { index, term });
+        }
+    }
+
+    /// Makes a durable snapshot of what is committed, and removes those that nobody needs. Gives the event
+    /// that is due.
+    pub fn take_snapshot(&mut self, id: NodeId) -> Option<Event> {
+        let node = self.node_mut(id);
+        let raft = node.raft.as_ref()?;
+        let index = raft.commit();
+        let term = raft.log().term_at(index)?;
+        if index == LogIndex(0) {
+            return None;
+        }
+        node.disk.snapshots.insert(index, term);
+        let pinned: Vec<LogIndex> = raft.offered().map(|(_, index)| index).collect();
+        node.disk.snapshots.retain(|other, _| *other == index || pinned.contains(other));
+        Some(Event::Snapshot { index, term })
+    }
+
+    /// Drops a node's log up to `index`.
+    pub fn compact(&mut self, id: NodeId, index: LogIndex) -> Option<Base> {
+        let node = self.node_mut(id);
+        let base = node.raft.as_mut()?.compact_to(index)?;
+        node.writes.push_back(Write {
+            base: Some(base),
+            hard_state: None,
+            entries: Vec::new(),
+            mark: None,
+            after_durable: Vec::new(),
+        });
+        Some(base)
+    }
+
+    /// Ends the pull of a snapshot, if there is one and its source still has it. Gives the event that is
+    /// due.
+    pub fn finish_pull(&mut self, id: NodeId) -> Option<Event> {
+        let (from, index, term) = self.node_mut(id).pull.take()?;
+        let source = self.node(from);
+        let has = source.raft.is_some() && source.disk.snapshots.get(&index) == Some(&term);
+        let node = self.node_mut(id);
+        if !has || !node.raft.as_ref()?.needs_snapshot(index) {
+            return None;
+        }
+        node.disk.snapshots.insert(index, term);
+        Some(Event::Installed { index, term })
+    }
+
+    /// Reads what a node has asked for first. Gives the event that is due.
+    pub fn finish_fetch(&mut self, id: NodeId, works: bool) -> Option<Event> {
+        let node = self.node_mut(id);
+        let fetch = (!node.fetches.is_empty()).then(|| node.fetches.remove(0))?;
+        let entries = node.disk.read(fetch.first, fetch.bytes_max);
+        let Fetch { to, first, .. } = fetch;
+        Some(match works && !entries.is_empty() {
+            true => Event::Fetched { to, first, entries },
+            false => Event::FetchFailed { to, first },
+        })
     }
 }

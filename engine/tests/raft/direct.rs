@@ -6,8 +6,8 @@ use bytes::Bytes;
 use coracle_engine::limits::READ_BATCHES_MAX;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Config, Effects, Entry, EntryKind, Event, Fault, HardState,
-    Heartbeat, HeartbeatReply, Message, PreVoteReply, Raft, RaftLog, Refusal, Role, StartError,
-    Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVoteReply, Raft, RaftLog, Refusal, Role, Standing,
+    StartError, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -17,13 +17,13 @@ fn entry(term: u64, index: u64) -> Entry {
 }
 
 fn hard_state(term: u64, commit: u64) -> HardState {
-    HardState { term: Term(term), vote: None, commit: LogIndex(commit) }
+    HardState { term: Term(term), commit: LogIndex(commit), ..HardState::default() }
 }
 
 /// Node 1 of three, whose log has one entry of each of these terms.
 fn start(state: HardState, terms: &[u64]) -> Result<Raft, StartError> {
     let entries = terms.iter().zip(1..).map(|(term, index)| entry(*term, index)).collect();
-    let log = RaftLog::restore(LogIndex(0), Term(0), entries)?;
+    let log = RaftLog::in_memory(LogIndex(0), Term(0), entries)?;
     let config = Config::new(NodeId(1), vec![NodeId(1), NodeId(2), NodeId(3)], 7);
     Raft::new(config, state, log, Duration::ZERO)
 }
@@ -51,7 +51,7 @@ fn vote(term: u64, last: (u64, u64)) -> Message {
 
 fn accepted(term: u64, matched: u64) -> Message {
     let outcome = AppendOutcome::Accepted { matched: LogIndex(matched) };
-    Message::AppendReply(AppendReply { term: Term(term), outcome })
+    Message::AppendReply(AppendReply { term: Term(term), outcome, standing: Standing::Member })
 }
 
 /// Elects node 1 with the vote of node 2; its own first entry is not durable yet.
@@ -199,7 +199,7 @@ fn an_answer_to_an_earlier_term_confirms_no_round() {
     let mut raft = start(hard_state(5, 0), &[1]).unwrap();
     let beat = Heartbeat { term: Term(4), commit: LogIndex(0), round: 7 };
     for message in [Message::Heartbeat(beat), append(4, (1, 1), 0, vec![]), vote(4, (9, 9))] {
-        let reply = HeartbeatReply { term: Term(5), round: 0 };
+        let reply = HeartbeatReply { term: Term(5), round: 0, standing: Standing::Member };
         let effects = tell(&mut raft, 2, message);
         assert_eq!(effects.messages, [(NodeId(2), Message::HeartbeatReply(reply))]);
     }
@@ -240,7 +240,7 @@ fn what_no_correct_peer_says_is_reported_and_ignored() {
     assert!(matches!(effects.fault, Some(Fault::TwoLeaders { .. })), "{effects:?}");
     let effects = tell(&mut raft, 2, accepted(1, 2));
     assert!(matches!(effects.fault, Some(Fault::ImpossibleAck { position: 2, .. })));
-    let reply = HeartbeatReply { term: Term(1), round: 1 };
+    let reply = HeartbeatReply { term: Term(1), round: 1, standing: Standing::Member };
     let effects = tell(&mut raft, 2, Message::HeartbeatReply(reply));
     assert!(matches!(effects.fault, Some(Fault::ImpossibleAck { position: 1, .. })));
     assert_eq!(raft.commit(), LogIndex(0));
@@ -375,7 +375,7 @@ fn a_leader_tells_what_each_voter_has_acknowledged() {
     assert_eq!(matched(&raft, NodeId(1)), None, "not another voter");
     tell(&mut raft, 2, vote(term + 9, (term, 9)));
     assert_eq!(matched(&raft, NodeId(2)), Some(LogIndex(3)), "nobody is helped against a leader");
-    let newer = HeartbeatReply { term: Term(term + 1), round: 0 };
+    let newer = HeartbeatReply { term: Term(term + 1), round: 0, standing: Standing::Member };
     tell(&mut raft, 2, Message::HeartbeatReply(newer));
     assert_eq!(matched(&raft, NodeId(2)), None, "it leads no more");
 }

@@ -1,11 +1,18 @@
 //! Events and effects as short lines of text, for transcripts and failure stories.
 
-use coracle_engine::raft::{AppendOutcome, Effects, Entry, EntryKind, Message, Raft};
+use coracle_engine::LogIndex;
+use coracle_engine::raft::{
+    AppendOutcome, Effects, Entry, EntryKind, Message, Raft, Readmission, Standing,
+};
 
 pub fn entry(entry: &Entry) -> String {
     let (term, index) = (entry.term, entry.index);
     match entry.kind {
         EntryKind::Noop => format!("{term}/{index} noop"),
+        EntryKind::Readmission => {
+            let Readmission { node, incarnation } = Readmission::decode(&entry.payload).unwrap();
+            format!("{term}/{index} readmits {node} as {incarnation}")
+        }
         EntryKind::Normal => {
             let text = String::from_utf8_lossy(&entry.payload);
             if text.len() > 16 {
@@ -24,6 +31,14 @@ pub fn entries(list: &[Entry]) -> String {
     format!("[{}]", list.iter().map(entry).collect::<Vec<_>>().join(", "))
 }
 
+/// Nothing for a member.
+fn standing(standing: Standing) -> String {
+    match standing {
+        Standing::Member => String::new(),
+        Standing::Returning(incarnation) => format!(" returning={incarnation}"),
+    }
+}
+
 pub fn message(message: &Message) -> String {
     let text = match message {
         Message::PreVote(m) => format!("PreVote last={}/{}", m.last_term, m.last_index),
@@ -34,14 +49,25 @@ pub fn message(message: &Message) -> String {
             let (prev, commit) = (format!("{}/{}", m.prev_term, m.prev_index), m.commit);
             format!("Append prev={prev} commit={commit} {}", entries(&m.entries))
         }
-        Message::AppendReply(m) => match m.outcome {
-            AppendOutcome::Accepted { matched } => format!("AppendReply accepted={matched}"),
-            AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
-                format!("AppendReply rejected={prev_index} hint={hint_term}/{hint_index}")
+        Message::AppendReply(m) => {
+            let standing = standing(m.standing);
+            match m.outcome {
+                AppendOutcome::Accepted { matched } => {
+                    format!("AppendReply accepted={matched}{standing}")
+                }
+                AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
+                    let hint = format!("hint={hint_term}/{hint_index}");
+                    format!("AppendReply rejected={prev_index} {hint}{standing}")
+                }
             }
-        },
+        }
         Message::Heartbeat(m) => format!("Heartbeat commit={} round={}", m.commit, m.round),
-        Message::HeartbeatReply(m) => format!("HeartbeatReply round={}", m.round),
+        Message::HeartbeatReply(m) => {
+            format!("HeartbeatReply round={}{}", m.round, standing(m.standing))
+        }
+        Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
+        Message::Census(m) => return format!("Census of {}", m.incarnation),
+        Message::CensusReply(m) => format!("CensusReply empty={} to {}", m.empty, m.incarnation),
     };
     format!("{text} (term {})", message.term())
 }
@@ -59,9 +85,14 @@ pub fn effects(effects: &Effects, lines: &mut Vec<String>) {
             Some(refusal) => format!("accepts {accepted}, then refuses: {refusal:?}"),
         });
     }
+    if let Some(base) = effects.base {
+        let reset = if base.reset { ", all else gone" } else { "" };
+        lines.push(format!("stores base {}/{}{reset}", base.term, base.index));
+    }
     if let Some(hs) = effects.hard_state {
         let vote = hs.vote.map_or("nobody".to_owned(), |vote| vote.to_string());
-        lines.push(format!("stores term={} vote={vote} commit={}", hs.term, hs.commit));
+        let (term, commit, standing) = (hs.term, hs.commit, standing(hs.standing));
+        lines.push(format!("stores term={term} vote={vote} commit={commit}{standing}"));
     }
     if !effects.entries.is_empty() {
         lines.push(format!("stores {}", entries(&effects.entries)));
@@ -74,6 +105,12 @@ pub fn effects(effects: &Effects, lines: &mut Vec<String>) {
     }
     if let Some(index) = effects.committed {
         lines.push(format!("commits up to {index}"));
+    }
+    for fetch in &effects.fetches {
+        lines.push(format!("fetches from {} for {}", fetch.first, fetch.to));
+    }
+    if let Some((from, index, term)) = effects.offered {
+        lines.push(format!("is to pull snapshot {term}/{index} from {from}"));
     }
     for (id, index) in &effects.read_states {
         lines.push(format!("read {id} may be answered from {index} on"));
@@ -89,8 +126,15 @@ pub fn effects(effects: &Effects, lines: &mut Vec<String>) {
 pub fn status(raft: &Raft) -> String {
     let status = raft.status();
     let leader = status.soft.leader.map_or("nobody".to_owned(), |leader| leader.to_string());
+    let standing = raft.standing().map_or(" blank".to_owned(), standing);
+    let base = match raft.log().base_index() {
+        LogIndex(0) => String::new(),
+        index => format!(" base={index}"),
+    };
+    let (role, term, last) = (status.soft.role, status.soft.term, status.last_index);
+    let (durable, commit) = (status.durable, status.commit);
     format!(
-        "{:?} term={} leader={leader} last={} durable={} commit={}",
-        status.soft.role, status.soft.term, status.last_index, status.durable, status.commit
+        "{role:?} term={term} leader={leader}{base} last={last} durable={durable} \
+         commit={commit}{standing}"
     )
 }

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! cluster 3                nodes 1 to 3, election timeout 1 s, heartbeats every 100 ms
-//!   window=N batch=N uncommitted=N    limits
+//!   window=N batch=N uncommitted=N fetch=N    limits
+//!   blank=1                nobody knows whether the cluster is new
 //! tick N MS                node N's clock moves by MS
 //! timeout N                node N's clock moves until its election timer has run out
 //! propose N a b c          three proposals;  a*300 is 300 of them, a@900 has 900 bytes
@@ -18,11 +19,18 @@
 //! write N late             writes them, and keeps the reports back
 //! report N                 reports what was kept back
 //! crash N / restart N
+//! snapshot N               a durable snapshot of what node N has committed
+//! compact N I / evict N I  drops the log up to entry I / its payloads from memory
+//! fetch N / unread N       what node N has asked for is read / can't be read
+//! pull N                   the snapshot that node N was offered is installed
+//! wipe N                   crashes it and loses its disk
+//! hold A>B / release       puts what is under way from A to B aside / back, behind all else
 //! lost A B / found A B     A's connection to B is lost / up again
 //! stabilize [A B ...]      delivers and writes until nothing is under way (among those nodes)
 //! elect N                  timeout N, then stabilize
 //! quiet COMMAND            shows only who leads afterwards
 //! status / log N / network
+//! progress N               what leader N knows of the others
 //! ```
 
 use std::fmt::Write as _;
@@ -33,12 +41,13 @@ use bytes::Bytes;
 use coracle_engine::raft::{Event, Role};
 use coracle_engine::{LogIndex, NodeId};
 
-use crate::cluster::{Cluster, Write};
+use crate::cluster::{Cluster, Envelope, Write};
 use crate::render;
 
 struct Script {
     cluster: Cluster,
     late: Vec<(NodeId, Write)>,
+    held: Vec<Envelope>,
     lines: Vec<String>,
 }
 
@@ -52,7 +61,8 @@ fn node(word: &str) -> NodeId {
 
 impl Script {
     fn new() -> Self {
-        Self { cluster: Cluster::new(1, 0, |_| {}), late: Vec::new(), lines: Vec::new() }
+        let cluster = Cluster::new(1, 0, |_| {});
+        Self { cluster, late: Vec::new(), held: Vec::new(), lines: Vec::new() }
     }
 
     fn run(&mut self, command: &str) -> String {
@@ -91,6 +101,37 @@ impl Script {
             ["write", id, count] => self.write(node(id), number(count) as usize, false),
             ["report", id] => self.report(node(id)),
             ["crash", id] => self.cluster.crash(node(id)),
+            ["wipe", id] => {
+                self.late.retain(|(of, _)| *of != node(id));
+                self.held.retain(|envelope| envelope.to != node(id));
+                self.cluster.wipe(node(id));
+            }
+            ["snapshot", id] => {
+                let event = self.cluster.take_snapshot(node(id));
+                self.due(node(id), event);
+            }
+            ["pull", id] => {
+                let event = self.cluster.finish_pull(node(id));
+                self.due(node(id), event);
+            }
+            ["fetch", id] => self.fetch(node(id), true),
+            ["unread", id] => self.fetch(node(id), false),
+            ["compact", id, index] => {
+                let base = self.cluster.compact(node(id), LogIndex(number(index)));
+                self.lines
+                    .extend(base.map(|base| format!("{id} compacts {}/{}", base.term, base.index)));
+            }
+            ["evict", id, index] => {
+                let raft = self.cluster.node_mut(node(id)).raft.as_mut().unwrap();
+                raft.evict_to(LogIndex(number(index)));
+                self.lines
+                    .push(format!("{id} has {} and on in memory", raft.log().first_in_memory()));
+            }
+            ["hold", link] => {
+                let chosen = self.choose(link);
+                self.held.extend(chosen);
+            }
+            ["release"] => self.cluster.network.append(&mut self.held),
             ["restart", id] => self.restart(node(id)),
             ["lost", a, b] => self.step(node(a), Event::PeerUnreachable { node: node(b) }),
             ["found", a, b] => self.step(node(a), Event::PeerReachable { node: node(b) }),
@@ -100,6 +141,7 @@ impl Script {
             }
             ["status"] => self.status(),
             ["network"] => self.network(),
+            ["progress", id] => self.progress(node(id)),
             ["log", id] => {
                 let list: Vec<_> = match self.cluster.raft(node(id)) {
                     Some(raft) => raft.entries(LogIndex(1), raft.last_index()).cloned().collect(),
@@ -122,6 +164,8 @@ impl Script {
                     "window" => config.inflight_messages_max = value,
                     "batch" => config.append_bytes_max = value,
                     "uncommitted" => config.uncommitted_bytes_max = value,
+                    "fetch" => config.fetch_bytes_max = value,
+                    "blank" => config.blank = Some(0),
                     _ => panic!("unknown option {key:?}"),
                 }
             }
@@ -152,14 +196,39 @@ impl Script {
         self.step(id, Event::Propose { payloads });
     }
 
-    fn deliver(&mut self, link: &str, deliver: bool) {
+    /// Steps a node with what has happened to it, if anything has.
+    fn due(&mut self, id: NodeId, event: Option<Event>) {
+        let Some(event) = event else { return };
+        self.lines.push(match &event {
+            Event::Snapshot { index, term } => format!("{id} has snapshot {term}/{index}"),
+            Event::Installed { index, term } => format!("{id} installs snapshot {term}/{index}"),
+            Event::Fetched { to, entries, .. } => {
+                format!("{id} reads {} for {to}", render::entries(entries))
+            }
+            other => format!("{id}: {other:?}"),
+        });
+        self.step(id, event);
+    }
+
+    fn fetch(&mut self, id: NodeId, works: bool) {
+        while let Some(event) = self.cluster.finish_fetch(id, works) {
+            self.due(id, Some(event));
+        }
+    }
+
+    /// Takes what is under way on a link.
+    fn choose(&mut self, link: &str) -> Vec<Envelope> {
         let (from, to) = link.split_once('>').unwrap();
         let matches = |word: &str, id: NodeId| word == "*" || node(word) == id;
         let network = std::mem::take(&mut self.cluster.network);
         let (chosen, rest) =
             network.into_iter().partition(|e| matches(from, e.from) && matches(to, e.to));
         self.cluster.network = rest;
-        for envelope in chosen {
+        chosen
+    }
+
+    fn deliver(&mut self, link: &str, deliver: bool) {
+        for envelope in self.choose(link) {
             let (from, to) = (envelope.from, envelope.to);
             let verb = if deliver { "" } else { "LOST " };
             self.lines.push(format!("{verb}{from}>{to} {}", render::message(&envelope.message)));
@@ -172,7 +241,9 @@ impl Script {
     fn write(&mut self, id: NodeId, count: usize, late: bool) {
         for _ in 0..count {
             let Some(write) = self.cluster.write_one(id) else { return };
-            self.lines.push(format!("{id} has written {}", render::entries(&write.entries)));
+            let base = write.base.map(|base| format!("base {}/{} and ", base.term, base.index));
+            let entries = render::entries(&write.entries);
+            self.lines.push(format!("{id} has written {}{entries}", base.unwrap_or_default()));
             if late {
                 self.late.push((id, write));
             } else {
@@ -191,18 +262,16 @@ impl Script {
     }
 
     fn finish_write(&mut self, id: NodeId, write: Write) {
-        self.lines.push(format!(
-            "{id} learns: durable up to {} in term {}",
-            write.mark.index, write.mark.term
-        ));
+        let Some(mark) = write.mark else { return };
+        self.lines.push(format!("{id} learns: durable up to {} in term {}", mark.index, mark.term));
         for (to, message) in write.after_durable {
             if to == id {
                 self.step(id, Event::Message { from: id, message });
             } else {
-                self.cluster.network.push(crate::cluster::Envelope { from: id, to, message });
+                self.cluster.network.push(Envelope { from: id, to, message });
             }
         }
-        self.step(id, Event::Durable(write.mark));
+        self.step(id, Event::Durable(mark));
     }
 
     fn restart(&mut self, id: NodeId) {
@@ -219,6 +288,11 @@ impl Script {
             }
             for (from, to) in among.iter().flat_map(|a| among.iter().map(move |b| (a, b))) {
                 self.deliver(&format!("{from}>{to}"), true);
+            }
+            for id in among {
+                self.fetch(*id, true);
+                let event = self.cluster.finish_pull(*id);
+                self.due(*id, event);
             }
             if self.lines.len() == before {
                 return;
@@ -247,6 +321,23 @@ impl Script {
                 Some(raft) => format!("{id}: {}", render::status(raft)),
                 None => format!("{id}: down"),
             });
+        }
+    }
+
+    fn progress(&mut self, id: NodeId) {
+        let Some(raft) = self.cluster.raft(id) else { return };
+        for follower in raft.followers() {
+            let offered = raft.offered().find(|(to, _)| *to == follower.id);
+            let state = match (follower.snapshot, offered) {
+                (true, Some((_, index))) => format!("is offered snapshot {index}"),
+                (true, None) => "needs a snapshot".to_owned(),
+                _ if follower.replicating => "replicates".to_owned(),
+                _ => "is probed".to_owned(),
+            };
+            let (id, matched, next) = (follower.id, follower.matched, follower.next);
+            let returning = follower.returning.map(|own| format!(", returning={own}"));
+            let returning = returning.unwrap_or_default();
+            self.lines.push(format!("{id} {state}, matched={matched} next={next}{returning}"));
         }
     }
 

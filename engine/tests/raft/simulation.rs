@@ -2,7 +2,8 @@
 //!
 //! One seed makes one run: cluster size, how often messages are lost, repeated and overtaken, how
 //! slow disks and their reports are, crashes that lose what is not written, partitions, clocks of
-//! different speed. Then all faults end, and the cluster must elect, commit and agree. A failing seed
+//! different speed, how much of the logs is evicted and compacted, snapshots made and pulled at odd times,
+//! disks that are lost (of fewer nodes at a time than a majority can spare). Then all faults end, and the cluster must elect, commit and agree. A failing seed
 //! is run again with its story on standard error. `CORACLE_SEEDS=N` runs more of them,
 //! `CORACLE_SEED=N` only this one.
 
@@ -12,7 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_engine::raft::{Effects, Entry, Event, Message, Role};
+use coracle_engine::raft::quorum::majority;
+use coracle_engine::raft::{Effects, Entry, Event, Message, Role, Standing};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use crate::cluster::{Cluster, Write};
@@ -52,6 +54,14 @@ struct Faults {
     partition: usize,
     /// That a new leader crashes soon, often in the middle of spreading its first entries.
     short_reign: usize,
+    /// That payloads leave memory, in percent of what may.
+    evict: usize,
+    /// That a snapshot is made, and that the log is compacted behind it.
+    snapshot: usize,
+    /// That a disk is lost with a crash.
+    wipe: usize,
+    /// Whether nodes without data ask whether the cluster is new.
+    census: bool,
     /// Not a chance: how far a clock moves at most between two ticks.
     tick_ms: usize,
 }
@@ -76,6 +86,9 @@ struct Run {
     /// The highest acknowledged index when the read began.
     reads: BTreeMap<u64, LogIndex>,
     reads_answered: usize,
+    wipes: usize,
+    installed: usize,
+    cold: usize,
     proposals: u64,
     story: Option<Vec<String>>,
     hash: DefaultHasher,
@@ -93,11 +106,18 @@ impl Run {
             late_report: [0, 30, 80][random.below(3)],
             partition: [0, 1, 3][random.below(3)],
             short_reign: [0, 30, 80][random.below(3)],
+            evict: [0, 5, 50][random.below(3)],
+            snapshot: [0, 15, 90][random.below(3)],
+            wipe: [0, 30, 70][random.below(3)],
+            census: random.percent(40),
             tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
         let window_bytes = [100, 1000, 1 << 20][random.below(3)];
+        let fetch_bytes = [1, 1000, 1 << 20][random.below(3)];
         let cluster = Cluster::new(size, seed, |config| {
+            config.fetch_bytes_max = fetch_bytes;
+            config.blank = faults.census.then_some(0);
             config.election_timeout = Duration::from_millis(100);
             config.heartbeat_interval = Duration::from_millis(20);
             config.inflight_messages_max = window;
@@ -117,6 +137,9 @@ impl Run {
             leaders: BTreeMap::new(),
             reads: BTreeMap::new(),
             reads_answered: 0,
+            wipes: 0,
+            installed: 0,
+            cold: 0,
             proposals: 0,
             story,
             hash: DefaultHasher::new(),
@@ -172,49 +195,81 @@ impl Run {
         }
     }
 
-    fn check_leader_completeness(&self, id: NodeId) {
-        let raft = self.cluster.raft(id).unwrap();
-        for (index, entry) in &self.committed {
-            assert_eq!(raft.entry(*index), Some(entry), "leader completeness at {index}");
+    /// An entry of a running node, from memory or its disk.
+    fn entry(&self, id: NodeId, index: LogIndex) -> Option<&Entry> {
+        let node = self.cluster.node(id);
+        let raft = node.raft.as_ref()?;
+        if let Some(entry) = raft.entry(index) {
+            return Some(entry);
         }
+        let term = raft.log().term_at(index).filter(|_| index > raft.log().base_index())?;
+        let entry = node.disk.entry(index).filter(|entry| entry.term == term);
+        assert!(entry.is_some(), "{id} has {term}/{index} neither in memory nor on disk");
+        entry
+    }
+
+    /// What a running node has of what is committed is what is committed. Gives where its log begins.
+    fn check_history(&self, id: NodeId, last: LogIndex, what: &str) {
+        let log = self.cluster.raft(id).unwrap().log();
+        let base = log.base_index();
+        if base > LogIndex(0) {
+            let term = self.committed.get(&base).map(|entry| entry.term);
+            assert_eq!(Some(log.base_term()), term, "{what}: base {base}");
+        }
+        for (index, entry) in self.committed.range(base.next()..last.max(base).next()) {
+            assert_eq!(self.entry(id, *index), Some(entry), "{what} at {index}");
+        }
+    }
+
+    fn check_leader_completeness(&self, id: NodeId) {
+        self.check_history(id, LogIndex(u64::MAX - 1), "leader completeness");
     }
 
     /// State machine safety, and that what a leader commits is on a majority of disks.
     fn check_committed(&mut self, id: NodeId) {
         let raft = self.cluster.raft(id).unwrap();
+        let (commit, role) = (raft.commit(), raft.role());
         let known = self.committed.keys().next_back().copied().unwrap_or_default();
-        for entry in raft.entries(LogIndex(1), raft.commit()) {
-            let first = self.committed.entry(entry.index).or_insert_with(|| entry.clone());
-            assert_eq!(first, entry, "state machine safety at {}", entry.index);
+        for index in (known.0 + 1..=commit.0).map(LogIndex) {
+            let entry = self.entry(id, index).expect("what is new is in the log").clone();
+            self.committed.insert(index, entry);
         }
-        let new = raft.commit() > known;
-        if new {
-            let (index, term) = (raft.commit(), raft.log().term_at(raft.commit()));
+        self.check_history(id, commit, "state machine safety");
+        if commit > known {
+            let term = self.committed[&commit].term;
             let ids = self.cluster.ids();
-            let holds = |n: &&NodeId| self.cluster.node(**n).disk.term_at(index) == term;
+            let holds = |id: &&NodeId| {
+                let node = self.cluster.node(**id);
+                let here = node.counts && node.disk.holds(commit, term);
+                here || node.lost.iter().any(|disk| disk.holds(commit, term))
+            };
             let copies = ids.iter().filter(holds).count();
-            assert!(copies > ids.len() / 2, "{index} is committed with {copies} durable copies");
+            assert!(copies > ids.len() / 2, "{commit} is committed with {copies} durable copies");
         }
-        if raft.role() == Role::Leader {
-            self.acknowledged = self.acknowledged.max(raft.commit());
+        if role == Role::Leader {
+            self.acknowledged = self.acknowledged.max(commit);
         }
     }
 
     /// Two logs that have the same term at an index are equal up to it.
     fn check_log_matching(&self) {
-        let rafts: Vec<_> = self.cluster.nodes.values().filter_map(|n| n.raft.as_ref()).collect();
-        for (place, a) in rafts.iter().enumerate() {
-            for b in &rafts[place + 1..] {
-                let end = a.last_index().min(b.last_index());
-                let pairs = a.entries(LogIndex(1), end).zip(b.entries(LogIndex(1), end));
+        let ids = self.cluster.ids();
+        let ids: Vec<_> = ids.into_iter().filter(|id| self.cluster.raft(*id).is_some()).collect();
+        for (place, a) in ids.iter().enumerate() {
+            for b in &ids[place + 1..] {
+                let (x, y) = (self.cluster.raft(*a).unwrap(), self.cluster.raft(*b).unwrap());
+                let base = x.log().base_index().max(y.log().base_index());
+                let end = x.last_index().min(y.last_index());
                 let mut differ = None;
-                for (x, y) in pairs {
+                for index in (base.0 + 1..=end.0).map(LogIndex) {
                     match differ {
-                        None if x != y => differ = Some(x.index),
+                        None if self.entry(*a, index) != self.entry(*b, index) => {
+                            differ = Some(index);
+                        }
                         Some(first) => assert_ne!(
-                            (x.term, x.index),
-                            (y.term, y.index),
-                            "log matching: equal here, but different at {first}"
+                            x.log().term_at(index),
+                            y.log().term_at(index),
+                            "log matching: equal at {index}, but different at {first}"
                         ),
                         None => {}
                     }
@@ -276,7 +331,9 @@ impl Run {
                 self.cluster.network.push(crate::cluster::Envelope { from: id, to, message });
             }
         }
-        self.step(id, Event::Durable(write.mark));
+        if let Some(mark) = write.mark {
+            self.step(id, Event::Durable(mark));
+        }
     }
 
     fn crash(&mut self, id: NodeId) {
@@ -286,13 +343,83 @@ impl Run {
         self.reads.retain(|read, _| read % 16 != id.0);
     }
 
+    /// Loses a disk, if the others still make a majority of those that count.
+    fn wipe(&mut self, id: NodeId) {
+        let ids = self.cluster.ids();
+        let counts = |id: &&NodeId| {
+            let node = self.cluster.node(**id);
+            let stored = node.disk.written || !self.faults.census && node.lost.is_empty();
+            node.counts && stored && node.disk.hard_state.standing == Standing::Member
+        };
+        let left = ids.iter().filter(counts).filter(|other| **other != id).count();
+        if left < majority(ids.len()) {
+            return;
+        }
+        self.crash(id);
+        self.tell(|| format!("{id} LOSES ITS DISK"));
+        self.wipes += 1;
+        self.cluster.wipe(id);
+    }
+
     fn restart(&mut self, id: NodeId) {
         self.tell(|| format!("{id} RESTARTS"));
         self.cluster.restart(id);
         // What was already acknowledged must still be in its log as far as it knows.
-        let raft = self.cluster.raft(id).unwrap();
-        for entry in raft.entries(LogIndex(1), raft.commit()) {
-            assert_eq!(self.committed.get(&entry.index), Some(entry), "restart");
+        self.check_history(id, self.cluster.raft(id).unwrap().commit(), "restart");
+    }
+
+    fn evict(&mut self, id: NodeId) {
+        let some = self.random.below(101) as u64;
+        if let Some(raft) = &mut self.cluster.node_mut(id).raft {
+            raft.evict_to(LogIndex(raft.log().durable().0 * some / 100));
+        }
+    }
+
+    fn snapshot(&mut self, id: NodeId) {
+        if let Some(event) = self.cluster.take_snapshot(id) {
+            self.step(id, event);
+        }
+    }
+
+    /// Mostly what nobody needs any more, sometimes as far as possible.
+    fn compact(&mut self, id: NodeId) {
+        let Some(raft) = self.cluster.raft(id) else { return };
+        let Some((newest, _)) = raft.snapshot() else { return };
+        let pinned = raft.offered().map(|(_, index)| index).min().unwrap_or(newest);
+        let most = if self.random.percent(20) { newest } else { newest.min(pinned) };
+        let base = self.cluster.raft(id).unwrap().log().base_index().0;
+        let index =
+            LogIndex(base + (most.0 - base.min(most.0)) * self.random.below(101) as u64 / 100);
+        self.tell(|| format!("{id} compacts up to {index}"));
+        self.cluster.compact(id, index);
+    }
+
+    fn pull(&mut self, id: NodeId) {
+        if let Some(event) = self.cluster.finish_pull(id) {
+            self.installed += 1;
+            self.step(id, event);
+        }
+    }
+
+    fn fetch(&mut self, id: NodeId, works: bool) {
+        if let Some(event) = self.cluster.finish_fetch(id, works) {
+            self.cold += 1;
+            self.step(id, event);
+        }
+    }
+
+    /// What happens to logs besides entries.
+    fn upkeep(&mut self, id: NodeId) {
+        match self.random.below(100) {
+            0..20 if self.random.percent(self.faults.evict) => self.evict(id),
+            20..35 if self.random.percent(self.faults.snapshot) => self.snapshot(id),
+            35..50 if self.random.percent(self.faults.snapshot) => self.compact(id),
+            50..60 => self.pull(id),
+            60..100 => {
+                let works = !self.random.percent(10);
+                self.fetch(id, works);
+            }
+            _ => {}
         }
     }
 
@@ -349,7 +476,7 @@ impl Run {
             90..95 => self.read(id),
             95 if self.random.percent(self.faults.partition * 20) => {
                 let random = &mut self.random;
-                self.side = ids.into_iter().filter(|_| random.percent(40)).collect();
+                self.side = ids.iter().copied().filter(|_| random.percent(40)).collect();
                 self.frozen = random.percent(50);
             }
             96 if self.random.percent(15) => self.side.clear(),
@@ -364,9 +491,16 @@ impl Run {
                 self.step(id, event);
             }
             98 | 95 if self.cluster.raft(id).is_none() => self.restart(id),
-            99 if self.random.percent(self.faults.crash * 10) => self.crash(id),
+            99 if self.random.percent(self.faults.crash * 10) => {
+                match self.random.percent(self.faults.wipe) {
+                    true => self.wipe(id),
+                    false => self.crash(id),
+                }
+            }
             _ => {}
         }
+        let id = ids[self.random.below(ids.len())];
+        self.upkeep(id);
     }
 
     fn chaos(&mut self) {
@@ -428,7 +562,8 @@ impl Run {
         self.reads.is_empty()
             && self.cluster.nodes.values().all(|node| {
                 let raft = node.raft.as_ref().unwrap();
-                raft.commit() >= goal && raft.commit() == raft.last_index()
+                let member = raft.standing() == Some(Standing::Member);
+                member && raft.commit() >= goal && raft.commit() == raft.last_index()
             })
     }
 
@@ -437,6 +572,8 @@ impl Run {
         loop {
             for id in self.cluster.ids() {
                 self.write(id);
+                self.fetch(id, true);
+                self.pull(id);
             }
             if !self.reports.is_empty() {
                 self.report(0);
@@ -460,6 +597,9 @@ impl Run {
             terms: self.leaders.len(),
             committed: self.committed.len(),
             reads: self.reads_answered,
+            wipes: self.wipes,
+            installed: self.installed,
+            cold: self.cold,
         }
     }
 }
@@ -470,6 +610,9 @@ struct Outcome {
     terms: usize,
     committed: usize,
     reads: usize,
+    wipes: usize,
+    installed: usize,
+    cold: usize,
 }
 
 fn describe(event: &Event) -> String {
@@ -512,12 +655,19 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
         total.terms += outcome.terms;
         total.committed += outcome.committed;
         total.reads += outcome.reads;
+        total.wipes += outcome.wipes;
+        total.installed += outcome.installed;
+        total.cold += outcome.cold;
     }
     // A run in which nothing happens proves nothing.
     let seeds = seeds as usize;
     assert!(total.terms > 3 * seeds / 2, "hardly any elections: {total:?}");
     assert!(total.committed > 20 * seeds, "hardly anything committed: {total:?}");
     assert!(total.reads > 5 * seeds, "hardly any reads answered: {total:?}");
+    assert!(total.wipes > seeds / 2, "hardly any disks lost: {total:?}");
+    assert!(total.installed > seeds / 2, "hardly any snapshots installed: {total:?}");
+    assert!(total.cold > 5 * seeds, "hardly anything fetched: {total:?}");
+    eprintln!("{seeds} seeds: {total:?}");
 }
 
 #[test]

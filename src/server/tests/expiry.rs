@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use coracle_engine::{Apply, LogIndex, NodeId, ProposeError, ShardId, StateMachine, Term};
+use coracle_engine::{
+    Apply, LogIndex, NodeId, ProposeError, ShardId, StateMachine, Term, restore_chunks,
+    snapshot_chunks,
+};
 use proptest::prelude::*;
 
 use super::world::{START_MS, World, command, view};
@@ -36,10 +39,8 @@ impl Replica {
         reply.freeze()
     }
 
-    fn image(&self) -> Vec<u8> {
-        let mut image = Vec::new();
-        self.kv.snapshot(&mut image).unwrap();
-        image
+    fn image(&mut self) -> Vec<Vec<u8>> {
+        snapshot_chunks(self.kv.snapshot().unwrap()).unwrap()
     }
 }
 
@@ -155,7 +156,7 @@ proptest! {
             if n == log.len() / 2 {
                 // The second replica goes on from a snapshot.
                 let mut restored = Replica { kv: Kv::new(), index: second.index };
-                restored.kv.restore(&mut second.image().as_slice()).unwrap();
+                restore_chunks(&mut restored.kv, second.image()).unwrap();
                 second = restored;
             }
         }
@@ -188,17 +189,17 @@ proptest! {
     ) {
         let mut replica = Replica::new();
         replica.apply(&set(1_000, b"k", b"v", Expiry::Never));
-        let image = replica.image();
+        let image = replica.image().concat();
         let version = [&[0x10, 0, 0, 0, 0, 0, 0, 0, 0], bytes.as_slice()].concat();
         for payload in [bytes.clone(), version] {
             replica.ask(&payload.clone().into());
             replica.apply(&payload.into());
         }
         let cut = cut.index(image.len());
-        prop_assert!(Kv::new().restore(&mut &image[..cut]).is_err());
+        prop_assert!(restore_chunks(&mut Kv::new(), [&image[..cut]]).is_err());
         let mut flipped = image;
         flipped[cut] ^= 1 << (bytes.len() % 8);
-        prop_assert!(Kv::new().restore(&mut flipped.as_slice()).is_err());
+        prop_assert!(restore_chunks(&mut Kv::new(), [flipped]).is_err());
     }
 }
 
@@ -261,7 +262,7 @@ fn a_new_leader_finds_deadlines_that_it_did_not_set() {
     let mut replica = Replica::new();
     replica.apply(&set(START_MS, b"k", b"v", Expiry::After(1_000)));
     let kv = world.machines.get_mut(&ShardId(0)).unwrap();
-    kv.restore(&mut replica.image().as_slice()).unwrap();
+    restore_chunks(kv, replica.image()).unwrap();
     world.advance(Duration::from_millis(5_000));
     assert!(world.log.is_empty(), "a follower proposes nothing");
     coracle_engine::core::testing::change_view(&world.core, |view| {

@@ -279,6 +279,8 @@ pub(super) struct World {
     /// Every payload that was applied, with its shard.
     pub(super) log: Vec<(ShardId, Bytes)>,
     pub(super) queries: usize,
+    /// Shards of which a snapshot was asked for.
+    pub(super) snapshots: Vec<ShardId>,
     stop: Rc<Pipe>,
     ended: Rc<Cell<bool>>,
 }
@@ -338,6 +340,7 @@ impl World {
             refuses_queries: None,
             log: Vec::new(),
             queries: 0,
+            snapshots: Vec::new(),
             stop,
             ended,
         }
@@ -384,6 +387,10 @@ impl World {
                     }
                 };
                 answer.send(outcome);
+            }
+            TestRequest::Snapshot { shard, answer } => {
+                self.snapshots.push(shard);
+                answer.send(Ok(LogIndex(self.index)));
             }
         }
         true

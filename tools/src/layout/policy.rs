@@ -115,6 +115,7 @@ pub const BANS: &[Ban] = &[
 /// Where `unsafe` may stand: a file, or a directory with all below it, and why.
 pub const UNSAFE_PLACES: &[(&str, &str)] = &[
     ("wal/src/buf.rs", "memory aligned to a block for O_DIRECT"),
+    ("bench/src/transfer/raw.rs", "the raw device: a bare ring, to compare ours with"),
     ("bench/src/wal/raw.rs", "the raw device: a bare ring, to compare ours with"),
     ("src/cli/signals.rs", "the signal mask"),
     ("src/runtime/net.rs", "gather writes and receives that the runtime does not offer"),

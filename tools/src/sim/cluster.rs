@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use coracle_engine::core::{
-    Core, CoreConfig, CoreHandle, Mailbox, MemberView, OpenError, RemoteCore,
+    Core, CoreConfig, CoreHandle, Mailbox, MemberView, OpenError, RemoteCore, TierConfig,
 };
 use coracle_engine::{CoreId, NodeId, ShardId, StateMachine};
 use fastrand::Rng;
@@ -317,6 +317,7 @@ impl Cluster {
             peer_listen: String::new(),
             wal: settings.wal_options(),
             limits: settings.limits(self.world.seed()),
+            tiers: TierConfig::default(),
             mailboxes: (0..cores)
                 .map(|_| Mailbox::with_capacity(settings.mailbox_letters))
                 .collect(),
@@ -484,8 +485,8 @@ fn refusal(error: &OpenError) -> Refusal {
             source,
             coracle_wal::OpenError::Io { .. } | coracle_wal::OpenError::NoSpace { .. }
         ),
-        OpenError::Replay { .. } | OpenError::Replica { .. } | OpenError::Shard { .. } => true,
-        OpenError::Listen { .. } | OpenError::Limits { .. } => false,
+        OpenError::Replay { .. } | OpenError::Replica { .. } => true,
+        OpenError::Listen { .. } | OpenError::Limits { .. } | OpenError::Snapshots { .. } => false,
     };
     Refusal { text: error.to_string(), damage }
 }

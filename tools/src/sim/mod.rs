@@ -22,6 +22,8 @@ pub mod run;
 pub mod settings;
 pub mod shrink;
 mod story;
+#[cfg(test)]
+mod transfer_tests;
 mod wal_model;
 pub mod wal_only;
 mod watch;

@@ -58,7 +58,7 @@ impl Model {
             .iter()
             .map(|body| Record { stream: 3, kind: 1, head: &body[..4], body: &body[4..] })
             .collect();
-        if let Ok(lsn) = wal.append(&group) {
+        if let Ok(lsn) = wal.append(&group).map(|appended| appended.end) {
             self.lsns.extend(std::iter::repeat_n(lsn, records));
             self.records.extend(bodies);
             self.group_ends.push(self.records.len());

@@ -316,7 +316,7 @@ async fn open(
 ) -> Option<(Wal<SimDisk>, Driver<SimDisk>)> {
     let mut found = Vec::new();
     let on_damage = options.start_on_damage;
-    let opened = Wal::open(disk, options, &mut |record| {
+    let opened = Wal::open(disk, options, &mut |record: coracle_wal::RecordView<'_>| {
         found.push((record.payload.to_vec(), record.lsn));
     })
     .await;

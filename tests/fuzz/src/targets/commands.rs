@@ -6,7 +6,7 @@ use coracle::server::commands::{self, CommandError, Handler, Parse, Spec};
 use coracle::server::kv::op::{Encoder, Head, Payload, Read};
 use coracle::server::kv::{ExpiryReport, TIME_MUST_ADVANCE};
 use coracle::server::resp::{Args, Decoder, Protocol};
-use coracle::{Apply, LogIndex, ShardId, StateMachine, Term};
+use coracle::{Apply, LogIndex, ShardId, StateMachine, Term, restore_chunks, snapshot_chunks};
 
 use super::reply;
 use crate::{Memory, Seed, Target};
@@ -69,16 +69,16 @@ impl Shard {
         ExpiryReport::decode(self.query(&asked).freeze()).expect("a report")
     }
 
-    pub(super) fn image(&self) -> Vec<u8> {
-        let mut image = Vec::new();
-        self.kv.snapshot(&mut image).expect("a Vec takes everything");
-        image
+    /// All chunks of a snapshot.
+    pub(super) fn image(&mut self) -> Vec<Vec<u8>> {
+        snapshot_chunks(self.kv.snapshot().expect("it takes snapshots"))
+            .expect("nothing interferes")
     }
 
     /// The same state, from an image.
-    pub(super) fn restored(image: &[u8]) -> Self {
+    pub(super) fn restored(image: &[Vec<u8>]) -> Self {
         let mut shard = Self::new();
-        shard.kv.restore(&mut &*image).expect("an image that was written can be read");
+        restore_chunks(&mut shard.kv, image).expect("an image that was written can be read");
         shard
     }
 

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Vote, VoteReply,
+    PreVote, PreVoteReply, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -63,6 +63,8 @@ pub(super) fn encode(frames: &[Frame]) -> Vec<u8> {
             Frame::Hello(hello) => out.push_hello(hello),
             Frame::HelloReply(reply) => out.push_hello_reply(reply),
             Frame::Introduction(hello) => out.push_introduction(hello),
+            Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello),
+            Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply),
             Frame::Raft { shard, message } => out.push_message(*shard, message),
             Frame::Ping => {
                 out.push_ping();
@@ -143,13 +145,17 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
     let refused =
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
     let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
-    let answer = |outcome| raft(Message::AppendReply(AppendReply { term, outcome }));
+    let answer = |outcome| {
+        raft(Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member }))
+    };
     let beat = Heartbeat { term, commit: LogIndex(12), round: 4 };
     vec![
         ("hello", Frame::Hello(hello())),
         ("hello-accepted", Frame::HelloReply(HelloReply::Accepted(hello()))),
         ("hello-refused", Frame::HelloReply(refused)),
         ("introduction", Frame::Introduction(hello())),
+        ("snapshot-hello", Frame::SnapshotHello(hello())),
+        ("snapshot-hello-accepted", Frame::SnapshotHelloReply(HelloReply::Accepted(hello()))),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
         ("pre-vote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
@@ -160,7 +166,14 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("append-accepted", answer(accepted)),
         ("append-rejected", answer(rejected)),
         ("heartbeat", raft(Message::Heartbeat(beat))),
-        ("heartbeat-reply", raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4 }))),
+        (
+            "heartbeat-reply",
+            raft(Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: 4,
+                standing: Standing::Member,
+            })),
+        ),
     ]
 }
 

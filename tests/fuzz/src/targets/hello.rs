@@ -20,13 +20,14 @@ pub(super) const TARGET: Target = Target {
     },
 };
 
-/// The types of frames that greet: hello, its answer, an introduction.
-const KINDS: [u8; 3] = [1, 2, 5];
+/// The types of frames that greet: hello, its answer, an introduction; one that asks for snapshots, its
+/// answer.
+const KINDS: [u8; 5] = [1, 2, 5, 32, 33];
 
 fn run(data: &[u8]) {
     let Some((choice, body)) = data.split_first() else { return };
     let kind = KINDS[usize::from(*choice) % KINDS.len()];
-    let mut bytes = vec![0xC0, 0xAC, 1, kind, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = vec![0xC0, 0xAC, 2, kind, 0, 0, 0, 0, 0, 0, 0, 0];
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.resize(HEADER_BYTES, 0);
     bytes.extend(body);
@@ -35,9 +36,13 @@ fn run(data: &[u8]) {
     assert_eq!(frames.len() + usize::from(error.is_some()), 1, "a greeting or an error");
     let [frame] = frames.as_slice() else { return };
     match frame {
-        Frame::Hello(hello) | Frame::Introduction(hello) => check(hello),
-        Frame::HelloReply(HelloReply::Accepted(hello)) => check(hello),
-        Frame::HelloReply(HelloReply::Refused { text, .. }) => {
+        Frame::Hello(hello) | Frame::Introduction(hello) | Frame::SnapshotHello(hello) => {
+            check(hello);
+        }
+        Frame::HelloReply(HelloReply::Accepted(hello))
+        | Frame::SnapshotHelloReply(HelloReply::Accepted(hello)) => check(hello),
+        Frame::HelloReply(HelloReply::Refused { text, .. })
+        | Frame::SnapshotHelloReply(HelloReply::Refused { text, .. }) => {
             assert!(text.len() <= REFUSAL_TEXT_BYTES_MAX);
         }
         other => panic!("no greeting: {other:?}"),

@@ -1,9 +1,9 @@
 //! Images of a shard: restoring from any bytes.
 
-use coracle::StateMachine;
 use coracle::server::Kv;
 use coracle::server::kv::op::{Encoder, Expiry, Head, SetIf, SetReply, Write};
 use coracle::server::resp::Protocol;
+use coracle::{StateMachine, restore_chunks, snapshot_chunks};
 
 use super::commands::Shard;
 use crate::{Memory, Seed, Target};
@@ -21,27 +21,49 @@ pub(super) const TARGET: Target = Target {
     },
 };
 
+/// Chunks, each behind its length in four bytes.
+fn chunks(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = data.split_first_chunk::<4>()?;
+        let length = (u32::from_le_bytes(*length) as usize).min(rest.len());
+        let (chunk, rest) = rest.split_at(length);
+        data = rest;
+        Some(chunk)
+    })
+}
+
+fn joined(chunks: &[Vec<u8>]) -> Vec<u8> {
+    let with_length = |chunk: &Vec<u8>| {
+        [&u32::try_from(chunk.len()).expect("chunks are small").to_le_bytes(), &chunk[..]].concat()
+    };
+    chunks.iter().flat_map(with_length).collect()
+}
+
 fn run(data: &[u8]) {
     let mut kv = Kv::new();
-    if kv.restore(&mut &*data).is_err() {
+    if restore_chunks(&mut kv, chunks(data)).is_err() {
         return;
     }
-    let mut image = Vec::new();
-    kv.snapshot(&mut image).expect("a Vec takes everything");
+    let stream = kv.snapshot().expect("it takes snapshots");
+    let image = snapshot_chunks(stream).expect("nothing interferes");
     drop(kv);
     let mut shard = Shard::restored(&image);
     shard.survives_a_snapshot();
-    assert!(data.starts_with(&image), "every state has one image");
+    assert!(shard.image() == image, "every state has one image");
     // It goes on: due keys are removed, the rest can be read.
     shard.tick(u64::MAX / 2);
     shard.survives_a_snapshot();
 }
 
 fn mend(data: &mut [u8]) {
-    if let Some(at) = data.len().checked_sub(4) {
-        let checksum = crc32fast::hash(&data[..at]);
-        data[at..].copy_from_slice(&checksum.to_le_bytes());
-    }
+    let mut checksum = crc32fast::Hasher::new();
+    let bytes: usize = chunks(data)
+        .map(|chunk| {
+            checksum.update(chunk);
+            chunk.len()
+        })
+        .sum();
+    let _ = bytes;
 }
 
 fn seeds() -> Vec<Seed> {
@@ -60,5 +82,5 @@ fn seeds() -> Vec<Seed> {
         let set = encoder.write(&Write::Set { key, value, expiry, when, reply });
         shard.apply(&set);
     }
-    vec![Seed::new("empty", empty), Seed::new("keys", shard.image())]
+    vec![Seed::new("empty", joined(&empty)), Seed::new("keys", joined(&shard.image()))]
 }

@@ -24,8 +24,13 @@ pub(super) const TARGET: Target = Target {
 
 /// Where every batch lies.
 const OFFSET: u64 = BLOCK as u64;
-const PLACE: wal_oracle::Segment =
-    wal_oracle::Segment { generation: 3, sequence: 2, base: 1 << 20, bytes: 1 << 20 };
+const PLACE: wal_oracle::Segment = wal_oracle::Segment {
+    generation: 3,
+    sequence: 2,
+    base: 1 << 20,
+    bytes: 1 << 20,
+    summary: 1 << 14,
+};
 
 fn segment() -> Segment {
     Segment::new(&LOG_ID, PLACE.generation, PLACE.sequence, PLACE.base, PLACE.bytes)
@@ -113,7 +118,7 @@ fn seeds() -> Vec<Seed> {
     };
     let mut header = vec![0; BLOCK];
     segment().encode(&mut header, &LOG_ID);
-    header.truncate(64);
+    header.truncate(72);
     vec![
         Seed::new("start", encode(1, &[])),
         Seed::new("close", encode(2, &[])),

@@ -9,6 +9,7 @@ pub(super) const BLOCK: usize = 4096;
 const BATCH_MAX: usize = 4 << 20;
 const BATCH_HEAD: usize = 72;
 const RECORD_HEAD: usize = 16;
+const SUMMARY_HEAD: usize = 88;
 
 /// Whose log all images are.
 pub(super) const LOG_ID: [u8; 16] = *b"a log of a test!";
@@ -29,6 +30,8 @@ pub(super) struct Segment {
     pub(super) sequence: u64,
     pub(super) base: u64,
     pub(super) bytes: u64,
+    /// Bytes at the end that hold no batches.
+    pub(super) summary: u64,
 }
 
 impl Segment {
@@ -40,6 +43,7 @@ impl Segment {
             sequence: u64_at(file, 40)?,
             base: u64_at(file, 48)?,
             bytes: u64_at(file, 56)?,
+            summary: u64_at(file, 64)?,
         })
     }
 
@@ -74,7 +78,7 @@ impl Segment {
             && u64_at(head, 16)? == self.generation
             && u32_at(head, 0)? == crc(self.seed(), &head[4..])
             && (BATCH_HEAD..=BATCH_MAX).contains(&length)
-            && offset.checked_add(padded as u64)? <= self.bytes
+            && offset.checked_add(padded as u64)? <= self.bytes.saturating_sub(self.summary)
             && u32_at(head, 64)? & !3 == 0
             && trimmed <= durable
             && durable <= position
@@ -166,4 +170,18 @@ pub(super) fn mend_segment(file: &mut [u8], relink: bool) {
         prev = u32_at(batch, 0).map(|sum| (position.wrapping_add(padded as u64), sum));
         at += padded;
     }
+    mend_summary(file, &segment);
+}
+
+/// Makes the checksum of what may be a segment's summary right.
+fn mend_summary(file: &mut [u8], segment: &Segment) {
+    let at = segment.bytes.checked_sub(segment.summary).map_or(usize::MAX, |at| at as usize);
+    let Some(bytes) = file.get_mut(at..) else { return };
+    if bytes.get(4..8) != Some(b"CWs1") || bytes.len() < SUMMARY_HEAD {
+        return;
+    }
+    let owner = u32_at(bytes, 80).map_or(0, |owner| owner as usize);
+    let Some(used) = bytes.get(4..SUMMARY_HEAD + owner) else { return };
+    let sum = crc(segment.seed(), used).to_le_bytes();
+    bytes[..4].copy_from_slice(&sum);
 }

@@ -44,6 +44,7 @@ fn views(records: &Records) -> impl Iterator<Item = RecordView<'_>> {
         kind: *kind,
         payload,
         lsn: Lsn(place as u64),
+        batch: Lsn(place as u64),
     })
 }
 
@@ -70,7 +71,7 @@ fn run(data: &[u8]) {
 
 /// Starts a replica with what was found. It is refused, or it can stand for election.
 fn start(shard: ShardId, state: HardState, entries: Vec<Entry>) {
-    let Ok(log) = RaftLog::restore(LogIndex(0), Term(0), entries) else { return };
+    let Ok(log) = RaftLog::in_memory(LogIndex(0), Term(0), entries) else { return };
     let voters = vec![NodeId(1)];
     let config = Config::new(NodeId(1), voters, u64::from(shard.0));
     let Ok(mut raft) = Raft::new(config, state, log, Duration::ZERO) else { return };
@@ -92,6 +93,7 @@ fn seeds() -> Vec<Seed> {
         term: Term(term),
         vote: Some(NodeId(vote)),
         commit: LogIndex(commit),
+        ..HardState::default()
     };
     let row = |records: &[(u8, (u8, Vec<u8>))]| {
         let bytes = records.iter().flat_map(|(stream, (kind, payload))| {

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_wal::mem::{MemDisk, run_to_end};
-use coracle_wal::{Disk, Driver, OpenError, Options, Record, Recovery, Wal};
+use coracle_wal::{
+    Disk, Driver, OpenError, Options, Record, RecordView, Recovery, Replay, SegmentInfo, Wal,
+};
 use futures_util::future::join;
 
 use super::wal_image::{mend, pack, unpack};
@@ -49,15 +51,50 @@ fn disk(files: &Files) -> MemDisk {
 
 fn open(disk: &MemDisk, start_on_damage: bool) -> (Opened, Vec<Found>) {
     let mut found = Vec::new();
-    let opened = run_to_end(Wal::open(disk.clone(), options(start_on_damage), &mut |record| {
-        found.push(Found {
-            lsn: record.lsn.0,
-            stream: record.stream,
-            kind: record.kind,
-            payload: record.payload.to_vec(),
-        });
-    }));
+    let opened =
+        run_to_end(Wal::open(disk.clone(), options(start_on_damage), &mut |record: RecordView<
+            '_,
+        >| {
+            found.push(Found {
+                lsn: record.lsn.0,
+                stream: record.stream,
+                kind: record.kind,
+                payload: record.payload.to_vec(),
+            });
+        }));
     (opened, found)
+}
+
+/// An owner that takes every summary.
+#[derive(Default)]
+struct Taker {
+    found: u64,
+}
+
+impl Replay for Taker {
+    fn record(&mut self, _: RecordView<'_>) {
+        self.found += 1;
+    }
+
+    fn summary(&mut self, segment: &SegmentInfo, summary: &[u8]) -> bool {
+        assert!(segment.start < segment.end && summary.len() < BLOCK);
+        true
+    }
+}
+
+/// Opens the log with its summaries: it ends as without them, but for damage that they pass over.
+fn open_quickly(files: &Files, full: &Opened, story: &str) {
+    let mut taker = Taker::default();
+    let opened = run_to_end(Wal::open(disk(files), options(false), &mut taker));
+    match (&opened, full) {
+        (Ok((_, _, quick)), Ok((_, _, full))) => {
+            assert_eq!((quick.label, quick.end), (full.label, full.end), "{story}");
+            assert!(quick.records >= taker.found && quick.segments >= quick.summarized, "{story}");
+        }
+        (Ok((_, _, quick)), Err(_)) => assert!(quick.summarized > 0, "{story}"),
+        (Err(error), Ok(_)) => panic!("{error}, but only with summaries: {story}"),
+        (Err(_), Err(_)) => {}
+    }
 }
 
 /// The largest position before which records were given up, and all records of valid batches, wherever
@@ -89,6 +126,9 @@ fn run(data: &[u8]) {
         let (again, found_again) = open(&same_disk, start_on_damage);
         let story_again = format!("{:?}", again.as_ref().map(|(_, _, recovery)| recovery));
         assert_eq!((&story_again, &found_again), (&story, &found), "the same each time");
+        if !start_on_damage {
+            open_quickly(&files, &opened, &story);
+        }
         drop((same_disk, again, found_again));
         match opened {
             Ok((_, _, recovery)) => {
@@ -113,7 +153,7 @@ fn go_on(disk: &MemDisk, start_on_damage: bool, mut found: Vec<Found>, trimmed: 
     };
     let lsn = run_to_end(async {
         let record = Record { stream: 9, kind: 9, head: b"one", body: b" more" };
-        let lsn = wal.append(&[record]).expect("an open log takes a record");
+        let lsn = wal.append(&[record]).expect("an open log takes a record").end;
         let (ended, ()) = join(driver.run(), wal.close()).await;
         ended.expect("a disk without faults");
         lsn
@@ -143,7 +183,7 @@ fn write(disk: &MemDisk, payloads: &[&[u8]], trim: bool, close: bool) {
             for payload in payloads {
                 let record =
                     Record { stream: 1, kind: 2, head: &payload[..1], body: &payload[1..] };
-                let lsn = wal.append(&[record, record]).expect("room");
+                let lsn = wal.append(&[record, record]).expect("room").end;
                 while wal.durable() < lsn {
                     wal.durable_beyond(wal.durable()).await.expect("a disk without faults");
                 }
@@ -164,6 +204,29 @@ fn write(disk: &MemDisk, payloads: &[&[u8]], trim: bool, close: bool) {
             }
             _ => {}
         }
+    });
+}
+
+/// Writes three segments, two of them sealed and with summaries, and lets the log die.
+fn write_with_summaries(disk: &MemDisk, payload: &[u8]) {
+    let (opened, _) = open(disk, false);
+    let (wal, driver, _) = opened.expect("a log");
+    run_to_end(async {
+        let work = async {
+            while wal.segments().len() < 3 || wal.stats().summaries < 2 {
+                let record = Record { stream: 1, kind: 2, head: &[], body: payload };
+                let lsn = wal.append(&[record]).expect("room").end;
+                while wal.durable() < lsn {
+                    wal.durable_beyond(wal.durable()).await.expect("a disk without faults");
+                }
+                while let Some(segment) = wal.take_sealed() {
+                    wal.summarize(segment.sequence, b"a summary".to_vec());
+                }
+            }
+        };
+        let driver = driver.run();
+        futures_util::pin_mut!(driver, work);
+        futures_util::future::select(work, driver).await;
     });
 }
 
@@ -207,6 +270,10 @@ fn seeds() -> Vec<Seed> {
         file[2 * BLOCK + 100] ^= 1;
     }
     add("damaged", &damaged);
+
+    let disk = MemDisk::new();
+    write_with_summaries(&disk, &large);
+    add("summaries", &files_of(&disk));
 
     let disk = MemDisk::new();
     write(&disk, &[large.as_slice(); 10], true, true);

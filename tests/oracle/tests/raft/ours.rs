@@ -139,7 +139,7 @@ impl Ours {
             random_seed: self.config.random_seed ^ (self.starts << 32),
             ..self.config.clone()
         };
-        let log = RaftLog::restore(LogIndex(0), coracle_engine::Term(0), self.entries.clone())
+        let log = RaftLog::in_memory(LogIndex(0), coracle_engine::Term(0), self.entries.clone())
             .map_err(|error| error.to_string())?;
         self.raft =
             Raft::new(config, self.hard_state, log, self.now).map_err(|error| error.to_string())?;

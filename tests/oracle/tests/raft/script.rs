@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Role, Vote, VoteReply,
+    PreVote, PreVoteReply, Role, Standing, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use proptest::prelude::*;
 
-use crate::pair::{Input, Pair, Speaker, payload, term_at, terms};
+use crate::case::{self, Case};
+use crate::pair::{Input, Pair, payload, term_at, terms};
 use crate::story::Story;
 use crate::theirs::{ELECTION_TICKS, View};
 
@@ -102,17 +103,6 @@ pub enum Op {
     },
 }
 
-/// A run.
-#[derive(Clone, Debug)]
-pub struct Case {
-    pub size: u64,
-    pub seed: u64,
-    pub speaker: Speaker,
-    /// Whether disks write at once; otherwise only when told.
-    pub quick_disk: bool,
-    pub ops: Vec<Op>,
-}
-
 fn op() -> impl Strategy<Value = Op> {
     use Op::*;
     let n = any::<u8>;
@@ -148,12 +138,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Random runs.
-pub fn cases() -> impl Strategy<Value = Case> {
-    let speaker = prop_oneof![Just(Speaker::Ours), Just(Speaker::Theirs)];
-    let ops = prop::collection::vec(op(), 10..150);
-    (3_u64..6, any::<u64>(), speaker, any::<bool>(), ops).prop_map(
-        |(size, seed, speaker, quick_disk, ops)| Case { size, seed, speaker, quick_disk, ops },
-    )
+pub fn cases() -> impl Strategy<Value = Case<Op>> {
+    case::cases(3_u64..6, prop::collection::vec(op(), 10..150))
 }
 
 /// A peer that leads, or led, a term.
@@ -182,7 +168,7 @@ struct World {
 }
 
 /// Runs one case; the error tells the first difference.
-pub fn run(case: &Case, story: &mut Story) -> Result<(), String> {
+pub fn run(case: &Case<Op>, story: &mut Story) -> Result<(), String> {
     let ids: Vec<NodeId> = (1..=case.size).map(NodeId).collect();
     let mut pair = Pair::new(NodeId(1), &ids, case.seed, case.speaker);
     let mut world = World {
@@ -261,6 +247,7 @@ impl World {
                 Message::AppendReply(AppendReply {
                     term,
                     outcome: AppendOutcome::Accepted { matched },
+                    ..
                 }) => {
                     let acked = self.acked.entry(term.0).or_default();
                     *acked = matched.0.max(*acked);
@@ -375,7 +362,7 @@ impl World {
                 }
                 self.acks.insert((term, peer), most.max(matched));
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(matched) };
-                let reply = AppendReply { term: Term(term), outcome };
+                let reply = AppendReply { term: Term(term), outcome, standing: Standing::Member };
                 vec![Input::Receive(peer, Message::AppendReply(reply))]
             }
             Op::Reject { peer, back, hint, term: hint_term } => {
@@ -391,10 +378,21 @@ impl World {
                     hint_index: LogIndex(hint_index),
                     hint_term: Term(hint_term.max(u64::from(hint_index > 0))),
                 };
-                from_peer(peer, Message::AppendReply(AppendReply { term: Term(term), outcome }))
+                from_peer(
+                    peer,
+                    Message::AppendReply(AppendReply {
+                        term: Term(term),
+                        outcome,
+                        standing: Standing::Member,
+                    }),
+                )
             }
             Op::AnswerHeartbeat { peer, ahead } => {
-                let reply = HeartbeatReply { term: Term(near(term, ahead).max(1)), round: 0 };
+                let reply = HeartbeatReply {
+                    term: Term(near(term, ahead).max(1)),
+                    round: 0,
+                    standing: Standing::Member,
+                };
                 from_peer(peer, Message::HeartbeatReply(reply))
             }
         }

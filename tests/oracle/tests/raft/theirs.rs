@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use coracle_engine::raft::{
-    Append, AppendOutcome, Entry, HeartbeatReply, Message, PreVoteReply, Role,
+    Append, AppendOutcome, Entry, HeartbeatReply, Message, PreVoteReply, Role, Standing,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb::{self, HardState};
@@ -231,7 +231,7 @@ impl Theirs {
     }
 
     fn term_notice(&self) -> HeartbeatReply {
-        HeartbeatReply { term: Term(self.term()), round: 0 }
+        HeartbeatReply { term: Term(self.term()), round: 0, standing: Standing::Member }
     }
 
     /// An append that begins below the commit index is not looked at by the `raft` crate. What it has

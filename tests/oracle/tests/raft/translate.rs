@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Vote, VoteReply,
+    PreVote, PreVoteReply, Standing, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb;
@@ -71,6 +71,9 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
             m.commit = heartbeat.commit.0;
         }
         Message::HeartbeatReply(_) => m.set_msg_type(MessageType::MsgHeartbeatResponse),
+        Message::SnapshotOffer(_) | Message::Census(_) | Message::CensusReply(_) => {
+            unreachable!("no log is compacted here, and nobody loses data")
+        }
     }
     m
 }
@@ -111,13 +114,13 @@ pub fn message_to_ours(m: &eraftpb::Message) -> Message {
             } else {
                 AppendOutcome::Accepted { matched: index }
             };
-            Message::AppendReply(AppendReply { term, outcome })
+            Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member })
         }
         MessageType::MsgHeartbeat => {
             Message::Heartbeat(Heartbeat { term, commit: LogIndex(m.commit), round: 0 })
         }
         MessageType::MsgHeartbeatResponse => {
-            Message::HeartbeatReply(HeartbeatReply { term, round: 0 })
+            Message::HeartbeatReply(HeartbeatReply { term, round: 0, standing: Standing::Member })
         }
         other => panic!("the `raft` crate sent {other:?}, which is not in this comparison"),
     }

@@ -32,6 +32,7 @@ pub fn hash_entry(kind: EntryKind, payload: &[u8]) -> u64 {
     let kind = match kind {
         EntryKind::Normal => 1,
         EntryKind::Noop => 2,
+        EntryKind::Readmission => 3,
     };
     step(hash_bytes(payload), kind)
 }

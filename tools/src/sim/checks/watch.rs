@@ -1,12 +1,17 @@
 //! Glue: a shared checker that watches cores and state machines, and keeps the first violation.
 
 use std::cell::{Ref, RefCell, RefMut};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::core::{CoreView, Observer};
+use coracle_engine::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use coracle_engine::snapshot::ChunkSink;
 use coracle_engine::wire::Frame;
-use coracle_engine::{Apply, NodeId, SnapshotError, StateMachine};
+use coracle_engine::{
+    Apply, Fold, LogIndex, NodeId, Restore, ShardId, SnapshotError, SnapshotStream, StateMachine,
+};
+use coracle_wal::AlignedBuf;
 
 use super::{Checked, Checker, Violation, hash_bytes};
 
@@ -81,7 +86,8 @@ impl Watch {
     /// Puts a state machine of `node` under watch.
     #[must_use]
     pub fn machine(&self, node: NodeId, inner: Box<dyn StateMachine>) -> Box<dyn StateMachine> {
-        Box::new(Watched { watch: self.clone(), node, inner })
+        let watch = self.clone();
+        Box::new(Watched { watch, node, inner, applied: None, stream: Weak::new(), buf: None })
     }
 }
 
@@ -92,7 +98,7 @@ impl Observer for Watch {
 }
 
 /// The whole state of a replica is compared with that of the others after every so many entries, if the
-/// state machine gives images of it. Often enough that most runs do it, rare enough that it costs little.
+/// state machine gives snapshots. Often enough that most runs do it, rare enough that it costs little.
 const IMAGE_EVERY: u64 = 16;
 
 /// A state machine under watch.
@@ -100,19 +106,40 @@ struct Watched {
     watch: Watch,
     node: NodeId,
     inner: Box<dyn StateMachine>,
+    /// The last entry applied since the start.
+    applied: Option<(ShardId, LogIndex)>,
+    /// A stream that the core has, until it is dropped.
+    stream: Weak<()>,
+    /// What chunks are written to that are only hashed.
+    buf: Option<AlignedBuf>,
+}
+
+impl Watched {
+    /// Notes a digest of the state after `index`. A machine has one stream at a time: none may be alive.
+    fn digest(&mut self, shard: ShardId, index: LogIndex) {
+        let Ok(mut stream) = self.inner.snapshot() else { return };
+        let buf = self.buf.get_or_insert_with(|| AlignedBuf::zeroed(SNAPSHOT_CHUNK_BYTES_MAX));
+        let mut image = Vec::new();
+        loop {
+            let mut chunk = ChunkSink::new(buf);
+            let Ok(more) = stream.fill(&mut chunk) else { return };
+            image.extend_from_slice(chunk.bytes());
+            if !more {
+                break;
+            }
+        }
+        let digest = hash_bytes(&image);
+        self.watch.feed(|checker| checker.digest(self.node, shard, index, digest));
+    }
 }
 
 impl StateMachine for Watched {
     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
         self.inner.apply(entry, reply);
         self.watch.feed(|checker| checker.applied(self.node, &entry, reply));
-        if entry.index.0.is_multiple_of(IMAGE_EVERY) {
-            let mut image = Vec::new();
-            if self.inner.snapshot(&mut image).is_ok() {
-                let digest = hash_bytes(&image);
-                self.watch
-                    .feed(|checker| checker.digest(self.node, entry.shard, entry.index, digest));
-            }
+        self.applied = Some((entry.shard, entry.index));
+        if entry.index.0.is_multiple_of(IMAGE_EVERY) && self.stream.strong_count() == 0 {
+            self.digest(entry.shard, entry.index);
         }
     }
 
@@ -120,11 +147,47 @@ impl StateMachine for Watched {
         self.inner.query(request, reply);
     }
 
-    fn snapshot(&self, image: &mut dyn std::io::Write) -> Result<(), SnapshotError> {
-        self.inner.snapshot(image)
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        if let Some((shard, index)) = self.applied {
+            // What the stream must show, however long it takes and whatever is applied meanwhile.
+            self.digest(shard, index);
+        }
+        let inner = self.inner.snapshot()?;
+        let alive = Rc::new(());
+        self.stream = Rc::downgrade(&alive);
+        let (watch, node, at) = (self.watch.clone(), self.node, self.applied);
+        Ok(Box::new(WatchedStream { watch, node, at, inner, image: Vec::new(), _alive: alive }))
     }
 
-    fn restore(&mut self, image: &mut dyn std::io::Read) -> Result<(), SnapshotError> {
-        self.inner.restore(image)
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        self.applied = None;
+        self.inner.restore(part)
+    }
+
+    fn fold(&self) -> Option<Box<dyn Fold>> {
+        self.inner.fold()
+    }
+}
+
+/// A snapshot under watch: what it showed in the end is compared with the state at its beginning.
+struct WatchedStream {
+    watch: Watch,
+    node: NodeId,
+    /// The last entry in it; unknown for what was restored and not applied to since.
+    at: Option<(ShardId, LogIndex)>,
+    inner: Box<dyn SnapshotStream>,
+    image: Vec<u8>,
+    _alive: Rc<()>,
+}
+
+impl SnapshotStream for WatchedStream {
+    fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
+        let more = self.inner.fill(chunk)?;
+        self.image.extend_from_slice(chunk.bytes());
+        if let (false, Some((shard, index))) = (more, self.at) {
+            let digest = hash_bytes(&self.image);
+            self.watch.feed(|checker| checker.digest(self.node, shard, index, digest));
+        }
+        Ok(more)
     }
 }

@@ -28,7 +28,7 @@ async fn open(
     model: &Shared,
 ) -> Result<(Wal<SimDisk>, coracle_wal::Driver<SimDisk>, Recovery), OpenError> {
     let mut found = Vec::new();
-    let opened = Wal::open(disk, options, &mut |record| {
+    let opened = Wal::open(disk, options, &mut |record: coracle_wal::RecordView<'_>| {
         assert_eq!((record.stream, record.kind), (3, 1));
         found.push((record.payload.to_vec(), record.lsn));
     })

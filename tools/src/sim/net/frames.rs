@@ -12,7 +12,7 @@ use crate::sim::world::ProcessId;
 const MAGIC: [u8; 2] = [0xC0, 0xAC];
 /// Where the type stands in a header, and the range that belongs to Raft; see `docs/wire-format.md`.
 const KIND_AT: usize = 3;
-const RAFT_KINDS: std::ops::RangeInclusive<u8> = 16..=23;
+const RAFT_KINDS: std::ops::RangeInclusive<u8> = 16..=27;
 
 /// What happens to one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,12 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         Ok(Some(Frame::Raft { shard, message })) => (shard, message),
         Ok(Some(Frame::Hello(hello))) => return format!("Hello core={}", hello.core),
         Ok(Some(Frame::Introduction(hello))) => return format!("Introduction core={}", hello.core),
+        Ok(Some(Frame::SnapshotHello(hello))) => {
+            return format!("SnapshotHello core={}", hello.core);
+        }
+        Ok(Some(Frame::SnapshotHelloReply(HelloReply::Accepted(hello)))) => {
+            return format!("SnapshotHelloReply accepted core={}", hello.core);
+        }
         Ok(Some(Frame::HelloReply(HelloReply::Accepted(hello)))) => {
             return format!("HelloReply accepted core={}", hello.core);
         }
@@ -130,6 +136,9 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         },
         Message::Heartbeat(m) => format!("Heartbeat commit={} round={}", m.commit, m.round),
         Message::HeartbeatReply(m) => format!("HeartbeatReply round={}", m.round),
+        Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
+        Message::Census(m) => format!("Census of {}", m.incarnation),
+        Message::CensusReply(m) => format!("CensusReply empty={}", m.empty),
     };
     format!("s{shard} t{term} {text}")
 }

@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use coracle_engine::env::{Listener, StreamReader, StreamWriter};
-use coracle_engine::raft::{HeartbeatReply, Message};
+use coracle_engine::raft::{HeartbeatReply, Message, Standing};
 use coracle_engine::wire::{Frame, FrameDecoder, OutBuf};
 use coracle_engine::{ShardId, Term};
 use fastrand::Rng;
@@ -155,7 +155,11 @@ impl Received {
 
 fn frame(round: u64) -> Vec<Bytes> {
     let mut out = OutBuf::new();
-    let message = Message::HeartbeatReply(HeartbeatReply { term: Term(3), round });
+    let message = Message::HeartbeatReply(HeartbeatReply {
+        term: Term(3),
+        round,
+        standing: Standing::Member,
+    });
     out.push_message(ShardId(5), &message).unwrap();
     let mut bufs = Vec::new();
     out.take(&mut bufs);

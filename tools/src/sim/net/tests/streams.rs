@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use coracle_wal::AlignedBuf;
+
 use super::*;
 
 #[test]
@@ -35,6 +37,36 @@ fn connecting_across_a_block_times_out_in_either_direction_and_goes_on_when_it_e
         let healing = net.clone();
         net.world().call_in(ms(500), move || healing.unblock(from, to));
         assert!(finish(&net, DIALLER, connect(&net, TIMEOUT)).unwrap().is_ok());
+    }
+}
+
+#[test]
+fn aligned_reads_take_exactly_what_they_ask_for_however_it_arrives() {
+    for seed in 0..20 {
+        let weather = NetWeather { chop: 0.5, chop_bytes_max: 300, ..NetWeather::calm() };
+        let net = net(seed, weather);
+        let ((mut reader, _near), (far, mut writer)) = pair(&net);
+        let all: Vec<u8> = (0..300_000_usize).map(|i| (i % 251) as u8).collect();
+        let sent = all.clone();
+        net.world().spawn(SERVER, async move {
+            let _far = far;
+            write(&mut writer, &sent).await.unwrap();
+        });
+        let found = finish(&net, DIALLER, async move {
+            let mut found = Vec::new();
+            for (at, len) in [(0, 40), (7, 100_000), (4096, 1), (0, 0), (1, 199_959)] {
+                let buf = AlignedBuf::zeroed(at + len);
+                let (result, buf) = reader.read_aligned(buf, at, len).await;
+                result.unwrap();
+                found.extend_from_slice(&buf[at..at + len]);
+            }
+            let (ended, buf) = reader.read_aligned(AlignedBuf::zeroed(1), 0, 1).await;
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            let (refused, _) = reader.read_aligned(buf, 4096, 1).await;
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            found
+        });
+        assert!(found.unwrap() == all, "seed {seed}");
     }
 }
 

@@ -1,0 +1,163 @@
+//! Snapshots of leaders that take the place of this core's replicas.
+//!
+//! ```text
+//! offered by the leader -> pulling (chunks come over a connection of their own, become durable)
+//!                       -> restoring (the state machine reads them) -> Raft is told, the log follows
+//! ```
+//! Raft repeats the offer with each heartbeat, so whatever fails here is simply tried again by the next
+//! one: pulling goes on with the chunks that are missing. The snapshot exists durably before the state
+//! machine is touched. A crash between that and the record in the log is the same as a restart from a
+//! snapshot that is newer than the log: see `open.rs`. An acknowledgement leaves only behind that record.
+//!
+//! A bounded number of snapshots are pulled at a time; the others wait for a later offer.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use super::inbox::{Event, Inbox};
+use super::peers::Gate;
+use super::shard::Machine;
+use super::tiers::Tiers;
+use crate::env::Env;
+use crate::limits::PULLS_MAX;
+use crate::snapshot::{Manifest, ReadError, SnapshotId, SnapshotStore};
+use crate::transfer::pull::{Pull, PullError, PullLimits, PullProgress};
+use crate::{NodeId, Restore, ShardId, SnapshotError};
+
+/// Why a state machine could not be brought to a snapshot's state. Its state is unspecified now.
+#[derive(Debug, Error)]
+pub(crate) enum RestoreError {
+    /// The state machine refused it.
+    #[error("the state machine refused it: {0}")]
+    Machine(#[from] SnapshotError),
+    /// It could not be read.
+    #[error(transparent)]
+    Store(#[from] ReadError),
+}
+
+/// A leader's snapshot is durable here, or could not be had.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    pub(crate) id: SnapshotId,
+    pub(crate) result: Result<Rc<Manifest>, PullError>,
+}
+
+/// A snapshot is in place of the state, or could not be put there.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) id: SnapshotId,
+    pub(crate) result: Result<(), RestoreError>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pulling,
+    Restoring,
+}
+
+/// The snapshots on their way into this core.
+#[derive(Debug, Default)]
+pub(super) struct Installing {
+    shards: BTreeMap<ShardId, (SnapshotId, Stage)>,
+}
+
+impl Installing {
+    /// Takes up an offer, unless that shard or too many others are busy with one.
+    pub(super) fn begin(&mut self, id: SnapshotId) -> bool {
+        let busy = self.shards.contains_key(&id.shard);
+        sometimes!(offer_while_busy, busy);
+        if busy || self.shards.len() >= PULLS_MAX {
+            sometimes!(offer_waits, !busy);
+            return false;
+        }
+        self.shards.insert(id.shard, (id, Stage::Pulling));
+        true
+    }
+
+    /// What was pulled is durable and is now given to the state machine.
+    pub(super) fn restoring(&mut self, id: SnapshotId) {
+        self.shards.insert(id.shard, (id, Stage::Restoring));
+    }
+
+    /// It is over, one way or the other.
+    pub(super) fn end(&mut self, shard: ShardId) {
+        self.shards.remove(&shard);
+    }
+
+    /// Shards with a snapshot on its way.
+    pub(super) fn count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether a shard's state is being replaced.
+    pub(super) fn is_busy(&self, shard: ShardId) -> bool {
+        self.shards.contains_key(&shard)
+    }
+}
+
+/// Starts the task that fetches a snapshot from its leader.
+pub(super) fn start_pull<E: Env>(
+    env: &E,
+    inbox: &Rc<Inbox>,
+    gate: &Rc<Gate>,
+    tiers: &Tiers<E::Disk>,
+    id: SnapshotId,
+    from: NodeId,
+) {
+    let (store, budget, cancel) =
+        (tiers.store.clone(), tiers.transfers.clone(), tiers.cancel.clone());
+    let (env_of_task, inbox, gate) = (env.clone(), inbox.clone(), gate.clone());
+    env.spawn(async move {
+        let env = env_of_task;
+        let progress = PullProgress::default();
+        let pull = Pull {
+            env: &env,
+            store: &store,
+            id,
+            limits: PullLimits::default(),
+            budget: &budget,
+            progress: &progress,
+            cancel: &cancel,
+        };
+        let result =
+            pull.run(async || gate.connect_for_snapshots(&env, from, id.shard).await).await;
+        inbox.push(Event::SnapshotPulled(Box::new(Pulled { id, result })));
+    });
+}
+
+/// Starts the task that gives a snapshot to a state machine.
+pub(super) fn start_restore<E: Env>(
+    env: &E,
+    inbox: &Rc<Inbox>,
+    store: SnapshotStore<E::Disk>,
+    manifest: Rc<Manifest>,
+    machine: Machine,
+) {
+    let (env_of_task, inbox) = (env.clone(), inbox.clone());
+    env.spawn(async move {
+        let id = manifest.id;
+        let result = restore(&env_of_task, &store, &manifest, &machine).await;
+        inbox.push(Event::SnapshotRestored(Box::new(Restored { id, result })));
+    });
+}
+
+/// Replaces the state of a machine by a snapshot, chunk by chunk; other tasks run in between.
+pub(super) async fn restore<E: Env>(
+    env: &E,
+    store: &SnapshotStore<E::Disk>,
+    manifest: &Manifest,
+    machine: &Machine,
+) -> Result<(), RestoreError> {
+    let mut chunks = store.reader(manifest.id).await?.sequential(0);
+    machine.borrow_mut().restore(Restore::Begin)?;
+    while let Some(piece) = chunks.next().await {
+        let piece = piece?;
+        machine.borrow_mut().restore(Restore::Chunk(piece.bytes()))?;
+        chunks.recycle(piece.buf);
+        env.yield_now().await;
+    }
+    machine.borrow_mut().restore(Restore::End)?;
+    Ok(())
+}

@@ -1,0 +1,374 @@
+//! How a core is opened from its log.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use coracle_wal::{RecordView, SegmentInfo, Wal};
+use thiserror::Error;
+
+use super::cold::Cold;
+use super::inbox::Inbox;
+use super::installing::{self, Installing};
+use super::mailbox::{Letters, Mailbox};
+use super::peers::Gate;
+use super::run::{Core, silence_max};
+use super::shard::{Machine, Shard};
+use super::status::CoreCounters;
+use super::storage::Storage;
+use super::taking::Taking;
+use super::tier_config::TierConfig;
+use super::tiers::Tiers;
+use super::upkeep::Upkeep;
+use super::view::{ClusterView, MemberView};
+use crate::env::Env;
+use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
+use crate::raft::{self, Effects, Raft, RaftLog};
+use crate::snapshot::{SnapshotId, SnapshotStore};
+use crate::tier::Budget;
+use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
+use crate::transfer::budget::TransferBudget;
+use crate::transfer::cancel::Cancel;
+use crate::transfer::serve::{ServeLimits, SnapshotService};
+use crate::wire::Hello;
+use crate::{CoreId, LogIndex, NodeId, ShardId, StateMachine, Term};
+
+/// What a core must know to start. The same on all cores of a node but for `core`.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Name that keeps clusters apart.
+    pub cluster_id: String,
+    /// This node.
+    pub node: NodeId,
+    /// This core.
+    pub core: CoreId,
+    /// Cores of this node.
+    pub cores: u16,
+    /// Shards of the cluster.
+    pub shards: u32,
+    /// All members, this node included.
+    pub members: Vec<MemberView>,
+    /// A number of this process that no other process has.
+    pub instance: u128,
+    /// Shortest time without a leader before an election; each replica waits up to twice this.
+    pub election_timeout: Duration,
+    /// How often a leader lets its followers hear from it.
+    pub heartbeat_interval: Duration,
+    /// Where this core accepts its peers, `host:port`.
+    pub peer_listen: String,
+    /// The log.
+    pub wal: coracle_wal::Options,
+    /// What queues, windows and turns are bounded by.
+    pub limits: Limits,
+    /// What is kept of the logs, where, and when snapshots are taken.
+    pub tiers: TierConfig,
+    /// The mailboxes of all cores of this node, in order.
+    pub mailboxes: Vec<Mailbox>,
+}
+
+/// Why a core could not start.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The limits or the tiers contradict each other or the log's options.
+    #[error("core {core}: {flaw}")]
+    Limits {
+        /// Which core.
+        core: CoreId,
+        /// What is wrong, and what is allowed.
+        flaw: String,
+    },
+    /// The log could not be opened.
+    #[error("core {core}: {source}")]
+    Wal {
+        /// Which core.
+        core: CoreId,
+        /// What the log said.
+        source: coracle_wal::OpenError,
+    },
+    /// The log holds what the engine did not write.
+    #[error("core {core}: {source}")]
+    Replay {
+        /// Which core.
+        core: CoreId,
+        /// What is wrong.
+        source: ReplayError,
+    },
+    /// The directory of the snapshots could not be read.
+    #[error("core {core}: {source}")]
+    Snapshots {
+        /// Which core.
+        core: CoreId,
+        /// What the store of snapshots said.
+        source: crate::snapshot::OpenError,
+    },
+    /// What the log holds of a shard contradicts itself or the configuration.
+    #[error("core {core}, shard {shard}: {source}")]
+    Replica {
+        /// Which core.
+        core: CoreId,
+        /// Which shard.
+        shard: ShardId,
+        /// What is wrong.
+        source: raft::StartError,
+    },
+    /// The peer port could not be opened.
+    #[error("core {core} cannot listen for peers on {address}: {source}")]
+    Listen {
+        /// Which core.
+        core: CoreId,
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl<E: Env> Core<E> {
+    /// Reads the log in `disk`, brings up the replicas that this core hosts, and starts to listen
+    /// for peers and to dial them. Nothing moves before [`Core::run`].
+    ///
+    /// # Errors
+    /// [`OpenError`] when the log or the port is not usable. Nothing is changed then.
+    pub async fn open(
+        env: E,
+        disk: E::Disk,
+        config: CoreConfig,
+        machines: &dyn Fn(ShardId) -> Box<dyn StateMachine>,
+    ) -> Result<Self, OpenError> {
+        let (core, limits) = (config.core, config.limits);
+        // Taken first, so that whoever wrote to a core that could not start gets an answer.
+        let letters = Letters(config.mailboxes[usize::from(core.0)].clone());
+        let flaw = limits.flaw(config.wal.group_bytes_max());
+        if let Some(flaw) = flaw.or_else(|| config.tiers.flaw(&config.wal)) {
+            return Err(OpenError::Limits { core, flaw });
+        }
+        let log_id = config.wal.log_id;
+        let (store, inventory) = SnapshotStore::open(disk.clone(), log_id)
+            .await
+            .map_err(|source| OpenError::Snapshots { core, source })?;
+        for problem in &inventory.problems {
+            tracing::error!(%core, "snapshot: {problem}");
+        }
+        let mut replay = Reader(tier::Recovery::new(config.tiers.log_memory_bytes));
+        let (wal, driver, recovery) = Wal::open(disk, wal_options(&config), &mut replay)
+            .await
+            .map_err(|source| OpenError::Wal { core, source })?;
+        let hosted = (0..config.shards).map(ShardId);
+        let hosted = hosted.filter(|id| CoreId::hosting(*id, config.shards, config.cores) == core);
+        let hosted: Vec<ShardId> = hosted.collect();
+        let newest = |id: &ShardId| {
+            let manifest = store.newest(*id)?;
+            Some((*id, (manifest.id.index, manifest.id.term)))
+        };
+        let Recovered { mut shards, index, memory } = replay
+            .0
+            .finish(&hosted.iter().filter_map(newest).collect())
+            .map_err(|source| OpenError::Replay { core, source })?;
+        let address = config.peer_listen.clone();
+        let listener = env.listen(&address).await.map_err(|source| OpenError::Listen {
+            core,
+            address,
+            source,
+        })?;
+        // Its failure is latched in the log, where every turn looks for it.
+        env.spawn(async move { drop(driver.run().await) });
+
+        let inbox = Rc::new(Inbox::new(first_view(&config), limits));
+        let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
+        let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
+        let mut promised = BTreeMap::new();
+        for id in hosted {
+            let machine: Machine = Rc::new(RefCell::new(machines(id)));
+            let up = match shards.remove(&id) {
+                Some(Ok(found)) => {
+                    promised.insert(id, found.hard_state);
+                    let restored = restore(&env, &store, id, found.base.0, &machine).await;
+                    restored.map(|applied| (Some(found), applied))
+                }
+                Some(Err(unusable)) => {
+                    promised.insert(id, unusable.hard_state);
+                    Err(unusable.error.to_string())
+                }
+                None => Ok((None, None)),
+            };
+            match up {
+                Ok((found, applied)) => {
+                    let brought_up = bring_up(&config, id, found, applied, &env);
+                    let (raft, effects, applied) = brought_up
+                        .map_err(|source| OpenError::Replica { core, shard: id, source })?;
+                    let mut shard = Shard::new(id, raft, machine, applied, limits);
+                    shard.effects = effects;
+                    live.push(shard);
+                }
+                Err(reason) => {
+                    tracing::error!(%core, shard = %id, "this replica takes no part: {reason}");
+                    lost.insert(id, reason);
+                }
+            }
+        }
+        let transfers = Rc::new(budget(config.tiers.transfer_bytes_per_s));
+        let service =
+            SnapshotService::new(store.clone(), transfers.clone(), ServeLimits::default());
+        gate.start(&env, listener, Some(service));
+        let tiers = Tiers {
+            cold: Cold::new(wal.clone()),
+            store,
+            taking: Taking::default(),
+            installing: Installing::default(),
+            transfers,
+            writes: Rc::new(budget(SNAPSHOT_WRITE_BYTES_PER_S)),
+            cancel: Cancel::default(),
+        };
+        let wal_options = &config.wal;
+        let disk_budget = Budget::new(
+            config.tiers.disk_bytes_max,
+            wal_options.segment_bytes,
+            wal_options.spares,
+            config.tiers.snapshot_log_bytes,
+            config.tiers.keep_log_bytes,
+        );
+        let mut core = Self {
+            letters,
+            storage: Storage::new(wal, index, memory, limits),
+            tiers,
+            env,
+            config,
+            inbox,
+            gate,
+            shards: live,
+            lost,
+            touched: Vec::new(),
+            links: BTreeMap::new(),
+            counters: CoreCounters::default(),
+            recovery,
+            news_missed: false,
+            failed: false,
+            upkeep: Upkeep::new(disk_budget, promised),
+            observer: None,
+        };
+        // What bringing them up has left to be stored.
+        (0..core.shards.len()).for_each(|at| core.touch(at));
+        Ok(core)
+    }
+}
+
+/// Reads the log's records and summaries.
+struct Reader(tier::Recovery);
+
+impl coracle_wal::Replay for Reader {
+    fn record(&mut self, record: RecordView<'_>) {
+        self.0.record(&record, record.batch);
+    }
+
+    fn summary(&mut self, segment: &SegmentInfo, summary: &[u8]) -> bool {
+        self.0.summary(segment.start, segment.end, summary)
+    }
+}
+
+/// The log's options with what the tiers say of them.
+fn wal_options(config: &CoreConfig) -> coracle_wal::Options {
+    let mut options = config.wal.clone();
+    options.log_bytes_max = config.tiers.disk_bytes_max;
+    options.archive = config.tiers.archive;
+    options
+}
+
+/// A budget of bandwidth; 0 stands for no limit.
+fn budget(bytes_per_s: u64) -> TransferBudget {
+    match bytes_per_s {
+        0 => TransferBudget::unlimited(),
+        rate => TransferBudget::new(rate, rate.min(SNAPSHOT_BURST_BYTES)),
+    }
+}
+
+/// Gives a state machine its newest snapshot, if there is one. Returns which, or why the replica can't be
+/// brought up. A snapshot that can't be read is not needed while the log still has all entries.
+async fn restore<E: Env>(
+    env: &E,
+    store: &SnapshotStore<E::Disk>,
+    shard: ShardId,
+    base: LogIndex,
+    machine: &Machine,
+) -> Result<Option<SnapshotId>, String> {
+    let Some(manifest) = store.newest(shard) else { return Ok(None) };
+    let Err(error) = installing::restore(env, store, &manifest, machine).await else {
+        return Ok(Some(manifest.id));
+    };
+    Err(format!(
+        "its state can't be restored from {}: {error}; its log begins at {base}. Remove the files of \
+         that snapshot and restart to bring it up from its log if that begins at 0; else restore \
+         this shard from its peers",
+        manifest.id
+    ))
+}
+
+fn first_view(config: &CoreConfig) -> ClusterView {
+    let mut members = config.members.clone();
+    members.sort_by_key(|member| member.id);
+    for member in &mut members {
+        if member.id == config.node {
+            member.cores = Some(config.cores);
+            member.up = true;
+        }
+    }
+    ClusterView {
+        cluster_id: config.cluster_id.clone(),
+        node: config.node,
+        core: config.core,
+        shards: config.shards,
+        members,
+        leaders: vec![(Term(0), None); config.shards as usize],
+    }
+}
+
+fn hello(config: &CoreConfig) -> Hello {
+    Hello {
+        cluster_id: config.cluster_id.clone(),
+        node: config.node,
+        core: config.core,
+        cores: config.cores,
+        shards: config.shards,
+        instance: config.instance,
+    }
+}
+
+/// A replica with what was found of it, or a blank one; `snapshot` is what its state machine has.
+fn bring_up<E: Env>(
+    config: &CoreConfig,
+    shard: ShardId,
+    found: Option<RecoveredShard>,
+    snapshot: Option<SnapshotId>,
+    env: &E,
+) -> Result<(Raft, Effects, LogIndex), raft::StartError> {
+    let voters = config.members.iter().map(|member| member.id).collect();
+    // Shards of a node must not all wait for the same time.
+    let seed = env.random() ^ u64::from(shard.0);
+    let limits = &config.limits;
+    let raft_config = raft::Config {
+        election_timeout: config.election_timeout,
+        heartbeat_interval: config.heartbeat_interval,
+        payload_bytes_max: limits.payload_bytes_max,
+        append_bytes_min: limits.append_bytes_min,
+        append_bytes_max: limits.append_bytes_max,
+        inflight_messages_max: limits.inflight_messages_max,
+        inflight_bytes_max: limits.inflight_bytes_max,
+        uncommitted_bytes_max: limits.uncommitted_bytes_max,
+        read_batches_max: limits.read_batches_max,
+        blank: found.is_none().then(|| env.random()),
+        ..raft::Config::new(config.node, voters, seed)
+    };
+    let found = found.unwrap_or_default();
+    let (base, base_term) = found.base;
+    let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
+    let mut raft = Raft::new(raft_config, found.hard_state, log, env.now())?;
+    let mut effects = Effects { base: found.unstored, ..Effects::default() };
+    let applied = match snapshot {
+        Some(SnapshotId { index, term, .. }) => {
+            raft.step(raft::Event::Snapshot { index, term }, &mut effects);
+            index
+        }
+        None => base,
+    };
+    Ok((raft, effects, applied))
+}

@@ -1,0 +1,336 @@
+//! The tiers of a core's log, as its loop handles them: entries leave memory and are read back, snapshots
+//! are taken, offered ones are installed. What may be given up is decided in `upkeep.rs`.
+//!
+//! All of it happens between turns or in tasks beside the loop; what they find comes back as events.
+//! A shard whose data can't be read any more is halted with the reason, and the others go on.
+
+use std::rc::Rc;
+
+use coracle_wal::Disk;
+
+use super::cold::{Cold, ColdError, ColdRead, Reader, Want};
+use super::installing::{self, Installing, Pulled, Restored};
+use super::run::Core;
+use super::shard::SnapshotAnswer;
+use super::taking::{self, TakeError, Taken, Taking};
+use crate::env::Env;
+use crate::limits::COLD_APPLY_BYTES;
+use crate::raft::{self, Fetch};
+use crate::snapshot::{SnapshotId, SnapshotStore, WriteError};
+use crate::transfer::budget::TransferBudget;
+use crate::transfer::cancel::Cancel;
+use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, Term};
+
+/// What a core needs to handle its tiers.
+pub(super) struct Tiers<D: Disk> {
+    pub(super) cold: Rc<Cold<D>>,
+    pub(super) store: SnapshotStore<D>,
+    pub(super) taking: Taking,
+    pub(super) installing: Installing,
+    /// What all transfers of this core take their bandwidth from.
+    pub(super) transfers: Rc<TransferBudget>,
+    /// What snapshots of own shards take theirs from.
+    pub(super) writes: Rc<TransferBudget>,
+    /// Ends pulls when the core stops.
+    pub(super) cancel: Cancel,
+}
+
+impl<E: Env> Core<E> {
+    /// End of a turn: reads what is wanted and not in memory, lets memory shrink to its budget, and
+    /// begins a snapshot if one is wanted. `done` is how many touched shards the turn has looked after.
+    pub(super) fn tend(&mut self, done: usize) {
+        if self.failed {
+            return;
+        }
+        for i in 0..done {
+            let at = self.touched[i];
+            if self.shards[at].halted().is_none() {
+                self.read_for_followers(at);
+                self.read_for_machine(at);
+            }
+        }
+        while let Some(eviction) = self.storage.next_eviction() {
+            sometimes!(entries_evicted);
+            if let Some(at) = self.position_of(eviction.shard) {
+                let raft = &mut self.shards[at].raft;
+                raft.evict_to(eviction.up_to.min(raft.log().durable()));
+            }
+        }
+        self.storage.summarize();
+        self.tiers.cold.start(&self.env, &self.inbox);
+        self.begin_snapshot();
+    }
+
+    fn read_for_machine(&mut self, at: usize) {
+        let Some(first) = self.shards[at].wants_cold() else { return };
+        let last = self.shards[at].raft.commit();
+        match self.locate(at, Reader::Apply, (first, last), COLD_APPLY_BYTES) {
+            Some(want) => {
+                self.shards[at].begin_cold_read();
+                self.tiers.cold.want(want);
+            }
+            None => {
+                let shard = self.shards[at].id;
+                let reason = format!(
+                    "entry {first} of shard {shard} is committed, and neither its log nor a snapshot \
+                     has it; restore this replica from its peers"
+                );
+                self.halt(at, &reason);
+            }
+        }
+    }
+
+    fn read_for_followers(&mut self, at: usize) {
+        let mut fetches = std::mem::take(&mut self.shards[at].effects.fetches);
+        for Fetch { to, first, bytes_max } in fetches.drain(..) {
+            let last = self.shards[at].raft.log().first_in_memory().prev();
+            let want = self.locate(at, Reader::Follower(to), (first, last.max(first)), bytes_max);
+            match want {
+                Some(want) => self.tiers.cold.want(want),
+                None => self.step(at, raft::Event::FetchFailed { to, first }),
+            }
+        }
+        self.shards[at].effects.fetches = fetches; // keeps its memory
+    }
+
+    /// Where entries from `first` on lie, as far as they belong together.
+    pub(super) fn locate(
+        &self,
+        at: usize,
+        reader: Reader,
+        (first, last): (LogIndex, LogIndex),
+        bytes_max: usize,
+    ) -> Option<Want> {
+        let shard = &self.shards[at];
+        let run = self.storage.index().shard(shard.id)?.runs.locate(first)?;
+        // What the log does not take at the moment is not in the index yet.
+        if shard.raft.log().term_at(first) != Some(run.term) {
+            return None;
+        }
+        Some(Want {
+            shard: shard.id,
+            reader,
+            first,
+            last: run.last.min(last),
+            term: run.term,
+            at: run.batch,
+            bytes_max,
+        })
+    }
+
+    pub(super) fn on_cold_read(&mut self, read: ColdRead) {
+        let ColdRead { want, result } = read;
+        let Some(at) = self.position_of(want.shard) else { return };
+        if let Err(error) = &result {
+            sometimes!(cold_read_gone, *error == ColdError::Gone);
+            sometimes!(cold_read_damaged, matches!(error, ColdError::Damaged(_)));
+            tracing::warn!(shard = %want.shard, first = %want.first, "cannot read old entries: {error}");
+        }
+        match (want.reader, result) {
+            (Reader::Follower(to), Ok(entries)) => {
+                self.step(at, raft::Event::Fetched { to, first: want.first, entries });
+            }
+            (Reader::Follower(to), Err(error)) => {
+                if let ColdError::Damaged(_) = error {
+                    self.leave_damaged(at, want.last);
+                }
+                self.step(at, raft::Event::FetchFailed { to, first: want.first });
+            }
+            (Reader::Apply, Ok(entries)) => {
+                self.shards[at].end_cold_read(entries);
+                self.touch(at);
+            }
+            (Reader::Apply, Err(error)) => {
+                self.shards[at].end_cold_read(Vec::new());
+                // A snapshot may have taken its place meanwhile; else nobody has it here.
+                if self.shards[at].wants_cold() == Some(want.first) {
+                    let reason = format!(
+                        "entry {} of shard {} can't be read to be applied: {error}; restore this \
+                         replica from its peers",
+                        want.first, want.shard
+                    );
+                    self.halt(at, &reason);
+                }
+            }
+            (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
+            (Reader::Rewrite, Err(error)) => {
+                self.end_rewriting();
+                if let ColdError::Damaged(_) = error {
+                    self.leave_damaged(at, want.last);
+                }
+            }
+        }
+    }
+
+    /// Old entries up to `last` are damaged on the disk. What they did is in the state, so a snapshot
+    /// can take their place, here and for followers.
+    fn leave_damaged(&mut self, at: usize, last: LogIndex) {
+        let shard = self.shards[at].id;
+        let newest = self.shards[at].raft.snapshot().map_or(LogIndex(0), |(index, _)| index);
+        if newest >= last {
+            self.compact(at, last);
+        } else if self.shards[at].applied() >= last {
+            self.tiers.taking.want(shard, self.env.now());
+        }
+    }
+
+    /// Gives up a shard's log up to `index`, which its newest snapshot covers.
+    pub(super) fn compact(&mut self, at: usize, index: LogIndex) {
+        let shard = &mut self.shards[at];
+        let Some(base) = shard.raft.compact_to(index) else { return };
+        sometimes!(log_compacted);
+        shard.effects.base = Some(base);
+        self.touch(at);
+    }
+
+    /// Hands Raft an event outside of the order of the inbox.
+    pub(super) fn step(&mut self, at: usize, event: raft::Event) {
+        self.shards[at].step(event);
+        self.touch(at);
+    }
+
+    /// Somebody asks for a snapshot of a shard.
+    pub(super) fn on_snapshot_request(&mut self, shard: ShardId, answer: SnapshotAnswer) {
+        let refusal = match self.position_of(shard) {
+            _ if self.failed => Some(SnapshotRequestError::StorageFailed(self.failure_text())),
+            Some(at) => self.shards[at]
+                .halted()
+                .map(|reason| SnapshotRequestError::Abandoned { shard, reason: reason.to_owned() }),
+            None => Some(SnapshotRequestError::UnknownShard(shard)),
+        };
+        match refusal {
+            Some(error) => drop(answer.send(Err(error))),
+            None => self.tiers.taking.ask(shard, answer),
+        }
+    }
+
+    /// Begins the next snapshot that is wanted.
+    fn begin_snapshot(&mut self) {
+        let now = self.env.now();
+        while let Some(shard) = self.tiers.taking.next() {
+            let Some(at) = self.position_of(shard) else { continue };
+            if self.shards[at].halted().is_some() || self.tiers.installing.is_busy(shard) {
+                let reason =
+                    "this replica takes no part, or takes over a snapshot itself".to_owned();
+                let error = SnapshotRequestError::Abandoned { shard, reason };
+                self.tiers.taking.refuse(shard, &error, now);
+                continue;
+            }
+            let newest = self.tiers.store.newest(shard).map(|manifest| manifest.id.index);
+            let index = self.shards[at].applied();
+            if newest == Some(index) || index == LogIndex(0) {
+                self.tiers.taking.already(shard, index);
+                continue;
+            }
+            let term = self.shards[at].raft.log().term_at(index);
+            let term = term.expect("an applied entry is not below the base of the log");
+            match self.shards[at].snapshot() {
+                Ok(stream) => {
+                    let id = SnapshotId { shard, index, term };
+                    self.tiers.taking.begin(id);
+                    let voters = self.config.members.iter().map(|member| member.id).collect();
+                    let (store, writes) = (self.tiers.store.clone(), self.tiers.writes.clone());
+                    taking::start(&self.env, &self.inbox, store, id, voters, stream, writes);
+                }
+                Err(SnapshotError::Unsupported) => {
+                    let error = SnapshotRequestError::Unsupported(shard);
+                    self.tiers.taking.refuse(shard, &error, now);
+                }
+                Err(error) => {
+                    let error =
+                        SnapshotRequestError::Abandoned { shard, reason: error.to_string() };
+                    self.tiers.taking.refuse(shard, &error, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_snapshot_taken(&mut self, taken: &Taken) {
+        self.tiers.taking.end(taken, self.env.now());
+        let SnapshotId { shard, index, term } = taken.id;
+        match &taken.result {
+            Ok(manifest) => {
+                sometimes!(snapshot_taken);
+                tracing::info!(%shard, %index, bytes = manifest.bytes, "snapshot taken");
+                if let Some(at) = self.position_of(shard) {
+                    self.step(at, raft::Event::Snapshot { index, term });
+                }
+                self.remove_older_snapshots(shard);
+            }
+            Err(TakeError::Store(WriteError::NoRoom { .. })) => {
+                sometimes!(snapshot_no_room);
+                tracing::warn!(%shard, "no room for a snapshot; the log stays as it is");
+            }
+            Err(error) => tracing::warn!(%shard, "no snapshot was taken: {error}"),
+        }
+    }
+
+    /// Removes snapshots that a newer, durable one has replaced.
+    fn remove_older_snapshots(&self, shard: ShardId) {
+        let store = self.tiers.store.clone();
+        self.env.spawn(async move {
+            if let Err(error) = store.remove_older(shard).await {
+                tracing::warn!(%shard, "an old snapshot could not be removed: {error}");
+            }
+        });
+    }
+
+    /// A leader offers a snapshot that this replica lacks.
+    pub(super) fn on_offer(&mut self, at: usize, (from, index, term): (NodeId, LogIndex, Term)) {
+        let shard = self.shards[at].id;
+        let id = SnapshotId { shard, index, term };
+        if self.shards[at].applied() >= index || !self.tiers.installing.begin(id) {
+            return;
+        }
+        tracing::info!(%shard, %index, %from, "taking over a snapshot");
+        sometimes!(snapshot_pulled);
+        installing::start_pull(&self.env, &self.inbox, &self.gate, &self.tiers, id, from);
+    }
+
+    pub(super) fn on_snapshot_pulled(&mut self, pulled: Pulled) {
+        let Pulled { id, result } = pulled;
+        let at = self.position_of(id.shard).filter(|at| self.shards[*at].halted().is_none());
+        let (manifest, at) = match (result, at) {
+            (Ok(manifest), Some(at)) => (manifest, at),
+            (result, _) => {
+                self.tiers.installing.end(id.shard);
+                if let Err(error) = result {
+                    tracing::warn!(shard = %id.shard, "a snapshot was not taken over: {error}");
+                }
+                return;
+            }
+        };
+        // The log may have got there by itself.
+        let news = self.shards[at].raft.needs_snapshot(id.index);
+        sometimes!(snapshot_pulled_in_vain, !news);
+        if !news || self.shards[at].applied() >= id.index {
+            self.tiers.installing.end(id.shard);
+            return self.step(at, raft::Event::Installed { index: id.index, term: id.term });
+        }
+        if let Some(machine) = self.shards[at].begin_restore() {
+            self.tiers.installing.restoring(id);
+            let store = self.tiers.store.clone();
+            installing::start_restore(&self.env, &self.inbox, store, manifest, machine);
+        }
+    }
+
+    pub(super) fn on_snapshot_restored(&mut self, restored: Restored) {
+        let Restored { id, result } = restored;
+        self.tiers.installing.end(id.shard);
+        let Some(at) = self.position_of(id.shard) else { return };
+        if let Err(error) = result {
+            let reason = format!(
+                "the snapshot at {} of shard {} was not taken over: {error}; remove it and restart \
+                 the node, and its leader sends another",
+                id.index, id.shard
+            );
+            return self.halt(at, &reason);
+        }
+        sometimes!(snapshot_restored);
+        tracing::info!(shard = %id.shard, index = %id.index, "took over a snapshot");
+        self.tiers.cold.forget(id.shard);
+        self.shards[at].end_restore(id.index);
+        self.step(at, raft::Event::Installed { index: id.index, term: id.term });
+        self.remove_older_snapshots(id.shard);
+    }
+}

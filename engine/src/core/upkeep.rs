@@ -1,0 +1,219 @@
+//! The upkeep of a core's log: with each tick, the loop tells the [`Compactor`] how things stand and
+//! carries out what it decides. The decisions, and why they end, are described there.
+//!
+//! What is written again is read first if it is not in memory; one shard at a time. Entries that were
+//! overwritten or compacted while they were read are left out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::cold::Reader;
+use super::run::Core;
+use super::storage::Again;
+use crate::env::Env;
+use crate::limits::REWRITE_READ_BYTES;
+use crate::raft::{Base, Entry, HardState};
+use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
+use crate::{LogIndex, ShardId};
+
+/// What the upkeep of a core remembers.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    compactor: Compactor,
+    budget: Budget,
+    pub(super) pressure: Pressure,
+    /// When the newest snapshot of a shard was taken, or seen first.
+    snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
+    /// Entries that are being written again: from the first that is not yet, to the last.
+    rewriting: Option<(ShardId, LogIndex, LogIndex)>,
+    /// What shards that are lost have promised.
+    lost: BTreeMap<ShardId, HardState>,
+}
+
+impl Upkeep {
+    pub(super) fn new(budget: Budget, lost: BTreeMap<ShardId, HardState>) -> Self {
+        Self {
+            compactor: Compactor::default(),
+            budget,
+            pressure: Pressure::Normal,
+            snapshot_at: BTreeMap::new(),
+            rewriting: None,
+            lost,
+        }
+    }
+
+    /// Whether nothing may be accepted that makes the log grow.
+    pub(super) fn refuses(&self) -> bool {
+        self.pressure == Pressure::Refuse
+    }
+}
+
+impl<E: Env> Core<E> {
+    /// Looks after the log.
+    pub(super) fn keep_up(&mut self, now: Duration) {
+        let shards = self.shard_states(now);
+        let segments: Vec<Segment> = self
+            .storage
+            .wal()
+            .segments()
+            .into_iter()
+            .map(|info| Segment { start: info.start, end: info.end, bytes: info.bytes })
+            .collect();
+        let situation = Situation {
+            now,
+            budget: &self.upkeep.budget,
+            segments: &segments,
+            snapshot_bytes: self.tiers.store.disk_bytes(),
+            snapshots_max: usize::from(self.tiers.taking.running().is_none()),
+            appended: self.storage.appended(),
+            durable: self.storage.wal().durable(),
+            index: self.storage.index(),
+            shards: &shards,
+        };
+        let decision = self.upkeep.compactor.decide(&situation);
+        if decision.pressure != self.upkeep.pressure {
+            let (before, after) = (self.upkeep.pressure, decision.pressure);
+            sometimes!(disk_budget_refused, after == Pressure::Refuse);
+            tracing::info!(core = %self.config.core, "the log's need of space: {before:?}, now {after:?}");
+            self.upkeep.pressure = after;
+        }
+        for action in decision.actions {
+            self.carry_out(action, now);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, now: Duration) {
+        match action {
+            Action::Trim { before } => self.storage.wal().trim(before),
+            Action::Compact { shard, to } => {
+                if let Some(at) = self.position_of(shard) {
+                    self.compact(at, to);
+                }
+            }
+            Action::Snapshot { shard } => self.tiers.taking.want(shard, now),
+            Action::Rewrite { shard, entries, hard_state, base } => {
+                self.write_again(shard, entries, hard_state, base);
+            }
+        }
+    }
+
+    fn shard_states(&mut self, now: Duration) -> BTreeMap<ShardId, ShardState> {
+        let lost = self
+            .lost
+            .keys()
+            .map(|id| (*id, ShardState { given_up: true, ..ShardState::default() }));
+        let mut states: BTreeMap<ShardId, ShardState> = lost.collect();
+        for at in 0..self.shards.len() {
+            let state = self.shard_state(at, now);
+            states.insert(self.shards[at].id, state);
+        }
+        states
+    }
+
+    fn shard_state(&mut self, at: usize, now: Duration) -> ShardState {
+        let (shard, id) = (&self.shards[at], self.shards[at].id);
+        let newest = self.tiers.store.newest(id);
+        let snapshot = shard.raft.snapshot().map_or(LogIndex(0), |(index, _)| index);
+        let snapshot_bytes = newest.map_or(0, |manifest| manifest.bytes);
+        let known = self.upkeep.snapshot_at.entry(id).or_insert((snapshot, now));
+        if known.0 != snapshot {
+            *known = (snapshot, now);
+        }
+        let age = now.saturating_sub(known.1);
+        let runs = self.storage.index().shard(id).map(|index| &index.runs);
+        let newer = runs.into_iter().flat_map(|runs| runs.iter().rev());
+        let grown = newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();
+        let busy = self.tiers.installing.is_busy(id) || shard.halted().is_some();
+        let keep = self.config.tiers.keep_log_time;
+        let followers = shard.raft.followers().filter(|follower| follower.matched < snapshot);
+        let slow = followers.map(|follower| Pin {
+            index: follower.matched.next(),
+            until: follower.contact.saturating_add(keep),
+        });
+        let offered = shard
+            .raft
+            .offered()
+            .map(|(_, index)| Pin { index: index.next(), until: now.saturating_add(keep) });
+        ShardState {
+            applied: shard.applied(),
+            snapshot,
+            snapshot_bytes,
+            snapshot_due: self.config.tiers.is_snapshot_due(grown, snapshot_bytes, age),
+            snapshot_running: self.tiers.taking.is_wanted(id),
+            snapshot_possible: !busy && self.tiers.taking.is_possible(id, now),
+            pins: slow.chain(offered).collect(),
+            rewriting: self.upkeep.rewriting.is_some_and(|(rewriting, ..)| rewriting == id),
+            given_up: false,
+        }
+    }
+
+    /// Writes again what the oldest segment has of a shard.
+    fn write_again(
+        &mut self,
+        shard: ShardId,
+        entries: Option<(LogIndex, LogIndex)>,
+        hard_state: bool,
+        base: bool,
+    ) {
+        if !self.storage.is_accepting() || self.failed {
+            return; // decided again when the log takes everything
+        }
+        let at = self.position_of(shard);
+        let promised = match at {
+            Some(at) => Some(self.shards[at].raft.hard_state()),
+            None => self.upkeep.lost.get(&shard).copied(),
+        };
+        let hard_state = promised.filter(|_| hard_state);
+        let known = self.storage.index().shard(shard).map(|index| index.base());
+        let base = known.filter(|_| base).map(|(index, term)| Base { index, term, reset: false });
+        if hard_state.is_some() || base.is_some() {
+            sometimes!(state_written_again);
+            self.storage.write_again(shard, Again { base, hard_state, entries: Vec::new() });
+        }
+        if let (Some(at), Some((first, last)), None) = (at, entries, self.upkeep.rewriting) {
+            self.upkeep.rewriting = Some((shard, first, last));
+            self.rewrite_next(at);
+        }
+    }
+
+    /// Reads the next entries that are to be written again.
+    fn rewrite_next(&mut self, at: usize) {
+        let Some((_, first, last)) = self.upkeep.rewriting else { return };
+        let first = first.max(self.shards[at].raft.log().base_index().next());
+        let want = (first <= last)
+            .then(|| self.locate(at, Reader::Rewrite, (first, last), REWRITE_READ_BYTES))
+            .flatten();
+        match want {
+            Some(want) => self.tiers.cold.want(want),
+            // Done; or gone meanwhile, and decided again if it is not.
+            None => self.upkeep.rewriting = None,
+        }
+    }
+
+    /// Entries that are to be written again were read.
+    pub(super) fn write_entries_again(&mut self, at: usize, entries: Vec<Entry>) {
+        let shard = self.shards[at].id;
+        let Some((rewriting, _, last)) = self.upkeep.rewriting else { return };
+        assert_eq!(rewriting, shard, "one shard at a time is written again");
+        if !self.storage.is_accepting() || self.failed {
+            self.upkeep.rewriting = None;
+            return;
+        }
+        let next = entries.last().map_or(last, |entry| entry.index).next();
+        let index = self.storage.index().shard(shard);
+        let live =
+            |entry: &Entry| index.is_some_and(|index| index.is_live(entry.index, entry.term));
+        let entries: Vec<Entry> = entries.into_iter().filter(live).collect();
+        if !entries.is_empty() {
+            sometimes!(entries_written_again);
+            self.storage.write_again(shard, Again { entries, ..Again::default() });
+        }
+        self.upkeep.rewriting = Some((shard, next, last));
+        self.rewrite_next(at);
+    }
+
+    /// Entries that are to be written again can't be read.
+    pub(super) fn end_rewriting(&mut self) {
+        self.upkeep.rewriting = None;
+    }
+}
