@@ -103,9 +103,9 @@ pub const EXPIRY_REFRESH_MS: u64 = 30_000;
 /// Longest client or library name.
 pub const CLIENT_NAME_BYTES_MAX: usize = 1024;
 
-/// Keys that one chunk of a snapshot looks at, written or not: about 1 ms of work, so that other shards are
-/// not held up. It is what ends the chunks of small values.
-pub const SNAPSHOT_ITEMS_PER_CHUNK_MAX: usize = 4096;
+/// Keys that one chunk of a snapshot looks at, written or not: about 1 ms of work when
+/// none of them is in a cache, so that other shards are not held up. It is what ends the chunks of small values.
+pub const SNAPSHOT_ITEMS_PER_CHUNK_MAX: usize = 2048;
 
 /// What changes during a snapshot is shown out of turn when it takes more than this part of the state: half
 /// of what it may take.
