@@ -194,7 +194,7 @@ impl<W: Workload> Driver<W> {
         let checks = Checks::new(world, &settings, &devices);
         let machines: Rc<dyn Fn(NodeId, ShardId) -> _> = {
             let (workload, checks) = (workload.clone(), checks.clone());
-            Rc::new(move |node, shard| checks.machine(node, workload.borrow().machine(shard)))
+            Rc::new(move |node, shard| checks.machine(node, shard, workload.borrow().machine(shard)))
         };
         checks.tap(&net);
         checks.tap_arrivals(&net);

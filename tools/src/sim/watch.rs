@@ -98,6 +98,16 @@ impl Checks {
         self.0.watch.checker_mut().stopped(node);
     }
 
+    /// The disks of a node were replaced by empty ones.
+    pub fn wiped(&self, node: NodeId) {
+        self.0.watch.checker_mut().wiped(node);
+    }
+
+    /// Whether all replicas of a node are members, and that is on its disk.
+    pub fn is_settled(&self, node: NodeId) -> bool {
+        self.0.watch.checker_mut().is_settled(node)
+    }
+
     /// The disk of a node was damaged.
     pub fn damaged(&self, node: NodeId) {
         self.0.watch.checker_mut().damaged(node);
@@ -139,8 +149,13 @@ impl Checks {
     }
 
     /// A state machine that tells what is applied to it.
-    pub fn machine(&self, node: NodeId, machine: Box<dyn StateMachine>) -> Box<dyn StateMachine> {
-        self.0.watch.machine(node, machine)
+    pub fn machine(
+        &self,
+        node: NodeId,
+        shard: ShardId,
+        machine: Box<dyn StateMachine>,
+    ) -> Box<dyn StateMachine> {
+        self.0.watch.machine(node, shard, machine)
     }
 
     /// Whether these nodes have applied all that is committed in all shards; that it was the same is
