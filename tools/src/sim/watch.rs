@@ -67,7 +67,7 @@ impl Checks {
         }
         Self(Rc::new(Inner {
             world: world.clone(),
-            watch: Watch::new(checker),
+            watch: Watch::new(checker, settings.tiers.chunk_bytes),
             shards: settings.shards,
             progress: RefCell::default(),
             contact: RefCell::new(Contact::new(settings.election_timeout())),
@@ -101,6 +101,12 @@ impl Checks {
     /// The disks of a node were replaced by empty ones.
     pub fn wiped(&self, node: NodeId) {
         self.0.watch.checker_mut().wiped(node);
+    }
+
+    /// A node has told an operator that it has a snapshot.
+    pub fn snapshot_told(&self, node: NodeId, shard: ShardId, index: LogIndex) {
+        let found = self.0.watch.checker_mut().snapshot_told(node, shard, index);
+        self.0.watch.keep(found);
     }
 
     /// Whether all replicas of a node are members, and that is on its disk.

@@ -197,7 +197,11 @@ impl DurableShard {
         let above = usize::try_from(self.base.0).unwrap_or(usize::MAX).min(self.places.len());
         let entry = self.places[above..].iter().position(|place| *place < trimmed);
         let seen = if let Some(entry) = entry {
-            format!("entry {} was in it, and the log begins behind {}", above + entry + 1, self.base)
+            format!(
+                "entry {} was in it, and the log begins behind {}",
+                above + entry + 1,
+                self.base
+            )
         } else if gone(self.hard_state_at) {
             "the newest hard state was in it".to_owned()
         } else if self.base > LogIndex(0) && gone(self.base_at) {

@@ -62,6 +62,7 @@ pub struct Checker {
     nodes: BTreeMap<NodeId, u16>,
     disks: BTreeMap<(NodeId, CoreId), DurableLog>,
     excused: BTreeSet<NodeId>,
+    ever_excused: bool,
     /// Nodes whose disks were replaced by empty ones.
     wiped: BTreeSet<NodeId>,
     /// How often something was compared.
@@ -77,6 +78,7 @@ impl Checker {
             nodes: nodes.iter().copied().collect(),
             disks: BTreeMap::new(),
             excused: BTreeSet::new(),
+            ever_excused: false,
             wiped: BTreeSet::new(),
             looks: 0,
         }
@@ -127,6 +129,7 @@ impl Checker {
     /// having what they had promised; what they promise from now on is checked.
     pub fn wiped(&mut self, node: NodeId) {
         self.wiped.insert(node);
+        self.excused.remove(&node);
         self.stopped(node);
         for (_, disk) in self.disks.iter_mut().filter(|((owner, _), _)| *owner == node) {
             disk.reset();
@@ -135,6 +138,7 @@ impl Checker {
 
     /// Durable bytes of a node were damaged or lost by its disks.
     pub fn damaged(&mut self, node: NodeId) {
+        self.ever_excused = true;
         self.excused.insert(node);
     }
 
@@ -145,7 +149,7 @@ impl Checker {
     pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
         self.check_queues(core)?;
         // A node whose disk has lost what it promised may well contradict itself.
-        if core.faults > 0 && self.excused.is_empty() {
+        if core.faults > 0 && !self.ever_excused {
             let seen = format!("{} contradictions", core.faults);
             let violation = Violation::new(Invariant::Contradiction, "none", seen);
             return fail(violation.node(core.node));
@@ -231,6 +235,21 @@ impl Checker {
             .map_err(|violation| Box::new(violation.on(node, shard)))
     }
 
+    /// A node has told that it has a snapshot that goes up to `index` at least.
+    ///
+    /// # Errors
+    /// A violation if it is not on its disk.
+    pub fn snapshot_told(&mut self, node: NodeId, shard: ShardId, index: LogIndex) -> Checked {
+        let Some(disk) = self.on_disk(node, shard)? else { return Ok(()) };
+        let newest = disk.snapshot.map_or(LogIndex(0), |(newest, _)| newest);
+        if newest >= index {
+            return Ok(());
+        }
+        let (expected, seen) =
+            (format!("a snapshot at {index} on disk"), format!("one at {newest}"));
+        fail(Violation::new(Invariant::DurableSnapshot, expected, seen).on(node, shard))
+    }
+
     /// A state machine was given a snapshot and has this state now.
     ///
     /// # Errors
@@ -293,7 +312,11 @@ impl Checker {
 
     /// The same for what others rest on: a replica that has lost its data, and is no member again, counts as
     /// having what it had.
-    fn on_disk_of_member(&mut self, node: NodeId, shard: ShardId) -> Checked<Option<&DurableShard>> {
+    fn on_disk_of_member(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+    ) -> Checked<Option<&DurableShard>> {
         let wiped = self.wiped.contains(&node);
         Ok(self.on_disk(node, shard)?.filter(|disk| !wiped || disk.is_member()))
     }

@@ -187,7 +187,11 @@ impl ShardTruth {
             return Ok(());
         }
         let seen = format!("a state that nobody had ({digest:016x})");
-        fail(Violation::new(Invariant::Convergence, "the state that the snapshot was taken of", seen))
+        fail(Violation::new(
+            Invariant::Convergence,
+            "the state that the snapshot was taken of",
+            seen,
+        ))
     }
 
     /// The last entry before `index` that a state machine was given, anywhere.

@@ -392,7 +392,10 @@ fn a_vote_that_changes_within_a_term() {
     let mut rig = Rig::new();
     rig.stores(A, &voted(B));
     rig.0.started(A, 1);
-    expect(Invariant::OneVotePerTerm, rig.disk(A).take(&LogRecord::HardState(voted(C).state), Lsn(0), &no_history));
+    expect(
+        Invariant::OneVotePerTerm,
+        rig.disk(A).take(&LogRecord::HardState(voted(C).state), Lsn(0), &no_history),
+    );
 }
 
 #[test]
@@ -401,7 +404,10 @@ fn terms_that_go_back() {
     rig.sees(A, &fake(2, &[]));
     rig.finds(Invariant::TermMonotonic, A, &fake(1, &[]));
     rig.stores(B, &fake(2, &[]));
-    expect(Invariant::TermMonotonic, rig.disk(B).take(&LogRecord::HardState(fake(1, &[]).state), Lsn(0), &no_history));
+    expect(
+        Invariant::TermMonotonic,
+        rig.disk(B).take(&LogRecord::HardState(fake(1, &[]).state), Lsn(0), &no_history),
+    );
 }
 
 #[test]

@@ -19,6 +19,8 @@ use super::{Checked, Checker, Violation, hash_bytes};
 struct Inner {
     checker: RefCell<Checker>,
     violation: RefCell<Option<Violation>>,
+    /// What the chunks of snapshots have about.
+    chunk_bytes: usize,
 }
 
 /// A checker that many share. Cloning gives another handle to it.
@@ -26,11 +28,11 @@ struct Inner {
 pub struct Watch(Rc<Inner>);
 
 impl Watch {
-    /// Shares `checker`.
+    /// Shares `checker`. State machines give snapshots in chunks of about `chunk_bytes`.
     #[must_use]
-    pub fn new(checker: Checker) -> Self {
+    pub fn new(checker: Checker, chunk_bytes: usize) -> Self {
         let (checker, violation) = (RefCell::new(checker), RefCell::new(None));
-        Self(Rc::new(Inner { checker, violation }))
+        Self(Rc::new(Inner { checker, violation, chunk_bytes }))
     }
 
     /// The first violation, if there was one.
@@ -191,7 +193,9 @@ impl StateMachine for Watched {
         self.stream = Rc::downgrade(&alive);
         let (watch, node) = (self.watch.clone(), self.node);
         let at = self.applied.map(|index| (self.shard, index));
-        Ok(Box::new(WatchedStream { watch, node, at, inner, image: Vec::new(), _alive: alive }))
+        let buf = AlignedBuf::zeroed(SNAPSHOT_CHUNK_BYTES_MAX);
+        let image = Vec::new();
+        Ok(Box::new(WatchedStream { watch, node, at, inner, image, buf, _alive: alive }))
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
@@ -221,12 +225,15 @@ struct WatchedStream {
     at: Option<(ShardId, LogIndex)>,
     inner: Box<dyn SnapshotStream>,
     image: Vec<u8>,
+    buf: AlignedBuf,
     _alive: Rc<()>,
 }
 
 impl SnapshotStream for WatchedStream {
     fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
-        let more = self.inner.fill(chunk)?;
+        let mut small = ChunkSink::with_target(&mut self.buf, self.watch.0.chunk_bytes);
+        let more = self.inner.fill(&mut small)?;
+        chunk.put(small.bytes())?;
         self.image.extend_from_slice(chunk.bytes());
         if let (false, Some((shard, index))) = (more, self.at) {
             let digest = hash_bytes(&self.image);
