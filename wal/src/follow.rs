@@ -60,6 +60,7 @@ pub struct Follower {
     /// The present segment, and where in it the next batch is expected.
     place: Option<(Segment, u64)>,
     chain: Chain,
+    trimmed: Lsn,
     batches: u64,
     buf: Vec<u8>,
 }
@@ -73,6 +74,7 @@ impl Follower {
             segments: Vec::new(),
             place: None,
             chain: Chain::default(),
+            trimmed: Lsn(0),
             batches: 0,
             buf: Vec::new(),
         }
@@ -82,6 +84,12 @@ impl Follower {
     #[must_use]
     pub fn end(&self) -> Lsn {
         self.chain.end
+    }
+
+    /// The last batch seen says that records before this position were given up.
+    #[must_use]
+    pub fn trimmed(&self) -> Lsn {
+        self.trimmed
     }
 
     /// Batches seen.
@@ -147,6 +155,7 @@ impl Follower {
             }
             format::visit_records(&self.buf, &header, visit);
             self.chain = header.chain();
+            self.trimmed = header.trimmed;
             self.batches += 1;
             self.place = Some((segment, offset + header.padded_bytes() as u64));
         }

@@ -3,6 +3,8 @@
 //! The simulator sets an [`Observer`] and compares what it sees with what replicas may never do. A core
 //! without one pays one branch a turn. An observer sees everything by reference and changes nothing.
 
+use std::collections::BTreeMap;
+
 use coracle_wal::Lsn;
 
 use super::shard::Shard;
@@ -35,6 +37,12 @@ pub struct CoreView<'a> {
     pub durable: Lsn,
     /// End of what was appended to its log last.
     pub appended: Lsn,
+    /// Bytes of entries in memory that are durable, and the budget for them.
+    pub memory: (u64, u64),
+    /// Bytes of its directory: segments, prepared ones, snapshots.
+    pub disk_bytes: u64,
+    /// Shards that could not be brought up, and why.
+    pub lost: &'a BTreeMap<ShardId, String>,
     pub(super) shards: &'a [Shard],
     /// `None` stands for all shards.
     pub(super) touched: Option<&'a [usize]>,
@@ -110,6 +118,12 @@ impl<'a> ShardView<'a> {
     #[must_use]
     pub fn raft(&self) -> &'a Raft {
         &self.0.raft
+    }
+
+    /// Why it takes no part any more, if it does not.
+    #[must_use]
+    pub fn halted(&self) -> Option<&'a str> {
+        self.0.halted()
     }
 
     /// What its state machine has applied.

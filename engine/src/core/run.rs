@@ -432,6 +432,9 @@ impl<E: Env> Core<E> {
             },
             durable: wal.durable(),
             appended: self.storage.appended(),
+            memory: (self.storage.memory_bytes(), self.config.tiers.log_memory_bytes),
+            disk_bytes: wal.disk_bytes() + self.tiers.store.disk_bytes(),
+            lost: &self.lost,
             shards: &self.shards,
             touched,
         }

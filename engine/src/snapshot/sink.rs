@@ -84,6 +84,12 @@ impl<'a> ChunkSink<'a> {
         self.len >= self.target || self.remaining() == 0
     }
 
+    /// Bytes until the target is reached: what can be split anywhere should end there.
+    #[must_use]
+    pub fn until_full(&self) -> usize {
+        self.target.saturating_sub(self.len).min(self.remaining())
+    }
+
     /// Bytes that can still be put.
     #[must_use]
     pub fn remaining(&self) -> usize {

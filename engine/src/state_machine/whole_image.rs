@@ -32,7 +32,8 @@ impl SnapshotStream for WholeImage {
     fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
         while self.written < self.image.len() && !chunk.is_full() {
             let rest = &self.image[self.written..];
-            self.written += chunk.put_some(&rest[..rest.len().min(PIECE_BYTES)]);
+            self.written +=
+                chunk.put_some(&rest[..rest.len().min(PIECE_BYTES).min(chunk.until_full())]);
         }
         Ok(self.written < self.image.len())
     }

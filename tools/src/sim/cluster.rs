@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use coracle_engine::core::{
-    Core, CoreConfig, CoreHandle, Mailbox, MemberView, OpenError, RemoteCore, TierConfig,
+    Core, CoreConfig, CoreHandle, Mailbox, MemberView, OpenError, RemoteCore,
 };
 use coracle_engine::{CoreId, NodeId, ShardId, StateMachine};
 use fastrand::Rng;
@@ -162,12 +162,6 @@ impl Cluster {
         self.nodes[at].damaged || matches!(self.nodes[at].health, Health::Lost(_))
     }
 
-    /// How many nodes may have lost what they promised.
-    #[must_use]
-    pub fn damaged(&self) -> usize {
-        (0..self.len()).filter(|at| self.is_damaged(*at)).count()
-    }
-
     /// Whether an operation of a node's disk has failed since the node's process began.
     #[must_use]
     pub fn has_failed_disk(&self, at: usize) -> bool {
@@ -268,6 +262,7 @@ impl Cluster {
             config.peer_listen = format!("n{}:{}", node.id, PEER_PORT + core as u16);
             // A segment keeps the size that it was made with, whatever the configuration says later.
             config.wal.segment_bytes <<= u32::from(self.random.f64() < 0.1);
+            config.tiers = self.settings.tier_config(config.wal.segment_bytes);
             config.wal.log_id = log_id(node.id, config.core);
             let host = host_of(node.id);
             let random = Rng::with_seed(self.random.u64(..));
@@ -317,7 +312,7 @@ impl Cluster {
             peer_listen: String::new(),
             wal: settings.wal_options(),
             limits: settings.limits(self.world.seed()),
-            tiers: TierConfig::default(),
+            tiers: settings.tier_config(settings.segment_bytes),
             mailboxes: (0..cores)
                 .map(|_| Mailbox::with_capacity(settings.mailbox_letters))
                 .collect(),
@@ -409,6 +404,30 @@ impl Cluster {
         self.world.story(|| format!("node {} is lost: {why}", self.nodes[at].id));
         self.nodes[at].health = Health::Lost(why.to_owned());
         self.checks.damaged(self.nodes[at].id);
+    }
+
+    /// A node loses its disk and gets an empty one; it is down.
+    pub fn wipe(&mut self, at: usize) {
+        self.crash(at, true);
+        let node = &mut self.nodes[at];
+        self.world.story(|| format!("node {} gets an empty disk", node.id));
+        for disk in &node.disks {
+            disk.disarm();
+            disk.wipe();
+        }
+        node.device.set_lying(false);
+        node.device.heal();
+        let _ = node.device.drain_damage();
+        node.vouched.clear();
+        node.damaged = false;
+        node.health = Health::Down;
+        self.checks.wiped(node.id);
+    }
+
+    /// Whether a node's disk is as it should be, and all its replicas are members.
+    #[must_use]
+    pub fn is_settled(&self, at: usize) -> bool {
+        !self.is_damaged(at) && self.checks.is_settled(self.nodes[at].id)
     }
 
     /// Notes that a node's disk may hold less than the node promised; `hidden` if no log can find out.

@@ -71,8 +71,14 @@ pub enum Fault {
     Stop { who: Who, down_ms: u64 },
     /// The process does not run for a while.
     Pause { who: Who, ms: u64 },
-    /// The disk is lost for good, and the node with it.
-    Wipe { who: Who },
+    /// The disk is lost for good; the node comes back with an empty one.
+    Wipe {
+        who: Who,
+        #[serde(default)]
+        down_ms: u64,
+    },
+    /// An operator asks a node for a snapshot of a shard.
+    AskSnapshot { who: Who, shard: u32 },
     /// Nothing gets from one node to another.
     Block { from: u32, to: u32, ms: u64 },
     /// The nodes in the bit set `side` and the others do not hear each other; with `one_way`, only the others
@@ -131,6 +137,7 @@ impl Fault {
             Self::Stop { .. } => "process.stop",
             Self::Pause { .. } => "process.pause",
             Self::Wipe { .. } => "process.wipe",
+            Self::AskSnapshot { .. } => "operator.snapshot",
             Self::Block { .. } => "net.block",
             Self::Partition { one_way: false, .. } => "net.partition",
             Self::Partition { one_way: true, .. } => "net.partition_one_way",
@@ -167,7 +174,7 @@ pub struct Plan {
 }
 
 /// Kinds of faults, to choose from: a run with few kinds goes deeper into each than a run with all.
-const KINDS: u32 = 16;
+const KINDS: u32 = 18;
 
 impl Plan {
     /// Draws the plan of a seed.
@@ -278,7 +285,7 @@ fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
         }
         13 => Fault::DiskFull { who, ms },
         14 => match rng.u32(..12) {
-            0 => Fault::Wipe { who },
+            0 => Fault::Wipe { who, down_ms },
             1..4 => Fault::Damage { who, what: Damage::Rot },
             4..6 => Fault::Damage { who, what: Damage::Misdirected },
             6..8 => Fault::Damage { who, what: Damage::LostWrite },
@@ -286,6 +293,8 @@ fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
             10 => Fault::Damage { who, what: Damage::Lying },
             _ => Fault::Damage { who, what: Damage::Unreadable },
         },
+        16 => Fault::Wipe { who, down_ms },
+        17 => Fault::AskSnapshot { who, shard: rng.u32(..settings.shards) },
         _ => {
             let hours = rng.i64(-2..=2);
             let jump_ms = if rng.bool() { hours * 3_600_000 } else { rng.i64(-5000..5000) };
@@ -325,6 +334,6 @@ mod tests {
         for seed in 0..2000 {
             names.extend(Plan::draw(seed).faults.iter().map(|timed| timed.fault.name()));
         }
-        assert_eq!(names.len(), 24, "{names:?}");
+        assert_eq!(names.len(), 25, "{names:?}");
     }
 }

@@ -26,7 +26,7 @@ use coracle_engine::{NodeId, ShardId};
 use fastrand::Rng;
 
 use super::client::{Clients, Tally};
-use super::cluster::{Cluster, Health, News};
+use super::cluster::{CLIENTS, Cluster, Health, News};
 use super::disk::{DiskError, DiskWeather, Latency, OpKind, SimDevice, SimDisk};
 use super::net::{FrameRates, HostId, Net, NetWeather};
 use super::plan::{Damage, DiskOp, Fault, Plan, Who};
@@ -194,7 +194,9 @@ impl<W: Workload> Driver<W> {
         let checks = Checks::new(world, &settings, &devices);
         let machines: Rc<dyn Fn(NodeId, ShardId) -> _> = {
             let (workload, checks) = (workload.clone(), checks.clone());
-            Rc::new(move |node, shard| checks.machine(node, workload.borrow().machine(shard)))
+            Rc::new(move |node, shard| {
+                checks.machine(node, shard, workload.borrow().machine(shard))
+            })
         };
         checks.tap(&net);
         checks.tap_arrivals(&net);
@@ -259,7 +261,13 @@ impl<W: Workload> Driver<W> {
         let mut sound: Vec<usize> =
             (0..self.nodes()).filter(|at| !self.cluster.borrow().is_damaged(*at)).collect();
         self.rng.shuffle(&mut sound);
-        let size = self.rng.usize(self.settings.majority() as usize..=sound.len());
+        // Those who have lost their data do not count before a majority has taken them back. In a cluster that
+        // is as good as new, all are needed.
+        sound.sort_by_key(|at| !self.cluster.borrow().is_settled(*at));
+        let settled = sound.iter().filter(|at| self.cluster.borrow().is_settled(**at)).count();
+        let majority = self.settings.majority() as usize;
+        let least = if settled < majority { sound.len() } else { majority };
+        let size = self.rng.usize(least..=sound.len());
         let (quorum, others) = sound.split_at(size);
         self.world.story(|| format!("a quorum is healed: {}", list(quorum)));
         for at in 0..self.nodes() {
@@ -306,18 +314,23 @@ impl<W: Workload> Driver<W> {
     fn bring_all_back(&mut self) -> Result<(), Failure> {
         self.world.story(|| "everybody comes back".to_owned());
         self.net.heal();
-        let sound = self.sound();
+        let renew = self.rng.bool();
         for at in 0..self.nodes() {
-            if sound.contains(&at) {
+            if !self.cluster.borrow().is_damaged(at) {
+                self.revive(at);
+            } else if renew {
+                // Somebody has replaced its disk.
+                self.cluster.borrow_mut().wipe(at);
                 self.revive(at);
             } else {
                 // What it holds is worth nothing any more.
                 self.cluster.borrow_mut().lose(at, "its disk was damaged");
             }
         }
+        let sound = self.sound();
         let deadline = self.world.now() + self.patience();
         let ids: Vec<NodeId> = sound.iter().map(|at| NodeId(*at as u64 + 1)).collect();
-        if !self.advance(deadline, |driver| driver.checks.have_converged(&ids))? {
+        if !self.advance(deadline, |driver| driver.have_converged(&ids))? {
             let message = format!(
                 "replicas of nodes {} did not become alike within {:?}: {}",
                 list(&sound),
@@ -327,6 +340,11 @@ impl<W: Workload> Driver<W> {
             return Err(self.failure("convergence", message));
         }
         Ok(())
+    }
+
+    /// Whether these nodes are alike, and members.
+    fn have_converged(&self, ids: &[NodeId]) -> bool {
+        self.checks.have_converged(ids) && ids.iter().all(|id| self.checks.is_settled(*id))
     }
 
     /// What was acknowledged survives a power cut of everybody.
@@ -469,13 +487,39 @@ impl<W: Workload> Driver<W> {
 
     /// The node that a fault hits, unless it takes no part any more.
     fn victim(&self, who: Who) -> Option<usize> {
+        let lost = |at: &usize| matches!(self.cluster.borrow().health(*at), Health::Lost(_));
+        self.place_of(who).filter(|at| !lost(at))
+    }
+
+    fn place_of(&self, who: Who) -> Option<usize> {
         let cluster = self.cluster.borrow();
-        let at = match who {
+        Some(match who {
             Who::Node(at) => at as usize % cluster.len(),
             Who::LeaderOf(shard) => cluster.leader_of(ShardId(shard))?,
             Who::BehindIn(shard) => cluster.place(self.checks.behind_in(ShardId(shard))?),
-        };
-        (!matches!(cluster.health(at), Health::Lost(_))).then_some(at)
+        })
+    }
+
+    fn ask_for_snapshot(&self, who: Who, shard: ShardId) -> bool {
+        let Some(at) = self.victim(who) else { return false };
+        let Some(handle) = self.cluster.borrow().handle_of(at, shard) else { return false };
+        let asked = handle.snapshot(shard);
+        let (world, checks, node) =
+            (self.world.clone(), self.checks.clone(), NodeId(at as u64 + 1));
+        let (cluster, incarnation) = (self.cluster.clone(), self.cluster.borrow().incarnation(at));
+        self.world.spawn(CLIENTS, async move {
+            let answer = asked.await;
+            world.story(|| {
+                format!("node {node} answers for a snapshot of shard {shard}: {answer:?}")
+            });
+            if let Ok(index) = answer
+                && cluster.borrow().incarnation(at) == incarnation
+                && *cluster.borrow().health(at) == Health::Up
+            {
+                checks.snapshot_told(node, shard, index);
+            }
+        });
+        true
     }
 
     fn inflict(&mut self, fault: Fault) {
@@ -521,13 +565,15 @@ impl<W: Workload> Driver<W> {
                 self.schedule(millis(ms), Due::Resume(at));
                 true
             }
-            Fault::Wipe { who } => {
-                let Some(at) = self.victim(who).filter(|at| self.may_damage(*at)) else {
+            Fault::Wipe { who, down_ms } => {
+                let Some(at) = self.place_of(who).filter(|at| self.may_damage(*at)) else {
                     return false;
                 };
-                self.cluster.borrow_mut().lose(at, "its disk is gone");
+                self.cluster.borrow_mut().wipe(at);
+                self.schedule(millis(down_ms), Due::Restart(at));
                 true
             }
+            Fault::AskSnapshot { who, shard } => self.ask_for_snapshot(who, ShardId(shard)),
             Fault::Damage { who, what } => self.damage(who, what),
             Fault::DiskStall { who, ms } => {
                 let Some(at) = self.victim(who) else { return false };
@@ -648,11 +694,13 @@ impl<W: Workload> Driver<W> {
         true
     }
 
-    /// Whether a majority of sound nodes is left if this one is damaged.
+    /// Whether a majority of sound nodes is left if this one is damaged. A node that has lost its data is
+    /// sound when all its replicas are members again; so are the nodes of a new cluster.
     fn may_damage(&self, at: usize) -> bool {
         let cluster = self.cluster.borrow();
         let spare = self.nodes() - self.settings.majority() as usize;
-        cluster.is_damaged(at) || cluster.damaged() < spare
+        let others = (0..self.nodes()).filter(|other| *other != at);
+        cluster.is_damaged(at) || others.filter(|other| !cluster.is_settled(*other)).count() < spare
     }
 
     fn damage(&mut self, who: Who, what: Damage) -> bool {

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use coracle_engine::limits::{APPEND_GROUP_MARGIN_BYTES, Limits};
+use coracle_engine::core::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
+use coracle_engine::limits::{APPEND_GROUP_MARGIN_BYTES, Limits, SNAPSHOT_CHUNK_TARGET_BYTES};
 use coracle_wal::Options;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,93 @@ pub struct Settings {
     /// Making something durable takes up to so long; every node draws its own time. 0 for the usual.
     #[serde(default)]
     pub flush_ms_max: u64,
+    /// What is kept of the logs, and when snapshots are taken.
+    #[serde(default)]
+    pub tiers: TierSettings,
+}
+
+/// Memory, disk and snapshots of each core; see `coracle_engine::core::TierConfig`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TierSettings {
+    /// Bytes of entries in memory.
+    pub log_memory_bytes: u64,
+    /// Bytes of a core's directory; 0 for no bound.
+    pub disk_bytes_max: u64,
+    /// Growth of a shard's log after which it gets a snapshot.
+    pub snapshot_log_bytes: u64,
+    /// Time after which it gets one; 0 for never.
+    pub snapshot_interval_ms: u64,
+    /// Bytes of log that stay behind a snapshot.
+    pub keep_log_bytes: u64,
+    /// How long log stays for a slow follower.
+    pub keep_log_ms: u64,
+    /// Bandwidth of transfers; 0 for no bound.
+    pub transfer_bytes_per_s: u64,
+    /// Whether compacted segments are kept.
+    pub archive: bool,
+    /// What the chunks of snapshots have about.
+    pub chunk_bytes: usize,
+}
+
+impl Default for TierSettings {
+    /// So much of everything that a run never gets there, as it was before there were tiers.
+    fn default() -> Self {
+        let TierConfig { log_memory_bytes, snapshot_log_bytes, keep_log_bytes, .. } =
+            TierConfig::default();
+        Self {
+            log_memory_bytes,
+            disk_bytes_max: 0,
+            snapshot_log_bytes,
+            snapshot_interval_ms: 0,
+            keep_log_bytes,
+            keep_log_ms: 60_000,
+            transfer_bytes_per_s: 0,
+            archive: false,
+            chunk_bytes: SNAPSHOT_CHUNK_TARGET_BYTES,
+        }
+    }
+}
+
+impl TierSettings {
+    /// Draws them. `needed` is what the states of a core may take at most.
+    fn draw(rng: &mut Rng, election_timeout_ms: u64, segment_bytes: u64, needed: u64) -> Self {
+        // The smallest budget has room for the log's own needs, and for each state three times: as the old
+        // snapshot, the new one, and one that is received.
+        let disk_min = DISK_SEGMENTS_MIN * segment_bytes + 3 * needed;
+        let snapshot_log_bytes = log_uniform(rng, 300, 100_000);
+        let odd_time = |rng: &mut Rng| match rng.u8(..4) {
+            0 => rng.u64(..2),
+            _ => log_uniform(rng, 1, 8 * election_timeout_ms),
+        };
+        Self {
+            log_memory_bytes: match rng.u8(..4) {
+                0 => 0,
+                1 => log_uniform(rng, 100, 1000),
+                2 => log_uniform(rng, 1000, 100_000),
+                _ => 1 << 20,
+            },
+            disk_bytes_max: match rng.u8(..3) {
+                0 => 0,
+                1 => disk_min,
+                _ => log_uniform(rng, disk_min, 4 * disk_min),
+            },
+            snapshot_log_bytes,
+            snapshot_interval_ms: if rng.f64() < 0.7 { 0 } else { odd_time(rng).max(1) },
+            keep_log_bytes: match rng.u8(..3) {
+                0 => rng.u64(..2),
+                _ => log_uniform(rng, 100, 2 * snapshot_log_bytes),
+            },
+            keep_log_ms: odd_time(rng),
+            transfer_bytes_per_s: if rng.f64() < 0.7 {
+                0
+            } else {
+                log_uniform(rng, TRANSFER_BYTES_PER_S_MIN, 4 << 20)
+            },
+            archive: rng.f64() < 0.1,
+            chunk_bytes: log_uniform(rng, 50, 20_000) as usize,
+        }
+    }
 }
 
 /// Draws a number whose logarithm is uniform between those of `low` and `high`.
@@ -97,13 +185,20 @@ impl Settings {
         let large = rng.f64() < 0.15;
         let batch_bytes_max =
             one_of(rng, &[8 << 10, 8 << 10, 12 << 10, 32 << 10, 64 << 10, 1 << 20]);
+        let segment_bytes = 4096 * one_of(rng, &[16, 16, 17, 19, 24, 32, 64, 256]);
+        let keys = rng.u32(1..=16);
+        let value_bytes_max =
+            if large { 40_000 } else { one_of(rng, &[16, 100, 1000, 5000, 5000]) };
+        // A row is a thousand bytes and a value; files have whole blocks.
+        let needed = u64::from(keys) * (value_bytes_max as u64 + 1200) + u64::from(shards) * 16_384;
+        let tiers = TierSettings::draw(rng, election_timeout_ms, segment_bytes, needed);
         Self {
             nodes,
             cores,
             shards,
             election_timeout_ms,
             heartbeat_interval_ms: (election_timeout_ms / divisor).max(2),
-            segment_bytes: 4096 * one_of(rng, &[16, 16, 17, 19, 24, 32, 64, 256]),
+            segment_bytes,
             spares: rng.usize(1..=3),
             writes_in_flight: one_of(rng, &[1, 2, 2, 2, 3, 4]),
             wal_buffer_bytes_max: batch_bytes_max * one_of(rng, &[1, 1, 2, 4, 64]),
@@ -115,8 +210,8 @@ impl Settings {
             operations: log_uniform(rng, 20, 600) as u32,
             think_ms_max: log_uniform(rng, 1, 2 * election_timeout_ms),
             burst_ms: if rng.bool() { 0 } else { log_uniform(rng, 1, election_timeout_ms) },
-            keys: rng.u32(1..=16),
-            value_bytes_max: if large { 40_000 } else { one_of(rng, &[16, 100, 1000, 5000, 5000]) },
+            keys,
+            value_bytes_max,
             chaos_ms: election_timeout_ms * rng.u64(10..=80),
             frame_faults: rng.f64() < 0.6,
             net_weather: rng.f64() < 0.7,
@@ -126,6 +221,7 @@ impl Settings {
                 5..9 => log_uniform(rng, 1, election_timeout_ms / 4),
                 _ => log_uniform(rng, 1, election_timeout_ms),
             },
+            tiers,
         }
     }
 
@@ -139,6 +235,27 @@ impl Settings {
         options.batch_bytes_max = self.batch_bytes_max;
         options.buffer_bytes_max = self.wal_buffer_bytes_max;
         options
+    }
+
+    /// What is kept of the logs. A core whose segments are larger than the settings say has more disk.
+    #[must_use]
+    pub fn tier_config(&self, segment_bytes: u64) -> TierConfig {
+        let tiers = &self.tiers;
+        let disk_min = DISK_SEGMENTS_MIN * segment_bytes;
+        let interval = tiers.snapshot_interval_ms;
+        TierConfig {
+            log_memory_bytes: tiers.log_memory_bytes,
+            disk_bytes_max: match tiers.disk_bytes_max {
+                0 => 0,
+                bytes => bytes.max(disk_min),
+            },
+            snapshot_log_bytes: tiers.snapshot_log_bytes,
+            snapshot_interval: (interval > 0).then(|| Duration::from_millis(interval)),
+            keep_log_bytes: tiers.keep_log_bytes,
+            keep_log_time: Duration::from_millis(tiers.keep_log_ms),
+            transfer_bytes_per_s: tiers.transfer_bytes_per_s,
+            archive: tiers.archive,
+        }
     }
 
     /// The limits of the engine. What is not part of the settings follows from `seed`.
@@ -202,6 +319,8 @@ mod tests {
             let settings = Settings::draw(&mut Rng::with_seed(seed));
             let group = settings.wal_options().group_bytes_max();
             assert_eq!(settings.limits(seed).flaw(group), None, "{settings:?}");
+            let tiers = settings.tier_config(settings.segment_bytes);
+            assert_eq!(tiers.flaw(&settings.wal_options()), None, "{settings:?}");
             assert!(settings.heartbeat_interval_ms * 3 <= settings.election_timeout_ms);
         }
     }

@@ -67,7 +67,7 @@ impl Checks {
         }
         Self(Rc::new(Inner {
             world: world.clone(),
-            watch: Watch::new(checker),
+            watch: Watch::new(checker, settings.tiers.chunk_bytes),
             shards: settings.shards,
             progress: RefCell::default(),
             contact: RefCell::new(Contact::new(settings.election_timeout())),
@@ -96,6 +96,22 @@ impl Checks {
     /// The process of a node has ended.
     pub fn ended(&self, node: NodeId) {
         self.0.watch.checker_mut().stopped(node);
+    }
+
+    /// The disks of a node were replaced by empty ones.
+    pub fn wiped(&self, node: NodeId) {
+        self.0.watch.checker_mut().wiped(node);
+    }
+
+    /// A node has told an operator that it has a snapshot.
+    pub fn snapshot_told(&self, node: NodeId, shard: ShardId, index: LogIndex) {
+        let found = self.0.watch.checker_mut().snapshot_told(node, shard, index);
+        self.0.watch.keep(found);
+    }
+
+    /// Whether all replicas of a node are members, and that is on its disk.
+    pub fn is_settled(&self, node: NodeId) -> bool {
+        self.0.watch.checker_mut().is_settled(node)
     }
 
     /// The disk of a node was damaged.
@@ -139,8 +155,13 @@ impl Checks {
     }
 
     /// A state machine that tells what is applied to it.
-    pub fn machine(&self, node: NodeId, machine: Box<dyn StateMachine>) -> Box<dyn StateMachine> {
-        self.0.watch.machine(node, machine)
+    pub fn machine(
+        &self,
+        node: NodeId,
+        shard: ShardId,
+        machine: Box<dyn StateMachine>,
+    ) -> Box<dyn StateMachine> {
+        self.0.watch.machine(node, shard, machine)
     }
 
     /// Whether these nodes have applied all that is committed in all shards; that it was the same is

@@ -1,14 +1,28 @@
-//! What each core has on disk: follows the durable image of its log, record by record.
+//! What each core has on disk: follows the durable image of its log, record by record, and of its snapshots.
+//!
+//! What is durable of a shard is what a restart would make of it after a power cut: its log, and the newest
+//! snapshot that has its name. Logs are kept from index 1 on here, also where a core's begins later: what lies
+//! below a base is what was committed. A snapshot that the log does not lead to stands for all of it, as in
+//! recovery ([`DurableShard::log`]).
+//!
+//! What a log has given up (the segments that its batches call trimmed) must not be needed any more: no
+//! entry above its shard's base, no newest hard state or base. And no base is beyond the newest snapshot.
 
 use std::collections::BTreeMap;
 
 use coracle_engine::core::{LogRecord, decode_record};
-use coracle_engine::raft::HardState;
+use coracle_engine::raft::{HardState, Standing};
+use coracle_engine::snapshot::Manifest;
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
+use coracle_wal::Lsn;
 use coracle_wal::follow::{DurableFiles, Follower};
+use coracle_wal::limits::BLOCK_BYTES;
 
 use super::chain::{Chain, hash_entry};
 use super::violation::{Checked, Invariant, Violation, fail};
+
+/// What was committed up to a position, if that was committed.
+pub type History<'a> = &'a dyn Fn(ShardId, LogIndex, Term) -> Checked<Chain>;
 
 /// What changed of a disk's durable content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,18 +46,32 @@ pub trait DurableView: DurableFiles {
 pub struct DurableShard {
     /// The newest hard state.
     pub hard_state: HardState,
-    /// Its entries.
+    /// Its log, from index 1 on.
     pub log: Chain,
     /// Every vote that is, or was, in a hard state.
     pub votes: BTreeMap<Term, NodeId>,
+    /// The newest snapshot: index and term.
+    pub snapshot: Option<(LogIndex, Term)>,
+    /// The snapshot's history, while the log does not lead to it.
+    installed: Option<Chain>,
+    base: LogIndex,
+    /// Where the newest record of each entry is.
+    places: Vec<Lsn>,
+    hard_state_at: Option<Lsn>,
+    base_at: Option<Lsn>,
 }
 
 impl DurableShard {
-    /// Takes the next record, in the order of the log.
+    /// Takes the next record, in the order of the log; it is in the batch at `batch`.
     ///
     /// # Errors
     /// A violation if no correct replica can have written it.
-    pub fn take(&mut self, record: &LogRecord<'_>) -> Checked {
+    pub fn take(
+        &mut self,
+        record: &LogRecord<'_>,
+        batch: Lsn,
+        history: &dyn Fn(LogIndex, Term) -> Checked<Chain>,
+    ) -> Checked {
         match record {
             LogRecord::Entry { term, index, kind, payload } => {
                 if *index > self.log.last().next() || index.0 == 0 {
@@ -60,15 +88,57 @@ impl DurableShard {
                     return fail(violation.term(*term).index(*index));
                 }
                 self.log.push(*term, hash_entry(*kind, payload));
+                self.note_places(batch);
                 Ok(())
             }
-            LogRecord::HardState(state) => self.take_hard_state(state),
-            // Nothing is given up yet, so nothing has to be written again.
-            LogRecord::Kept { .. } | LogRecord::Base(_) => {
-                let expected = "the records of a log that is not compacted";
-                fail(Violation::new(Invariant::DurableRecords, expected, format!("{record:?}")))
+            LogRecord::HardState(state) => {
+                self.hard_state_at = Some(batch);
+                self.take_hard_state(state)
+            }
+            LogRecord::Kept { term, index, kind, payload } => {
+                let own = self.log.at(*index).filter(|_| *index > self.base);
+                let same = own.is_some_and(|link| {
+                    (link.term, link.hash) == (*term, hash_entry(*kind, payload))
+                });
+                // It may have been given up since it was read.
+                if !same && *index > self.base {
+                    let expected = format!("{}, written again", self.log.describe(*index));
+                    let seen = format!("another one of term {term}");
+                    let violation = Violation::new(Invariant::DurableRecords, expected, seen);
+                    return fail(violation.index(*index));
+                }
+                if let (true, Some(place)) = (same, self.places.get_mut((index.0 - 1) as usize)) {
+                    *place = batch;
+                }
+                Ok(())
+            }
+            LogRecord::Base(base) => {
+                let (index, term) = (base.index, base.term);
+                if index < self.base {
+                    let expected = format!("a base of at least {}", self.base);
+                    let seen = format!("one at {index} on disk");
+                    let violation = Violation::new(Invariant::DurableRecords, expected, seen);
+                    return fail(violation.index(index));
+                }
+                if base.reset {
+                    self.log = history(index, term)?;
+                } else if self.log.at(index).is_none_or(|link| link.term != term) {
+                    let expected = self.log.describe(index);
+                    let seen = format!("a base of term {term} there");
+                    let violation = Violation::new(Invariant::DurableRecords, expected, seen);
+                    return fail(violation.index(index));
+                }
+                self.note_places(batch);
+                (self.base, self.base_at) = (index, Some(batch));
+                Ok(())
             }
         }
+    }
+
+    fn note_places(&mut self, batch: Lsn) {
+        let last = usize::try_from(self.log.last().0).unwrap_or(usize::MAX);
+        self.places.truncate(last.saturating_sub(1));
+        self.places.resize(last, batch);
     }
 
     fn take_hard_state(&mut self, state: &HardState) -> Checked {
@@ -98,10 +168,83 @@ impl DurableShard {
         Ok(())
     }
 
-    /// Whether everything up to `index` of `log` is on disk.
+    /// The newest snapshot is this one now.
+    fn take_snapshot(&mut self, snapshot: Option<(LogIndex, Term)>) {
+        self.snapshot = snapshot;
+        self.installed = None;
+    }
+
+    /// Holds the snapshot against the log, as recovery does.
+    fn settle(&mut self, history: &dyn Fn(LogIndex, Term) -> Checked<Chain>) -> Checked {
+        let newest = self.snapshot.map_or(LogIndex(0), |(index, _)| index);
+        if self.base > newest {
+            let expected = format!("a snapshot at {} or behind on disk", self.base);
+            let seen = format!("a log that begins there, and one at {newest}");
+            return fail(Violation::new(Invariant::LogNeeded, expected, seen).index(self.base));
+        }
+        let Some((index, term)) = self.snapshot else { return Ok(()) };
+        if self.log.at(index).is_some_and(|link| link.term == term) {
+            self.installed = None;
+        } else if self.installed.is_none() {
+            self.installed = Some(history(index, term)?);
+        }
+        Ok(())
+    }
+
+    /// Nothing that lies before `trimmed` may be needed.
+    fn check_trimmed(&self, trimmed: Lsn) -> Checked {
+        let gone = |at: Option<Lsn>| at.is_some_and(|at| at < trimmed);
+        let above = usize::try_from(self.base.0).unwrap_or(usize::MAX).min(self.places.len());
+        let entry = self.places[above..].iter().position(|place| *place < trimmed);
+        let seen = if let Some(entry) = entry {
+            format!(
+                "entry {} was in it, and the log begins behind {}",
+                above + entry + 1,
+                self.base
+            )
+        } else if gone(self.hard_state_at) {
+            "the newest hard state was in it".to_owned()
+        } else if self.base > LogIndex(0) && gone(self.base_at) {
+            format!("the newest base, {}, was in it", self.base)
+        } else {
+            return Ok(());
+        };
+        let expected = format!("nothing that counts in what was given up, before {trimmed}");
+        fail(Violation::new(Invariant::LogNeeded, expected, seen))
+    }
+
+    /// What a restart would find after a power cut.
     #[must_use]
-    pub fn has(&self, log: &Chain, index: LogIndex) -> bool {
-        self.log.agrees(log, index)
+    pub fn log(&self) -> &Chain {
+        self.installed.as_ref().unwrap_or(&self.log)
+    }
+
+    /// What the hard state would be after a restart.
+    #[must_use]
+    pub fn recovered(&self) -> HardState {
+        let snapshot = self.snapshot.map_or(LogIndex(0), |(index, _)| index);
+        let commit = self.hard_state.commit.max(snapshot).max(self.base).min(self.log().last());
+        HardState { commit, ..self.hard_state }
+    }
+
+    /// Whether it has a hard state that says that it votes and counts.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.hard_state_at.is_some() && self.hard_state.standing == Standing::Member
+    }
+
+    /// Whether the log that ends with this link is on disk: in the log, or as what the snapshot stands for.
+    #[must_use]
+    pub fn has(&self, index: LogIndex, chain: u64) -> bool {
+        let same = |log: &Chain| log.at(index).is_some_and(|link| link.chain == chain);
+        same(&self.log) || self.installed.as_ref().is_some_and(same)
+    }
+
+    /// Whether an entry of this term is on disk at this place, likewise.
+    #[must_use]
+    pub fn has_term(&self, index: LogIndex, term: Term) -> bool {
+        let same = |log: &Chain| log.at(index).is_some_and(|link| link.term == term);
+        same(&self.log) || self.installed.as_ref().is_some_and(same)
     }
 }
 
@@ -113,6 +256,9 @@ pub struct DurableLog {
     view: Option<Box<dyn DurableView>>,
     version: u64,
     shards: BTreeMap<ShardId, DurableShard>,
+    /// Snapshots that were found whole, by the name of their manifest.
+    snapshots: BTreeMap<String, (ShardId, LogIndex, Term)>,
+    trimmed: Lsn,
 }
 
 impl std::fmt::Debug for DurableLog {
@@ -126,22 +272,28 @@ impl DurableLog {
     /// changes it.
     #[must_use]
     pub fn new(node: NodeId, log_id: [u8; 16], view: Option<Box<dyn DurableView>>) -> Self {
-        let follower = Follower::new(log_id);
-        Self { node, log_id, follower, view, version: u64::MAX, shards: BTreeMap::new() }
+        Self {
+            node,
+            log_id,
+            follower: Follower::new(log_id),
+            view,
+            version: u64::MAX,
+            shards: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            trimmed: Lsn(0),
+        }
     }
 
     /// Forgets everything: the disk was replaced.
     pub fn reset(&mut self) {
-        self.follower = Follower::new(self.log_id);
-        self.version = u64::MAX;
-        self.shards.clear();
+        *self = Self::new(self.node, self.log_id, self.view.take());
     }
 
     /// Takes in what has become durable since the last call.
     ///
     /// # Errors
     /// A violation if the disk holds what no correct core can have written.
-    pub fn catch_up(&mut self) -> Checked {
+    pub fn catch_up(&mut self, history: History<'_>) -> Checked {
         let Some(view) = &self.view else { return Ok(()) };
         let version = view.version();
         if version == self.version {
@@ -149,7 +301,8 @@ impl DurableLog {
         }
         let first = self.version == u64::MAX;
         self.version = version;
-        if view.take_changes() == Some(Change::Names) || first {
+        let names = view.take_changes() == Some(Change::Names) || first;
+        if names {
             self.follower.refresh(&**view);
         }
         let (node, shards) = (self.node, &mut self.shards);
@@ -159,14 +312,17 @@ impl DurableLog {
                 return;
             }
             let id = ShardId(record.stream);
+            let of_shard = |index, term| history(id, index, term);
             outcome = match decode_record(&record) {
-                Ok(decoded) => shards.entry(id).or_default().take(&decoded),
+                Ok(decoded) => {
+                    shards.entry(id).or_default().take(&decoded, record.batch, &of_shard)
+                }
                 Err(error) => {
                     let expected = "records that this version writes";
                     fail(Violation::new(Invariant::DurableRecords, expected, error.to_string()))
                 }
             }
-            .map_err(|violation| Box::new(violation.on(node, id)));
+            .map_err(|violation| Box::new(violation.on_if(node, id)));
         };
         if let Err(error) = self.follower.advance(&**view, &mut visit) {
             let expected = "a start of the log that keeps all durable batches";
@@ -174,7 +330,59 @@ impl DurableLog {
                 Violation::new(Invariant::LogRewound, expected, error.to_string()).node(node),
             );
         }
-        outcome
+        outcome?;
+        if names {
+            self.look_at_snapshots().map_err(|violation| Box::new(violation.node(node)))?;
+        }
+        self.settle(history)
+    }
+
+    /// Holds every shard's log against its snapshot, and against what was given up.
+    fn settle(&mut self, history: History<'_>) -> Checked {
+        let trimmed = self.follower.trimmed();
+        let more = std::mem::replace(&mut self.trimmed, trimmed) != trimmed;
+        for (id, shard) in &mut self.shards {
+            let settled = shard.settle(&|index, term| history(*id, index, term));
+            let checked =
+                settled.and_then(|()| if more { shard.check_trimmed(trimmed) } else { Ok(()) });
+            checked.map_err(|violation| Box::new(violation.on_if(self.node, *id)))?;
+        }
+        Ok(())
+    }
+
+    /// Looks for snapshots that have their names.
+    fn look_at_snapshots(&mut self) -> Checked {
+        let Some(view) = &self.view else { return Ok(()) };
+        let files: BTreeMap<String, u32> = view.files().into_iter().collect();
+        let before = self.snapshots.len();
+        self.snapshots.retain(|name, _| files.contains_key(name));
+        let mut changed = before != self.snapshots.len();
+        for (name, file) in &files {
+            let Some(stem) = name.strip_suffix(".manifest") else { continue };
+            if self.snapshots.contains_key(name) {
+                continue;
+            }
+            let chunks = files.get(&format!("{stem}.chunks")).copied();
+            let found = whole_snapshot(&**view, *file, chunks).or_else(|flaw| {
+                let expected = format!("all of the snapshot of {name}");
+                fail(Violation::new(Invariant::DurableSnapshot, expected, flaw))
+            })?;
+            let id = found.id;
+            self.snapshots.insert(name.clone(), (id.shard, id.index, id.term));
+            changed = true;
+        }
+        if changed {
+            for (_, shard) in self.shards.iter_mut() {
+                shard.take_snapshot(None);
+            }
+            for (shard, index, term) in self.snapshots.values() {
+                let shard = self.shards.entry(*shard).or_default();
+                if shard.snapshot.is_none_or(|(newest, _)| newest < *index) {
+                    shard.take_snapshot(Some((*index, *term)));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A shard as it was at the last [`DurableLog::catch_up`].
@@ -187,4 +395,32 @@ impl DurableLog {
     pub fn shard_mut(&mut self, shard: ShardId) -> &mut DurableShard {
         self.shards.entry(shard).or_default()
     }
+}
+
+/// Reads the durable bytes of a snapshot, or says what is wrong with them.
+fn whole_snapshot(
+    view: &dyn DurableFiles,
+    manifest: u32,
+    chunks: Option<u32>,
+) -> Result<Manifest, String> {
+    let mut bytes = vec![0; BLOCK_BYTES];
+    let got = view.read(manifest, 0, &mut bytes);
+    let len = Manifest::encoded_bytes(&bytes[..got]).map_err(|error| error.to_string())?;
+    bytes.resize(len, 0);
+    let got = view.read(manifest, 0, &mut bytes);
+    let (found, _) = Manifest::decode(&bytes[..got]).map_err(|error| error.to_string())?;
+    if found.chunks.is_empty() {
+        return Ok(found);
+    }
+    let Some(chunks) = chunks else { return Err("its chunks have no name".to_owned()) };
+    let mut position = 0;
+    for (number, chunk) in found.chunks.iter().enumerate() {
+        bytes.resize(chunk.bytes as usize, 0);
+        let got = view.read(chunks, position, &mut bytes);
+        if got < bytes.len() || crc32fast::hash(&bytes) != chunk.checksum {
+            return Err(format!("chunk {number} of {} is not what it was", found.chunks.len()));
+        }
+        position += u64::from(chunk.bytes).next_multiple_of(BLOCK_BYTES as u64);
+    }
+    Ok(found)
 }

@@ -82,10 +82,10 @@ impl Checker {
             let seen = describe(disk, vote.term);
             return fail(Violation::new(Invariant::CandidatePromise, expected, seen));
         }
-        let term = disk.log.at(vote.last_index).map(|link| link.term);
-        if !lost && disk.hard_state.term == vote.term && term != Some(vote.last_term) {
+        let has = disk.has_term(vote.last_index, vote.last_term);
+        if !lost && disk.hard_state.term == vote.term && !has {
             let expected = format!("an entry of term {} on disk", vote.last_term);
-            let seen = disk.log.describe(vote.last_index);
+            let seen = disk.log().describe(vote.last_index);
             let violation = Violation::new(Invariant::CandidatePromise, expected, seen);
             return fail(violation.index(vote.last_index));
         }
@@ -114,16 +114,16 @@ impl Checker {
             let seen = format!("term {}", disk.hard_state.term);
             return violation(format!("term {} on disk", m.term), seen);
         }
-        let Some(link) = disk.log.at(matched) else {
-            let seen = disk.log.describe(matched);
+        if disk.log.at(matched).or(disk.log().at(matched)).is_none() {
+            let seen = disk.log().describe(matched);
             return violation("the acknowledged entry on disk".to_owned(), seen);
-        };
+        }
         match leaders {
             // It may have gone, or have started again with less than it had sent.
             None | Some(None) => Ok(()),
-            Some(Some(chain)) if chain == link.chain => Ok(()),
+            Some(Some(chain)) if disk.has(matched, chain) => Ok(()),
             Some(Some(_)) => {
-                let seen = disk.log.describe(matched);
+                let seen = disk.log().describe(matched);
                 violation(format!("the log of the leader, node {to}, on disk"), seen)
             }
         }

@@ -46,7 +46,7 @@ use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, Term};
 
 pub use chain::{Chain, Link, hash_bytes, hash_entry};
 pub use contact::Contact;
-pub use durable::{Change, DurableLog, DurableShard, DurableView};
+pub use durable::{Change, DurableLog, DurableShard, DurableView, History};
 pub use replica::{Replica, Windows};
 pub use violation::{Checked, Invariant, Violation};
 pub use watch::Watch;
@@ -62,6 +62,9 @@ pub struct Checker {
     nodes: BTreeMap<NodeId, u16>,
     disks: BTreeMap<(NodeId, CoreId), DurableLog>,
     excused: BTreeSet<NodeId>,
+    ever_excused: bool,
+    /// Nodes whose disks were replaced by empty ones.
+    wiped: BTreeSet<NodeId>,
     /// How often something was compared.
     looks: u64,
 }
@@ -75,6 +78,8 @@ impl Checker {
             nodes: nodes.iter().copied().collect(),
             disks: BTreeMap::new(),
             excused: BTreeSet::new(),
+            ever_excused: false,
+            wiped: BTreeSet::new(),
             looks: 0,
         }
     }
@@ -120,9 +125,12 @@ impl Checker {
         }
     }
 
-    /// The disks of a node were replaced by empty ones.
+    /// The disks of a node were replaced by empty ones. Until its replicas are members again, they count as
+    /// having what they had promised; what they promise from now on is checked.
     pub fn wiped(&mut self, node: NodeId) {
-        self.excused.insert(node);
+        self.wiped.insert(node);
+        self.excused.remove(&node);
+        self.stopped(node);
         for (_, disk) in self.disks.iter_mut().filter(|((owner, _), _)| *owner == node) {
             disk.reset();
         }
@@ -130,6 +138,7 @@ impl Checker {
 
     /// Durable bytes of a node were damaged or lost by its disks.
     pub fn damaged(&mut self, node: NodeId) {
+        self.ever_excused = true;
         self.excused.insert(node);
     }
 
@@ -140,13 +149,22 @@ impl Checker {
     pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
         self.check_queues(core)?;
         // A node whose disk has lost what it promised may well contradict itself.
-        if core.faults > 0 && self.excused.is_empty() {
+        if core.faults > 0 && !self.ever_excused {
             let seen = format!("{} contradictions", core.faults);
             let violation = Violation::new(Invariant::Contradiction, "none", seen);
             return fail(violation.node(core.node));
         }
         self.catch_up(core.node, core.core)?;
-        for replica in core.touched() {
+        let lost = core.lost.iter().map(|(shard, reason)| (*shard, reason.as_str()));
+        let halted = core.touched().filter_map(|shard| Some((shard.id(), shard.halted()?)));
+        if let Some((shard, reason)) = lost.chain(halted).next()
+            && !self.excused.contains(&core.node)
+        {
+            let expected = "a replica whose disk was not damaged to take part";
+            let violation = Violation::new(Invariant::TakesPart, expected, reason);
+            return fail(violation.on(core.node, shard));
+        }
+        for replica in core.touched().filter(|replica| replica.halted().is_none()) {
             self.replica(core.node, &replica, core.failed)?;
         }
         Ok(())
@@ -220,6 +238,46 @@ impl Checker {
             .map_err(|violation| Box::new(violation.on(node, shard)))
     }
 
+    /// A node has told that it has a snapshot that goes up to `index` at least.
+    ///
+    /// # Errors
+    /// A violation if it is not on its disk.
+    pub fn snapshot_told(&mut self, node: NodeId, shard: ShardId, index: LogIndex) -> Checked {
+        let Some(disk) = self.on_disk(node, shard)? else { return Ok(()) };
+        let newest = disk.snapshot.map_or(LogIndex(0), |(newest, _)| newest);
+        if newest >= index {
+            return Ok(());
+        }
+        let (expected, seen) =
+            (format!("a snapshot at {index} on disk"), format!("one at {newest}"));
+        fail(Violation::new(Invariant::DurableSnapshot, expected, seen).on(node, shard))
+    }
+
+    /// A state machine was given a snapshot and has this state now.
+    ///
+    /// # Errors
+    /// A violation if no replica ever had this state.
+    pub fn restored(&mut self, node: NodeId, shard: ShardId, digest: u64) -> Checked {
+        let Some(truth) = self.truth(shard) else { return Ok(()) };
+        truth.check_restored(digest).map_err(|violation| Box::new(violation.on(node, shard)))
+    }
+
+    /// The state of a replica that is about to apply `next` after it was given a snapshot.
+    ///
+    /// # Errors
+    /// A violation if another replica had another state then.
+    pub fn digest_before(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+        next: LogIndex,
+        digest: u64,
+    ) -> Checked {
+        let Some(truth) = self.truth(shard) else { return Ok(()) };
+        let applied = truth.applied_before(next);
+        self.digest(node, shard, applied, digest)
+    }
+
     fn truth(&self, shard: ShardId) -> Option<&ShardTruth> {
         self.shards.get(shard.0 as usize)
     }
@@ -235,7 +293,13 @@ impl Checker {
         if self.excused.contains(&node) {
             return Ok(());
         }
-        self.disks.get_mut(&(node, core)).map_or(Ok(()), DurableLog::catch_up)
+        let shards = &self.shards;
+        let history = |shard: ShardId, index: LogIndex, term: Term| {
+            let none = Chain::default();
+            let committed = shards.get(shard.0 as usize).map_or(&none, |truth| &truth.committed);
+            replica::history(committed, index, term)
+        };
+        self.disks.get_mut(&(node, core)).map_or(Ok(()), |disk| disk.catch_up(&history))
     }
 
     /// What a node has of a shard on disk now. `None` for a node that is excused, or has no disk here.
@@ -249,6 +313,27 @@ impl Checker {
         Ok(Some(disk.shard_mut(shard)))
     }
 
+    /// The same for what others rest on: a replica that has lost its data, and is no member again, counts as
+    /// having what it had.
+    fn on_disk_of_member(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+    ) -> Checked<Option<&DurableShard>> {
+        let wiped = self.wiped.contains(&node);
+        Ok(self.on_disk(node, shard)?.filter(|disk| !wiped || disk.is_member()))
+    }
+
+    /// Whether all replicas of a node have it on disk that they are members.
+    pub fn is_settled(&mut self, node: NodeId) -> bool {
+        let shards = (0..self.shards.len() as u32).map(ShardId);
+        let places: Vec<_> = shards.filter_map(|id| Some((id, self.place(node, id)?))).collect();
+        places.into_iter().all(|(id, place)| {
+            let settled = self.disks.get(&place).and_then(|disk| disk.shard(id));
+            settled.is_some_and(DurableShard::is_member)
+        })
+    }
+
     /// A replica that has just started: its state is that of its disk.
     fn check_recovery(&mut self, node: NodeId, replica: &impl Replica) -> Checked {
         let id = replica.id();
@@ -258,18 +343,19 @@ impl Checker {
         };
         let state = replica.hard_state();
         let Some(disk) = self.on_disk(node, id)? else { return Ok(()) };
-        let stored = disk.hard_state;
+        let stored = disk.recovered();
         if stored != state {
             let (expected, seen) = (format!("{stored:?}, as on disk"), format!("{state:?}"));
             return fail(Violation::new(Invariant::Recovery, expected, seen).term(state.term));
         }
-        let last = disk.log.last().max(log.last());
-        if disk.has(&log, last) {
+        let disk = disk.log();
+        let last = disk.last().max(log.last());
+        if disk.agrees(&log, last) {
             return Ok(());
         }
-        let shorter = disk.log.last().min(log.last()).next();
-        let at = disk.log.difference(&log).unwrap_or(shorter);
-        let expected = format!("{}, as on disk", disk.log.describe(at));
+        let shorter = disk.last().min(log.last()).next();
+        let at = disk.difference(&log).unwrap_or(shorter);
+        let expected = format!("{}, as on disk", disk.describe(at));
         let violation = Violation::new(Invariant::Recovery, expected, log.describe(at));
         fail(violation.term(state.term).index(at))
     }
@@ -295,14 +381,14 @@ impl Checker {
                 return fail(violation.term(term).index(follower.matched));
             }
             let Some(wanted) = self.link(node, id, follower.matched) else { continue };
-            let Some(disk) = self.on_disk(follower.id, id)? else { continue };
-            let same = disk.log.at(follower.matched).is_some_and(|link| link.chain == wanted);
+            let Some(disk) = self.on_disk_of_member(follower.id, id)? else { continue };
+            let same = disk.has(follower.matched, wanted);
             if same || disk.hard_state.term > term {
                 continue;
             }
             let expected =
                 format!("the leader's log up to here on the disk of node {}", follower.id);
-            let seen = disk.log.describe(follower.matched);
+            let seen = disk.log().describe(follower.matched);
             let violation = Violation::new(Invariant::Matched, expected, seen);
             return fail(violation.term(term).index(follower.matched));
         }
@@ -315,13 +401,13 @@ impl Checker {
         let Some(wanted) = self.link(node, id, commit) else { return Ok(()) };
         let (mut durable, mut unknown, mut lacking) = (0, 0, Vec::new());
         for voter in replica.voters() {
-            match self.on_disk(*voter, id)? {
+            match self.on_disk_of_member(*voter, id)? {
                 None => unknown += 1,
-                Some(disk) if disk.log.at(commit).is_some_and(|link| link.chain == wanted) => {
+                Some(disk) if disk.log().at(commit).is_some_and(|link| link.chain == wanted) => {
                     durable += 1;
                 }
                 Some(disk) => {
-                    lacking.push(format!("node {voter} has {}", disk.log.describe(commit)));
+                    lacking.push(format!("node {voter} has {}", disk.log().describe(commit)));
                 }
             }
         }
@@ -340,9 +426,9 @@ impl Checker {
         let (id, durable, term) = (replica.id(), replica.durable(), replica.durable_term());
         let Some(wanted) = self.link(node, id, durable) else { return Ok(()) };
         let Some(disk) = self.on_disk(node, id)? else { return Ok(()) };
-        if disk.log.at(durable).is_none_or(|link| link.chain != wanted) {
+        if !disk.has(durable, wanted) {
             let expected = "the log up to here on disk";
-            let seen = disk.log.describe(durable);
+            let seen = disk.log().describe(durable);
             let violation = Violation::new(Invariant::DurableCursor, expected, seen);
             return fail(violation.term(replica.hard_state().term).index(durable));
         }

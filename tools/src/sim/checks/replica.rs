@@ -6,7 +6,7 @@ use coracle_engine::core::ShardView;
 use coracle_engine::raft::{Entry, FollowerStatus, HardState, Role};
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
-use super::chain::{Chain, hash_entry};
+use super::chain::{Chain, Link, hash_entry};
 use super::violation::{Checked, Invariant, Violation, fail};
 
 /// Bounds of one replica's windows.
@@ -46,8 +46,20 @@ pub trait Replica {
     fn applied(&self) -> LogIndex;
     /// How often the log was cut.
     fn rewrites(&self) -> u64;
-    /// An entry.
+    /// An entry; of those that are in memory.
     fn entry(&self, index: LogIndex) -> Option<&Entry>;
+    /// Where the log begins: position and term before its first entry.
+    fn base(&self) -> (LogIndex, Term) {
+        (LogIndex(0), Term(0))
+    }
+    /// The term at a position of the log; of the base, too.
+    fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.entry(index).map(|entry| entry.term)
+    }
+    /// Why it takes no part any more.
+    fn halted(&self) -> Option<&str> {
+        None
+    }
     /// What a leader knows of the others.
     fn followers(&self) -> impl Iterator<Item = FollowerStatus>;
     /// Cost of what is not committed; a leader's.
@@ -103,6 +115,19 @@ impl Replica for ShardView<'_> {
 
     fn entry(&self, index: LogIndex) -> Option<&Entry> {
         self.raft().entry(index)
+    }
+
+    fn base(&self) -> (LogIndex, Term) {
+        let log = self.raft().log();
+        (log.base_index(), log.base_term())
+    }
+
+    fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.raft().log().term_at(index)
+    }
+
+    fn halted(&self) -> Option<&str> {
+        ShardView::halted(self)
     }
 
     fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
@@ -165,13 +190,20 @@ impl Mirror {
     }
 
     /// Follows the replica's log; only what is new in it is looked at. Returns the first index that is
-    /// new.
-    pub(super) fn follow(&mut self, replica: &impl Replica) -> Checked<LogIndex> {
+    /// new. What the replica does not have in memory is what `registry` knows of its index and term; what
+    /// is below its base is what was `committed`.
+    pub(super) fn follow(
+        &mut self,
+        replica: &impl Replica,
+        registry: &Registry,
+        committed: &Chain,
+    ) -> Checked<LogIndex> {
         let last = replica.last();
+        let (base, base_term) = replica.base();
         if replica.rewrites() != self.rewrites || last < self.log.last() {
             let same = |index: LogIndex| {
                 let own = self.log.at(index).map(|link| link.term);
-                index.0 == 0 || own == replica.entry(index).map(|entry| entry.term)
+                index.0 == 0 || index < base || own == replica.term_at(index)
             };
             // Nothing below the commit index can have been cut; if it was, it shows here.
             let mut keep = last.min(self.log.last()).min(self.state.commit);
@@ -190,23 +222,38 @@ impl Mirror {
             self.log.cut_behind(keep);
             self.rewrites = replica.rewrites();
         }
+        if self.log.at(base).is_none_or(|link| link.term != base_term) {
+            self.log = history(committed, base, base_term)?;
+        }
         let first = self.log.last().next();
         while self.log.last() < last {
             let index = self.log.last().next();
-            let Some(entry) = replica.entry(index) else {
-                let seen = format!("no entry, but the log ends at {last}");
-                let violation = Violation::new(Invariant::CursorOrder, "an entry", seen);
-                return fail(violation.index(index));
+            let (entry_term, hash) = match (replica.entry(index), replica.term_at(index)) {
+                (Some(entry), _) => (entry.term, hash_entry(entry.kind, &entry.payload)),
+                (None, Some(term)) => match registry.get(index, term) {
+                    Some(link) => (term, link.hash),
+                    None => {
+                        let seen = format!("one of term {term}, which was in no log before");
+                        let violation =
+                            Violation::new(Invariant::LogMatching, "an entry on the disk", seen);
+                        return fail(violation.index(index));
+                    }
+                },
+                (None, None) => {
+                    let seen = format!("no entry, but the log ends at {last}");
+                    let violation = Violation::new(Invariant::CursorOrder, "an entry", seen);
+                    return fail(violation.index(index));
+                }
             };
             let term = replica.hard_state().term;
             let before = self.log.end().term;
-            if entry.term < before || entry.term > term {
+            if entry_term < before || entry_term > term {
                 let expected = format!("a term from {before} to the replica's own, {term}");
-                let seen = format!("an entry of term {}", entry.term);
+                let seen = format!("an entry of term {entry_term}");
                 let violation = Violation::new(Invariant::LogTerms, expected, seen);
                 return fail(violation.term(term).index(index));
             }
-            self.log.push(entry.term, hash_entry(entry.kind, &entry.payload));
+            self.log.push(entry_term, hash);
         }
         Ok(first)
     }
@@ -320,31 +367,51 @@ impl Mirror {
         self.state = replica.hard_state();
         self.role = replica.role();
         self.applied = replica.applied();
+        // A snapshot may have taken the place of what was not applied yet.
+        self.applied_last = self.applied_last.max(self.applied);
         self.durable_term = replica.durable_term();
         self.uncommitted = replica.uncommitted_bytes();
     }
+}
+
+/// What a log that begins behind `base` stands for: everything that was committed up to there.
+pub(super) fn history(committed: &Chain, base: LogIndex, term: Term) -> Checked<Chain> {
+    if committed.at(base).is_some_and(|link| link.term == term) {
+        let mut chain = committed.clone();
+        chain.cut_behind(base);
+        return Ok(chain);
+    }
+    let expected = format!("{}, as it is committed", committed.describe(base));
+    let seen = format!("a snapshot, or a log that begins behind it, with term {term} there");
+    fail(Violation::new(Invariant::CommittedImmutable, expected, seen).term(term).index(base))
 }
 
 /// Every entry that any log ever had, by index and term: with its link, which stands for all before it.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     /// The first one seen at each index.
-    first: Vec<(Term, u64)>,
-    others: BTreeMap<(LogIndex, Term), u64>,
+    first: Vec<Link>,
+    others: BTreeMap<(LogIndex, Term), Link>,
 }
 
 impl Registry {
     /// Notes an entry; `false` if another one, or another past, was seen at its place and term.
-    pub(super) fn note(&mut self, index: LogIndex, term: Term, chain: u64) -> bool {
+    pub(super) fn note(&mut self, index: LogIndex, link: Link) -> bool {
         let place = (index.0 - 1) as usize;
         match self.first.get(place) {
             None => {
                 // Logs are followed without gaps.
-                self.first.push((term, chain));
+                self.first.push(link);
                 true
             }
-            Some((known, link)) if *known == term => *link == chain,
-            Some(_) => *self.others.entry((index, term)).or_insert(chain) == chain,
+            Some(known) if known.term == link.term => known.chain == link.chain,
+            Some(_) => self.others.entry((index, link.term)).or_insert(link).chain == link.chain,
         }
+    }
+
+    /// The entry of this index and term, if any log ever had it.
+    pub(super) fn get(&self, index: LogIndex, term: Term) -> Option<Link> {
+        let first = self.first.get(usize::try_from(index.0.checked_sub(1)?).ok()?)?;
+        if first.term == term { Some(*first) } else { self.others.get(&(index, term)).copied() }
     }
 }

@@ -58,7 +58,7 @@ impl ShardTruth {
         let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
         for index in (first.0..=mirror.log.last().0).map(LogIndex) {
             let Some(link) = mirror.log.at(index) else { break };
-            if !self.registry.note(index, link.term, link.chain) {
+            if !self.registry.note(index, link) {
                 let other = self.mirrors.iter().find_map(|(other, theirs)| {
                     let same_term = theirs.log.at(index).is_some_and(|l| l.term == link.term);
                     let differs = mirror.log.difference(&theirs.log);
@@ -211,13 +211,31 @@ impl ShardTruth {
         fail(Violation::new(Invariant::Convergence, expected, seen).index(applied))
     }
 
+    /// Compares a state that was taken from a snapshot with all that was ever seen: somebody had it.
+    pub(super) fn check_restored(&self, digest: u64) -> Checked {
+        if self.digests.values().any(|(_, known)| *known == digest) {
+            return Ok(());
+        }
+        let seen = format!("a state that nobody had ({digest:016x})");
+        fail(Violation::new(
+            Invariant::Convergence,
+            "the state that the snapshot was taken of",
+            seen,
+        ))
+    }
+
+    /// The last entry before `index` that a state machine was given, anywhere.
+    pub(super) fn applied_before(&self, index: LogIndex) -> LogIndex {
+        self.applied.range(..index).next_back().map_or(LogIndex(0), |(index, _)| *index)
+    }
+
     /// Follows a replica through one turn, except for what needs the disks. Returns whether it has
     /// committed what nobody had before, and the term in which it did.
     pub(super) fn look(&mut self, node: NodeId, replica: &impl Replica) -> Checked<Option<Term>> {
         let mirror = self.mirrors.entry(node).or_insert_with(Mirror::new);
         mirror.check_cursors(replica)?;
         mirror.check_windows(replica)?;
-        let first = mirror.follow(replica)?;
+        let first = mirror.follow(replica, &self.registry, &self.committed)?;
         let (was, old_term) = (mirror.role, mirror.state.term);
         mirror.remember(replica);
         let state = replica.hard_state();

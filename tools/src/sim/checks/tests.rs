@@ -13,7 +13,7 @@ use coracle_engine::raft::{
 use coracle_engine::wire::Frame;
 use coracle_wal::follow::DurableFiles;
 use coracle_wal::mem::{MemDisk, run_to_end};
-use coracle_wal::{Disk as _, Wal};
+use coracle_wal::{Disk as _, Lsn, Wal};
 
 use super::*;
 
@@ -186,9 +186,9 @@ impl Rig {
     #[track_caller]
     fn stores(&mut self, node: NodeId, replica: &Fake) {
         let disk = self.disk(node);
-        disk.take(&LogRecord::HardState(replica.state)).unwrap();
+        disk.take(&LogRecord::HardState(replica.state), Lsn(0), &no_history).unwrap();
         for entry in &replica.log {
-            disk.take(&record(entry)).unwrap();
+            disk.take(&record(entry), Lsn(0), &no_history).unwrap();
         }
     }
 
@@ -206,6 +206,10 @@ impl Rig {
     fn sends(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
         self.0.sent(from, to, &Frame::Raft { shard: SHARD, message })
     }
+}
+
+fn no_history(_: LogIndex, _: Term) -> Checked<Chain> {
+    Ok(Chain::default())
 }
 
 fn record(entry: &Entry) -> LogRecord<'_> {
@@ -327,7 +331,7 @@ fn terms_that_decrease_along_a_log_or_exceed_the_own() {
     let mut rig = Rig::new();
     rig.stores(A, &fake(3, &[2]));
     let earlier = entry(1, 2, "x");
-    expect(Invariant::LogTerms, rig.disk(A).take(&record(&earlier)));
+    expect(Invariant::LogTerms, rig.disk(A).take(&record(&earlier), Lsn(0), &no_history));
 }
 
 #[test]
@@ -451,7 +455,10 @@ fn a_vote_that_changes_within_a_term() {
     let mut rig = Rig::new();
     rig.stores(A, &voted(B));
     rig.0.started(A, 1);
-    expect(Invariant::OneVotePerTerm, rig.disk(A).take(&LogRecord::HardState(voted(C).state)));
+    expect(
+        Invariant::OneVotePerTerm,
+        rig.disk(A).take(&LogRecord::HardState(voted(C).state), Lsn(0), &no_history),
+    );
 }
 
 #[test]
@@ -460,7 +467,10 @@ fn terms_that_go_back() {
     rig.sees(A, &fake(2, &[]));
     rig.finds(Invariant::TermMonotonic, A, &fake(1, &[]));
     rig.stores(B, &fake(2, &[]));
-    expect(Invariant::TermMonotonic, rig.disk(B).take(&LogRecord::HardState(fake(1, &[]).state)));
+    expect(
+        Invariant::TermMonotonic,
+        rig.disk(B).take(&LogRecord::HardState(fake(1, &[]).state), Lsn(0), &no_history),
+    );
 }
 
 #[test]
@@ -609,7 +619,7 @@ fn a_restart_with_more_or_less_than_the_disk_had() {
 fn a_gap_on_disk() {
     let mut rig = Rig::new();
     let behind = entry(1, 2, "x");
-    expect(Invariant::DurableRecords, rig.disk(A).take(&record(&behind)));
+    expect(Invariant::DurableRecords, rig.disk(A).take(&record(&behind), Lsn(0), &no_history));
 }
 
 fn apply(rig: &mut Rig, node: NodeId, entry: &Entry, reply: &str) -> Checked {
@@ -768,11 +778,11 @@ fn a_disk_is_followed_and_nonsense_on_it_is_noticed() {
     let first = live(&empty, 1, &head);
     let shared = std::rc::Rc::new(std::cell::RefCell::new((1, first.crash(&mut |_| 0))));
     let mut log = DurableLog::new(A, [0; 16], Some(Box::new(Disk(shared.clone()))));
-    log.catch_up().unwrap();
+    log.catch_up(&|_, at, term| no_history(at, term)).unwrap();
     let found = log.shard(SHARD).unwrap().log.at(LogIndex(1)).unwrap();
     assert_eq!((found.term, found.hash), (Term(3), hash_entry(EntryKind::Normal, b"x")));
 
     let nonsense = live(&first.crash(&mut |_| 0), 9, &head);
     *shared.borrow_mut() = (2, nonsense);
-    expect(Invariant::DurableRecords, log.catch_up());
+    expect(Invariant::DurableRecords, log.catch_up(&|_, at, term| no_history(at, term)));
 }

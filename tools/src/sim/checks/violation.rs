@@ -60,6 +60,12 @@ pub enum Invariant {
     LogRewound,
     /// The records on a disk are those of consecutive entries and known kinds.
     DurableRecords,
+    /// A log gives up nothing that still counts: what its snapshot does not have, and is nowhere else.
+    LogNeeded,
+    /// A snapshot that has its name on a disk is whole, and of what was committed.
+    DurableSnapshot,
+    /// A replica whose disk was not damaged takes part.
+    TakesPart,
     /// Entries are applied in order, each once in a process.
     ApplyOrder,
     /// All replicas apply the same entry at an index, and only committed ones.

@@ -19,6 +19,8 @@ use super::{Checked, Checker, Violation, hash_bytes};
 struct Inner {
     checker: RefCell<Checker>,
     violation: RefCell<Option<Violation>>,
+    /// What the chunks of snapshots have about.
+    chunk_bytes: usize,
 }
 
 /// A checker that many share. Cloning gives another handle to it.
@@ -26,11 +28,11 @@ struct Inner {
 pub struct Watch(Rc<Inner>);
 
 impl Watch {
-    /// Shares `checker`.
+    /// Shares `checker`. State machines give snapshots in chunks of about `chunk_bytes`.
     #[must_use]
-    pub fn new(checker: Checker) -> Self {
+    pub fn new(checker: Checker, chunk_bytes: usize) -> Self {
         let (checker, violation) = (RefCell::new(checker), RefCell::new(None));
-        Self(Rc::new(Inner { checker, violation }))
+        Self(Rc::new(Inner { checker, violation, chunk_bytes }))
     }
 
     /// The first violation, if there was one.
@@ -85,9 +87,22 @@ impl Watch {
 
     /// Puts a state machine of `node` under watch.
     #[must_use]
-    pub fn machine(&self, node: NodeId, inner: Box<dyn StateMachine>) -> Box<dyn StateMachine> {
-        let watch = self.clone();
-        Box::new(Watched { watch, node, inner, applied: None, stream: Weak::new(), buf: None })
+    pub fn machine(
+        &self,
+        node: NodeId,
+        shard: ShardId,
+        inner: Box<dyn StateMachine>,
+    ) -> Box<dyn StateMachine> {
+        Box::new(Watched {
+            watch: self.clone(),
+            node,
+            shard,
+            inner,
+            applied: None,
+            restored: false,
+            stream: Weak::new(),
+            buf: None,
+        })
     }
 }
 
@@ -105,9 +120,12 @@ const IMAGE_EVERY: u64 = 16;
 struct Watched {
     watch: Watch,
     node: NodeId,
+    shard: ShardId,
     inner: Box<dyn StateMachine>,
-    /// The last entry applied since the start.
-    applied: Option<(ShardId, LogIndex)>,
+    /// The last entry applied since the start, or since a snapshot took the place of the state.
+    applied: Option<LogIndex>,
+    /// The state is that of a snapshot, and nothing was applied to it yet.
+    restored: bool,
     /// A stream that the core has, until it is dropped.
     stream: Weak<()>,
     /// What chunks are written to that are only hashed.
@@ -115,31 +133,49 @@ struct Watched {
 }
 
 impl Watched {
-    /// Notes a digest of the state after `index`. A machine has one stream at a time: none may be alive.
-    fn digest(&mut self, shard: ShardId, index: LogIndex) {
-        let Ok(mut stream) = self.inner.snapshot() else { return };
+    /// A digest of the state, if the state machine gives snapshots. A machine has one stream at a time: none
+    /// may be alive.
+    fn digest(&mut self) -> Option<u64> {
+        if self.stream.strong_count() > 0 {
+            return None;
+        }
+        let mut stream = self.inner.snapshot().ok()?;
         let buf = self.buf.get_or_insert_with(|| AlignedBuf::zeroed(SNAPSHOT_CHUNK_BYTES_MAX));
         let mut image = Vec::new();
         loop {
             let mut chunk = ChunkSink::new(buf);
-            let Ok(more) = stream.fill(&mut chunk) else { return };
+            let more = stream.fill(&mut chunk).ok()?;
             image.extend_from_slice(chunk.bytes());
             if !more {
                 break;
             }
         }
-        let digest = hash_bytes(&image);
-        self.watch.feed(|checker| checker.digest(self.node, shard, index, digest));
+        Some(hash_bytes(&image))
+    }
+
+    /// Notes a digest of the state after `index`.
+    fn note_digest(&mut self, index: LogIndex) {
+        let (node, shard) = (self.node, self.shard);
+        if let Some(digest) = self.digest() {
+            self.watch.feed(|checker| checker.digest(node, shard, index, digest));
+        }
     }
 }
 
 impl StateMachine for Watched {
     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
+        let (node, shard) = (self.node, self.shard);
+        if std::mem::take(&mut self.restored)
+            && let Some(digest) = self.digest()
+        {
+            let next = entry.index;
+            self.watch.feed(|checker| checker.digest_before(node, shard, next, digest));
+        }
         self.inner.apply(entry, reply);
-        self.watch.feed(|checker| checker.applied(self.node, &entry, reply));
-        self.applied = Some((entry.shard, entry.index));
-        if entry.index.0.is_multiple_of(IMAGE_EVERY) && self.stream.strong_count() == 0 {
-            self.digest(entry.shard, entry.index);
+        self.watch.feed(|checker| checker.applied(node, &entry, reply));
+        self.applied = Some(entry.index);
+        if entry.index.0.is_multiple_of(IMAGE_EVERY) {
+            self.note_digest(entry.index);
         }
     }
 
@@ -148,20 +184,32 @@ impl StateMachine for Watched {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
-        if let Some((shard, index)) = self.applied {
+        if let Some(index) = self.applied {
             // What the stream must show, however long it takes and whatever is applied meanwhile.
-            self.digest(shard, index);
+            self.note_digest(index);
         }
         let inner = self.inner.snapshot()?;
         let alive = Rc::new(());
         self.stream = Rc::downgrade(&alive);
-        let (watch, node, at) = (self.watch.clone(), self.node, self.applied);
-        Ok(Box::new(WatchedStream { watch, node, at, inner, image: Vec::new(), _alive: alive }))
+        let (watch, node) = (self.watch.clone(), self.node);
+        let at = self.applied.map(|index| (self.shard, index));
+        let buf = AlignedBuf::zeroed(SNAPSHOT_CHUNK_BYTES_MAX);
+        let image = Vec::new();
+        Ok(Box::new(WatchedStream { watch, node, at, inner, image, buf, _alive: alive }))
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        let ends = matches!(part, Restore::End);
         self.applied = None;
-        self.inner.restore(part)
+        self.inner.restore(part)?;
+        if ends {
+            self.restored = true;
+            let (node, shard) = (self.node, self.shard);
+            if let Some(digest) = self.digest() {
+                self.watch.feed(|checker| checker.restored(node, shard, digest));
+            }
+        }
+        Ok(())
     }
 
     fn fold(&self) -> Option<Box<dyn Fold>> {
@@ -177,12 +225,15 @@ struct WatchedStream {
     at: Option<(ShardId, LogIndex)>,
     inner: Box<dyn SnapshotStream>,
     image: Vec<u8>,
+    buf: AlignedBuf,
     _alive: Rc<()>,
 }
 
 impl SnapshotStream for WatchedStream {
     fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
-        let more = self.inner.fill(chunk)?;
+        let mut small = ChunkSink::with_target(&mut self.buf, self.watch.0.chunk_bytes);
+        let more = self.inner.fill(&mut small)?;
+        chunk.put(small.bytes())?;
         self.image.extend_from_slice(chunk.bytes());
         if let (false, Some((shard, index))) = (more, self.at) {
             let digest = hash_bytes(&self.image);
