@@ -377,6 +377,8 @@ declare_probes! {
     offer_waits,
     /// Memory is over its budget, but the oldest group in it is not durable yet.
     eviction_waits,
+    /// The oldest entries in memory are in use, so newer ones of another shard leave.
+    eviction_skips,
     /// A restart found entries of a shard behind a hole, which entries written again filled.
     replay_hole_filled,
     /// A restart took a snapshot for the base of a log that had not noted it.

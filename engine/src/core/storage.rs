@@ -13,7 +13,7 @@ use crate::tier::{
     Appended, Base, ENTRY_HEAD_BYTES, Eviction, Index, Memory, Place, base_head, base_record,
     entry_head, entry_record, hard_state_head, hard_state_record, kept_record,
 };
-use crate::{NodeId, ShardId};
+use crate::{LogIndex, NodeId, ShardId};
 
 /// A message and whom it goes to.
 pub(super) type Addressed = (NodeId, Message);
@@ -162,9 +162,13 @@ impl<D: Disk> Storage<D> {
         self.memory.bytes()
     }
 
-    /// The next entries that have to leave memory.
-    pub(super) fn next_eviction(&mut self) -> Option<Eviction> {
-        self.memory.next_eviction(self.wal.durable())
+    /// The next entries that have to leave memory, of those up to where `evictable` says that a shard
+    /// can do without.
+    pub(super) fn next_eviction(
+        &mut self,
+        evictable: impl Fn(ShardId) -> LogIndex,
+    ) -> Option<Eviction> {
+        self.memory.next_eviction(self.wal.durable(), evictable)
     }
 
     /// Gives the log the summary of each segment that was sealed since.
@@ -274,6 +278,12 @@ fn append<D: Disk>(
         let list: Vec<_> = base.into_iter().chain(state).chain(records).collect();
         let coracle_wal::Appended { batch, end } = wal.append(&list)?;
         index.appended(shard, notes, Place { batch, end });
+        // Entries of groups that had to wait may have come into memory after Raft gave them up.
+        match group.base {
+            Some(Base { reset: true, .. }) => memory.reset(shard),
+            Some(Base { index, .. }) => memory.compact_to(shard, index),
+            None => {}
+        }
         if let (false, Some(first)) = (group.kept, entries.first()) {
             memory.admit(shard, first.index, entries.iter().map(Entry::cost), end);
         }

@@ -49,11 +49,18 @@ impl<E: Env> Core<E> {
                 self.read_for_machine(at);
             }
         }
-        while let Some(eviction) = self.storage.next_eviction() {
+        let shards = &self.shards;
+        let position = |id| shards.binary_search_by_key(&id, |shard| shard.id).ok();
+        let evictable =
+            |id| position(id).map_or(LogIndex(u64::MAX), |at| shards[at].raft.evictable());
+        let mut evictions = Vec::new();
+        while let Some(eviction) = self.storage.next_eviction(evictable) {
             sometimes!(entries_evicted);
+            evictions.push(eviction);
+        }
+        for eviction in evictions {
             if let Some(at) = self.position_of(eviction.shard) {
-                let raft = &mut self.shards[at].raft;
-                raft.evict_to(eviction.up_to.min(raft.log().durable()));
+                self.shards[at].raft.evict_to(eviction.up_to);
             }
         }
         self.storage.summarize();

@@ -37,13 +37,20 @@ use crate::{LogIndex, NodeId, Term};
 
 impl Raft {
     /// Forgets the payloads of entries up to `index`, which must be durable; from then on they are asked for
-    /// with [`Effects::fetches`], and the owner reads them itself to apply them. On a leader what is not
-    /// committed stays: its cost is what refuses proposals when a majority stalls. A new leader counts
-    /// what is in memory; entries of earlier terms that are not, go by uncounted.
+    /// with [`Effects::fetches`], and the owner reads them itself to apply them. What is beyond
+    /// [`Raft::evictable`] stays.
     pub fn evict_to(&mut self, index: LogIndex) {
         assert!(index <= self.log.durable(), "evict {index}: durable {}", self.log.durable());
-        let kept = self.role == Role::Leader;
-        self.log.evict_to(if kept { index.min(self.log.committed()) } else { index });
+        self.log.evict_to(index.min(self.evictable()));
+    }
+
+    /// Up to where payloads may be forgotten: what is durable. On a leader what is not committed stays: its
+    /// cost is what refuses proposals when a majority stalls. A new leader counts what is in
+    /// memory; entries of earlier terms that are not, go by uncounted.
+    #[must_use]
+    pub fn evictable(&self) -> LogIndex {
+        let durable = self.log.durable();
+        if self.role == Role::Leader { durable.min(self.log.committed()) } else { durable }
     }
 
     /// Drops the log up to `index`, which must be in a durable snapshot

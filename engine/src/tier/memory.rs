@@ -5,8 +5,8 @@
 //! group first, whichever shard it belongs to. So a shard that is quiet keeps nothing from the busy ones for
 //! long, and one follower's catching up, which reads from the log, evicts nothing.
 //!
-//! Only what is durable is evicted, for the rest can be read from nowhere else. So memory holds at most
-//! the budget and what is not durable yet, and the largest group.
+//! Only what is durable is evicted, for the rest can be read from nowhere else, and of that only what its shard
+//! can do without. So memory holds at most the budget, what is not durable yet or in use, and one group.
 //!
 //! Bytes are counted exactly: those of an entry are freed when it is evicted, truncated or compacted away,
 //! whichever comes first.
@@ -137,21 +137,39 @@ impl Memory {
         self.order.insert(number, shard);
     }
 
-    /// The next to leave, while memory holds more than its budget: the oldest group, if the log is
-    /// durable up to its end. It counts as gone when this returns.
-    pub fn next_eviction(&mut self, durable: Lsn) -> Option<Eviction> {
+    /// The next to leave, while memory holds more than its budget: the oldest that may, of a group whose end
+    /// is durable. `evictable` says of a shard up to which index it can do without; what is beyond stays,
+    /// and newer entries of other shards leave instead. It counts as gone when this returns.
+    pub fn next_eviction(
+        &mut self,
+        durable: Lsn,
+        evictable: impl Fn(ShardId) -> LogIndex,
+    ) -> Option<Eviction> {
         if self.held <= self.budget {
             return None;
         }
-        let (_, &shard) = self.order.first_key_value()?;
-        let group = *self.shards.get(&shard)?.groups.front()?;
-        if group.end > durable {
-            sometimes!(eviction_waits);
-            return None; // nor are the others, which came later
+        let mut found = None;
+        for (&number, &shard) in &self.order {
+            let Some(held) = self.shards.get(&shard) else { continue };
+            // Behind one that stays, the others of the shard stay, too.
+            let Some(group) = held.groups.front().filter(|group| group.number == number) else {
+                continue;
+            };
+            if group.end > durable {
+                sometimes!(eviction_waits);
+                break; // so do the others, which came later
+            }
+            let up_to = group.last.min(evictable(shard));
+            if up_to >= held.first {
+                found = Some((shard, up_to));
+                break;
+            }
+            sometimes!(eviction_skips);
         }
+        let (shard, up_to) = found?;
         let before = self.held;
-        self.compact_to(shard, group.last);
-        Some(Eviction { shard, up_to: group.last, bytes: before - self.held })
+        self.compact_to(shard, up_to);
+        Some(Eviction { shard, up_to, bytes: before - self.held })
     }
 
     /// The shard's log was cut: everything from `index` on is gone.

@@ -276,7 +276,7 @@ impl Recovery {
         self.memory.admit(shard, index, [cost], end);
         self.pending(shard).entries.push_back(entry);
         self.follow_memory(shard, Some(index));
-        while let Some(eviction) = self.memory.next_eviction(end) {
+        while let Some(eviction) = self.memory.next_eviction(end, |_| LogIndex(u64::MAX)) {
             self.follow_memory(eviction.shard, None);
         }
     }

@@ -11,7 +11,9 @@ const B: ShardId = ShardId(2);
 const FAR: Lsn = Lsn(u64::MAX);
 
 fn evictions(memory: &mut Memory, durable: Lsn) -> Vec<(u32, u64)> {
-    std::iter::from_fn(|| memory.next_eviction(durable)).map(|e| (e.shard.0, e.up_to.0)).collect()
+    std::iter::from_fn(|| memory.next_eviction(durable, |_| LogIndex(u64::MAX)))
+        .map(|e| (e.shard.0, e.up_to.0))
+        .collect()
 }
 
 fn big(count: usize) -> Vec<usize> {
@@ -56,6 +58,24 @@ fn a_group_that_was_cut_evicts_only_what_is_left_of_it() {
 }
 
 #[test]
+fn what_is_in_use_stays_and_newer_entries_of_others_leave() {
+    let mut memory = Memory::new(0);
+    memory.admit(A, LogIndex(1), big(4), Lsn(10));
+    memory.admit(A, LogIndex(5), big(1), Lsn(20));
+    memory.admit(B, LogIndex(1), big(1), Lsn(30));
+    let use_from = |shard| if shard == A { LogIndex(2) } else { LogIndex(9) };
+    let evicted = std::iter::from_fn(|| memory.next_eviction(FAR, use_from));
+    let evicted: Vec<_> = evicted.map(|e| (e.shard, e.up_to.0)).collect();
+    assert_eq!(evicted, [(A, 2), (B, 1)]);
+    assert_eq!((memory.bytes(), memory.first(A)), (300 << 10, Some(LogIndex(3))));
+    assert_eq!(
+        evictions(&mut memory, FAR),
+        [(1, 4), (1, 5)],
+        "what is left of the group, and the next"
+    );
+}
+
+#[test]
 fn small_groups_of_one_shard_join() {
     let mut memory = Memory::new(0);
     for index in 1..=10_000 {
@@ -95,7 +115,15 @@ proptest! {
     /// The bytes counted are those of the entries that a list of them holds, and never more than the budget
     /// and what can't leave.
     #[test]
-    fn bytes_are_those_of_the_entries_in_memory(ops in ops(), budget in 0u64..300_000) {
+    fn bytes_are_those_of_the_entries_in_memory(
+        ops in ops(),
+        budget in 0u64..300_000,
+        in_use in prop::option::of((0..4u32, 0..30u64)),
+    ) {
+        let evictable = |shard: ShardId| match in_use {
+            Some((user, up_to)) if user == shard.0 => LogIndex(up_to),
+            _ => LogIndex(u64::MAX),
+        };
         let mut memory = Memory::new(budget);
         // Per shard: index to cost and end.
         let mut model: BTreeMap<u32, BTreeMap<u64, (u64, u64)>> = BTreeMap::new();
@@ -136,7 +164,7 @@ proptest! {
                 Op::Durable => durable = end,
             }
             let mut oldest_end = 0;
-            while let Some(eviction) = memory.next_eviction(Lsn(durable)) {
+            while let Some(eviction) = memory.next_eviction(Lsn(durable), evictable) {
                 let entries = model.get_mut(&eviction.shard.0).unwrap();
                 let rest = entries.split_off(&(eviction.up_to.0 + 1));
                 let gone = std::mem::replace(entries, rest);
@@ -154,8 +182,12 @@ proptest! {
                 let first = entries.keys().next().map(|first| LogIndex(*first));
                 prop_assert_eq!(memory.first(ShardId(*shard)), first);
             }
-            let all = model.values().flat_map(|entries| entries.values());
-            let volatile: u64 = all.filter(|(_, end)| *end > durable).map(|(cost, _)| cost).sum();
+            let all = model.iter().flat_map(|(shard, entries)| {
+                let up_to = evictable(ShardId(*shard));
+                entries.iter().map(move |(at, (cost, end))| (*at > up_to.0, *cost, *end))
+            });
+            let stays = all.filter(|(used, _, end)| *used || *end > durable);
+            let volatile: u64 = stays.map(|(_, cost, _)| cost).sum();
             let most = budget + volatile + if volatile > 0 { MEMORY_GROUP_BYTES_MAX } else { 0 };
             prop_assert!(held <= most, "{} of {}", held, most);
         }
