@@ -314,13 +314,13 @@ impl Cluster {
     }
 
     /// Ends the pull of a snapshot, if there is one and its source still has it. Gives the event that is
-    /// due.
-    pub fn finish_pull(&mut self, id: NodeId) -> Option<Event> {
+    /// due. `blindly`: also if it is no news any more.
+    pub fn finish_pull(&mut self, id: NodeId, blindly: bool) -> Option<Event> {
         let (from, index, term) = self.node_mut(id).pull.take()?;
         let source = self.node(from);
         let has = source.raft.is_some() && source.disk.snapshots.get(&index) == Some(&term);
         let node = self.node_mut(id);
-        if !has || !node.raft.as_ref()?.needs_snapshot(index) {
+        if !has || !(blindly || node.raft.as_ref()?.needs_snapshot(index)) {
             return None;
         }
         node.disk.snapshots.insert(index, term);

@@ -111,7 +111,7 @@ impl Script {
                 self.due(node(id), event);
             }
             ["pull", id] => {
-                let event = self.cluster.finish_pull(node(id));
+                let event = self.cluster.finish_pull(node(id), false);
                 self.due(node(id), event);
             }
             ["fetch", id] => self.fetch(node(id), true),
@@ -291,7 +291,7 @@ impl Script {
             }
             for id in among {
                 self.fetch(*id, true);
-                let event = self.cluster.finish_pull(*id);
+                let event = self.cluster.finish_pull(*id, false);
                 self.due(*id, event);
             }
             if self.lines.len() == before {

@@ -395,7 +395,8 @@ impl Run {
     }
 
     fn pull(&mut self, id: NodeId) {
-        if let Some(event) = self.cluster.finish_pull(id) {
+        let blindly = self.random.percent(20);
+        if let Some(event) = self.cluster.finish_pull(id, blindly) {
             self.installed += 1;
             self.step(id, event);
         }

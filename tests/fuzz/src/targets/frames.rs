@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Standing, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
+    HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -134,6 +134,7 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
             entry(11, EntryKind::Noop, b""),
             entry(12, EntryKind::Normal, b"hello"),
             entry(13, EntryKind::Normal, &[7; 100]),
+            entry(14, EntryKind::Readmission, &[3; 16]),
         ],
     };
     let accepted = AppendOutcome::Accepted { matched: LogIndex(12) };
@@ -149,6 +150,9 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         raft(Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member }))
     };
     let beat = Heartbeat { term, commit: LogIndex(12), round: 4 };
+    let standing = Standing::Returning(77);
+    let offer = SnapshotOffer { term, index: last_index, snapshot_term: last_term };
+    let census_reply = CensusReply { term, empty: true, incarnation: 77 };
     vec![
         ("hello", Frame::Hello(hello())),
         ("hello-accepted", Frame::HelloReply(HelloReply::Accepted(hello()))),
@@ -168,12 +172,11 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("heartbeat", raft(Message::Heartbeat(beat))),
         (
             "heartbeat-reply",
-            raft(Message::HeartbeatReply(HeartbeatReply {
-                term,
-                round: 4,
-                standing: Standing::Member,
-            })),
+            raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4, standing })),
         ),
+        ("snapshot-offer", raft(Message::SnapshotOffer(offer))),
+        ("census", raft(Message::Census(Census { incarnation: 77 }))),
+        ("census-reply", raft(Message::CensusReply(census_reply))),
     ]
 }
 
