@@ -29,7 +29,7 @@ pub(super) struct Upkeep {
     rewriting: Option<(ShardId, LogIndex, LogIndex)>,
     /// When the newest snapshot of a shard became durable, or was found, in milliseconds since 1970.
     saved_ms: BTreeMap<ShardId, u64>,
-    /// What shards that are lost have promised.
+    /// What shards had promised when they were found; it counts for those that are lost or damaged.
     lost: BTreeMap<ShardId, HardState>,
 }
 
@@ -60,6 +60,7 @@ impl Upkeep {
 impl<E: Env> Core<E> {
     /// Looks after the log.
     pub(super) fn keep_up(&mut self, now: Duration) {
+        self.give_up_unreadable();
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage
@@ -169,7 +170,7 @@ impl<E: Env> Core<E> {
             snapshot_possible: !busy && self.tiers.taking.is_possible(id, now),
             pins: slow.chain(offered).collect(),
             rewriting: self.upkeep.rewriting.is_some_and(|(rewriting, ..)| rewriting == id),
-            given_up: false,
+            given_up: shard.raft.is_damaged(),
         }
     }
 
@@ -186,8 +187,10 @@ impl<E: Env> Core<E> {
         }
         let at = self.position_of(shard);
         let promised = match at {
-            Some(at) => Some(self.shards[at].raft.hard_state()),
-            None => self.upkeep.lost.get(&shard).copied(),
+            Some(at) if !self.shards[at].raft.is_damaged() => {
+                Some(self.shards[at].raft.hard_state())
+            }
+            _ => self.upkeep.lost.get(&shard).copied(),
         };
         let hard_state = promised.filter(|_| hard_state);
         let known = self.storage.index().shard(shard).map(|index| index.base());

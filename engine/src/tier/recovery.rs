@@ -9,7 +9,7 @@
 //! | kept entry above the base | fills its place; contradicts the log if another term is there |
 //! | entry at or below the base | nothing |
 //! | hard state | is the newest |
-//! | base | removes what is at or below it; with `reset`, everything |
+//! | base | removes what is at or below it; with `reset`, everything, and the log begins there, also if it began later before |
 //!
 //! At the end, the newest snapshot of the shard, at S with term T, is held against it:
 //!
@@ -332,7 +332,7 @@ impl Recovery {
         let known = self.index.shard(shard).map_or((LogIndex(0), Term(0)), ShardIndex::base);
         let own = self.index.shard(shard).and_then(|index| index.term_at(base.index));
         let pending = self.pending(shard);
-        if base.index < known.0 {
+        if base.index < known.0 && !base.reset {
             return;
         }
         if let Some(own) = own
@@ -343,6 +343,8 @@ impl Recovery {
             pending.error.get_or_insert(ShardError::Contradiction { shard, index, own, found });
         }
         if base.reset {
+            // Whatever contradicted itself before is gone.
+            pending.error = None;
             self.memory.reset(shard);
         } else {
             self.memory.compact_to(shard, base.index);
