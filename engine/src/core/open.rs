@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use coracle_wal::{RecordView, SegmentInfo, Wal};
+use coracle_wal::{Lsn, RecordView, SegmentInfo, Wal};
 use thiserror::Error;
 
 use super::cold::Cold;
@@ -24,7 +24,7 @@ use super::upkeep::Upkeep;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
-use crate::raft::{self, Effects, HardState, Raft, RaftLog};
+use crate::raft::{self, Effects, HardState, Raft, RaftLog, Standing};
 use crate::snapshot::{SnapshotId, SnapshotStore};
 use crate::tier::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
@@ -154,6 +154,13 @@ impl<E: Env> Core<E> {
         let (wal, driver, recovery) = Wal::open(disk, wal_options(&config), &mut replay)
             .await
             .map_err(|source| OpenError::Wal { core, source })?;
+        let damaged = recovery.damage.iter().map(|lost| lost.to).max();
+        for lost in &recovery.damage {
+            tracing::error!(%core, "the log is damaged: {lost} can't be read");
+        }
+        if let Some(behind) = damaged {
+            replay.0.damaged(behind);
+        }
         let hosted = (0..config.shards).map(ShardId);
         let hosted = hosted.filter(|id| CoreId::hosting(*id, config.shards, config.cores) == core);
         let hosted: Vec<ShardId> = hosted.collect();
@@ -189,7 +196,8 @@ impl<E: Env> Core<E> {
                     None
                 }
             };
-            let found = judge(id, shards.remove(&id), snapshot, unreadable.get(&id).copied());
+            let log = shards.remove(&id).or_else(|| Some(Err(nothing_left(id, damaged?))));
+            let found = judge(id, log, snapshot, unreadable.get(&id).copied());
             promised.extend(found.hard_state().map(|hard_state| (id, hard_state)));
             if let Found::Damaged { reason, .. } = &found {
                 memory.reset(id);
@@ -280,6 +288,8 @@ fn wal_options(config: &CoreConfig) -> coracle_wal::Options {
     let mut options = config.wal.clone();
     options.log_bytes_max = config.tiers.disk_bytes_max;
     options.archive = config.tiers.archive;
+    // The others have what was there. Without others, the operator decides.
+    options.start_on_gaps = config.members.len() > 1;
     options
 }
 
@@ -312,7 +322,7 @@ impl Found {
         match self {
             Self::Blank => None,
             Self::Whole(found) => Some(found.hard_state),
-            Self::Damaged { hard_state, .. } => Some(*hard_state),
+            Self::Damaged { hard_state, .. } => Some(marked(*hard_state)),
         }
     }
 }
@@ -328,6 +338,12 @@ async fn restore<E: Env>(
     let snapshot = manifest.id;
     let restored = installing::restore(env, store, &manifest, machine).await;
     restored.map(|()| Some(snapshot)).map_err(|error| Unreadable { snapshot, error })
+}
+
+/// Of a shard nothing was found, in a log that is damaged: it may have been there.
+fn nothing_left(shard: ShardId, behind: Lsn) -> tier::Unusable {
+    let error = tier::ShardError::LogDamaged { shard, behind };
+    tier::Unusable { error, hard_state: HardState::default() }
 }
 
 /// Whether a shard can go on with what was found of it. A snapshot that can't be read is not needed while the
@@ -415,9 +431,13 @@ fn bring_up<E: Env>(
         inflight_bytes_max: limits.inflight_bytes_max,
         uncommitted_bytes_max: limits.uncommitted_bytes_max,
         read_batches_max: limits.read_batches_max,
-        blank: matches!(found, Found::Blank).then(|| env.random()),
-        damaged: matches!(found, Found::Damaged { .. }).then(|| env.random()),
+        blank: matches!(found, Found::Blank).then(|| incarnation(env)),
+        damaged: matches!(found, Found::Damaged { .. }).then(|| incarnation(env)),
         ..raft::Config::new(config.node, voters, seed)
+    };
+    let mark = match &found {
+        Found::Damaged { hard_state, .. } => Some(marked(*hard_state)),
+        _ => None,
     };
     let found = match found {
         Found::Blank => RecoveredShard::default(),
@@ -427,7 +447,8 @@ fn bring_up<E: Env>(
     let (base, base_term) = found.base;
     let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
     let mut raft = Raft::new(raft_config, found.hard_state, log, env.now())?;
-    let mut effects = Effects { base: found.unstored, ..Effects::default() };
+    let mut effects =
+        Effects { base: found.unstored, hard_state: mark, ..Effects::default() };
     let applied = match snapshot {
         Some(SnapshotId { index, term, .. }) => {
             raft.step(raft::Event::Snapshot { index, term }, &mut effects);
@@ -436,6 +457,16 @@ fn bring_up<E: Env>(
         None => base,
     };
     Ok((raft, effects, applied))
+}
+
+/// A number that names this start of a replica; 0 is none.
+fn incarnation<E: Env>(env: &E) -> u64 {
+    env.random().max(1)
+}
+
+/// What is stored of a damaged replica at once: what shows the damage may be gone at the next start.
+fn marked(hard_state: HardState) -> HardState {
+    HardState { standing: Standing::DAMAGED, ..hard_state }
 }
 
 /// An empty log that begins behind `snapshot`, or at 0.
