@@ -416,3 +416,7 @@ pub const REWRITE_READ_BYTES: usize = 1 << 20;
 /// How often the upkeep of a log that nobody writes to is looked at: followers that are waited for, and
 /// snapshots by the clock, have patience for that.
 pub const UPKEEP_PAUSE: Duration = Duration::from_millis(500);
+
+/// The upkeep of a log is looked at before the next tick when this part of a segment was appended: a burst
+/// must not use up the reserve unseen.
+pub const UPKEEP_SEGMENT_PARTS: u64 = 4;

@@ -121,6 +121,10 @@ declare_probes! {
     snapshot_replaced_conflict,
     /// A replica without data heard of a leader before it knew whether the cluster is new.
     blank_found_leader,
+    damaged_found_leader,
+    replay_damage_outlived,
+    replay_damage_outlived_by_snapshot,
+    snapshot_unreadable_at_start,
     /// A new member gave up its vote in a term in which it may have voted before.
     blank_gives_up_vote,
     /// A message about votes was ignored by a replica that may not vote.

@@ -146,6 +146,7 @@ declare_probes! {
     recovery_hole_in_tail,
     /// Acknowledged records were damaged.
     recovery_damage,
+    recovery_damage_bounded,
     /// A batch of an earlier use of its segment was ignored.
     recovery_stale_batch,
     /// A batch was found half written.

@@ -217,7 +217,8 @@ pub struct Recovery {
     /// What was cut off, if the tail was torn.
     pub cut: Option<Extent>,
     /// What acknowledged parts are lost; not empty only with
-    /// [`Options::start_on_damage`](crate::Options::start_on_damage).
+    /// [`Options::start_on_damage`](crate::Options::start_on_damage) or
+    /// [`Options::start_on_gaps`](crate::Options::start_on_gaps).
     pub damage: Vec<Extent>,
     /// Number of this start of the log.
     pub generation: u64,

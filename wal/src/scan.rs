@@ -307,6 +307,12 @@ impl<'s, F: DiskFile> Scan<'s, F> {
         self.last.map(|last| last.trimmed).unwrap_or_default()
     }
 
+    /// Whether valid batches follow behind each stretch that is damaged.
+    pub(crate) fn is_damage_bounded(&self) -> bool {
+        let end = self.chain().end;
+        self.damage.iter().all(|lost| lost.from < lost.to && lost.to < end)
+    }
+
     /// Walks the whole log and gives its records to `replay`. Returns the label of its end, or of the
     /// worst that was met.
     pub(crate) async fn run(&mut self, replay: &mut dyn Replay) -> Result<Label, Fault> {

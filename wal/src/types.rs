@@ -116,6 +116,10 @@ pub struct Options {
     pub log_id: [u8; 16],
     /// Open although acknowledged records are damaged; the report names what is lost.
     pub start_on_damage: bool,
+    /// Open although acknowledged records are damaged, if intact ones follow behind all that are: for an owner who
+    /// can tell from [`Recovery::damage`](crate::Recovery::damage) what must not be trusted. It is reported at every
+    /// start until it is trimmed. Damage at the end of the log, where new records go, is refused.
+    pub start_on_gaps: bool,
     /// Bytes that the log's files may take: segments in use, prepared and spare. None is made beyond it:
     /// the log is then as on a full disk ([`Wal::has_room`](crate::Wal::has_room)) until a trim gives
     /// segments back. 0: no bound but the disk. Opening makes a segment if it has to, also beyond it.
@@ -135,6 +139,7 @@ impl Default for Options {
             buffer_bytes_max: 16 << 20,
             log_id: [0; 16],
             start_on_damage: false,
+            start_on_gaps: false,
             log_bytes_max: 0,
             archive: false,
         }

@@ -66,7 +66,10 @@ impl<D: Disk> Wal<D> {
         sometimes!(recovery_damage, label == Label::Damage);
         sometimes!(recovery_closed, scan.is_closed());
         sometimes!(recovery_several_segments, scan.live.len() > 1);
-        if label == Label::Damage && !options.start_on_damage {
+        sometimes!(recovery_damage_bounded, label == Label::Damage && scan.is_damage_bounded());
+        let accepted =
+            options.start_on_damage || (options.start_on_gaps && scan.is_damage_bounded());
+        if label == Label::Damage && !accepted {
             return Err(OpenError::Damaged(scan.damage));
         }
         let (chain, trimmed) = (scan.chain(), scan.trimmed());

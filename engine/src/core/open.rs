@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use coracle_wal::{RecordView, SegmentInfo, Wal};
+use coracle_wal::{Lsn, RecordView, SegmentInfo, Wal};
 use thiserror::Error;
 
 use super::cold::Cold;
 use super::inbox::Inbox;
-use super::installing::{self, Installing};
+use super::installing::{self, Installing, RestoreError};
 use super::mailbox::{Letters, Mailbox};
 use super::peers::Gate;
 use super::run::{Core, silence_max};
@@ -24,7 +24,7 @@ use super::upkeep::Upkeep;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
-use crate::raft::{self, Effects, Raft, RaftLog};
+use crate::raft::{self, Effects, HardState, Raft, RaftLog, Standing};
 use crate::snapshot::{SnapshotId, SnapshotStore};
 use crate::tier::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
@@ -154,6 +154,13 @@ impl<E: Env> Core<E> {
         let (wal, driver, recovery) = Wal::open(disk, wal_options(&config), &mut replay)
             .await
             .map_err(|source| OpenError::Wal { core, source })?;
+        let damaged = recovery.damage.iter().map(|lost| lost.to).max();
+        for lost in &recovery.damage {
+            tracing::error!(%core, "the log is damaged: {lost} can't be read");
+        }
+        if let Some(behind) = damaged {
+            replay.0.damaged(behind);
+        }
         let hosted = (0..config.shards).map(ShardId);
         let hosted = hosted.filter(|id| CoreId::hosting(*id, config.shards, config.cores) == core);
         let hosted: Vec<ShardId> = hosted.collect();
@@ -161,7 +168,7 @@ impl<E: Env> Core<E> {
             let manifest = store.newest(*id)?;
             Some((*id, (manifest.id.index, manifest.id.term)))
         };
-        let Recovered { mut shards, index, memory } = replay
+        let Recovered { mut shards, index, mut memory } = replay
             .0
             .finish(&hosted.iter().filter_map(newest).collect())
             .map_err(|source| OpenError::Replay { core, source })?;
@@ -177,35 +184,39 @@ impl<E: Env> Core<E> {
         let inbox = Rc::new(Inbox::new(first_view(&config), limits));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
-        let mut promised = BTreeMap::new();
+        let (mut promised, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for id in hosted {
-            let machine: Machine = Rc::new(RefCell::new(machines(id)));
-            let up = match shards.remove(&id) {
-                Some(Ok(found)) => {
-                    promised.insert(id, found.hard_state);
-                    let restored = restore(&env, &store, id, found.base.0, &machine).await;
-                    restored.map(|applied| (Some(found), applied))
+            let mut machine = new_machine(machines, id);
+            let snapshot = match restore(&env, &store, id, &machine).await {
+                Ok(snapshot) => snapshot,
+                Err(Unreadable { snapshot, error }) => {
+                    tracing::error!(%core, shard = %id, "{snapshot} can't be restored: {error}");
+                    unreadable.insert(id, snapshot);
+                    machine = new_machine(machines, id); // some of it may be there
+                    None
                 }
-                Some(Err(unusable)) => {
-                    promised.insert(id, unusable.hard_state);
-                    Err(unusable.error.to_string())
-                }
-                None => Ok((None, None)),
             };
-            match up {
-                Ok((found, applied)) => {
-                    let brought_up = bring_up(&config, id, found, applied, &env);
-                    let (raft, effects, applied) = brought_up
-                        .map_err(|source| OpenError::Replica { core, shard: id, source })?;
-                    let mut shard = Shard::new(id, raft, machine, applied, limits);
-                    shard.effects = effects;
-                    live.push(shard);
-                }
-                Err(reason) => {
+            let log = shards.remove(&id).or_else(|| Some(Err(nothing_left(id, damaged?))));
+            let found = judge(id, log, snapshot, unreadable.get(&id).copied());
+            promised.extend(found.hard_state().map(|hard_state| (id, hard_state)));
+            if let Found::Damaged { reason, .. } = &found {
+                memory.reset(id);
+                if config.members.len() == 1 {
                     tracing::error!(%core, shard = %id, "this replica takes no part: {reason}");
-                    lost.insert(id, reason);
+                    lost.insert(id, reason.clone());
+                    continue;
                 }
+                tracing::error!(
+                    %core, shard = %id,
+                    "this replica is damaged: {reason}; when it hears the leader of the shard, it gives \
+                     up what is left of its log, and comes back as one that lost its data"
+                );
             }
+            let (raft, effects, applied) = bring_up(&config, id, found, snapshot, &env)
+                .map_err(|source| OpenError::Replica { core, shard: id, source })?;
+            let mut shard = Shard::new(id, raft, machine, applied, limits);
+            shard.effects = effects;
+            live.push(shard);
         }
         let transfers = Rc::new(budget(config.tiers.transfer_bytes_per_s));
         let service =
@@ -216,6 +227,7 @@ impl<E: Env> Core<E> {
             store,
             taking: Taking::default(),
             installing: Installing::default(),
+            unreadable,
             transfers,
             writes: Rc::new(budget(SNAPSHOT_WRITE_BYTES_PER_S)),
             cancel: Cancel::default(),
@@ -276,6 +288,8 @@ fn wal_options(config: &CoreConfig) -> coracle_wal::Options {
     let mut options = config.wal.clone();
     options.log_bytes_max = config.tiers.disk_bytes_max;
     options.archive = config.tiers.archive;
+    // The others have what was there. Without others, the operator decides.
+    options.start_on_gaps = config.members.len() > 1;
     options
 }
 
@@ -287,25 +301,82 @@ fn budget(bytes_per_s: u64) -> TransferBudget {
     }
 }
 
-/// Gives a state machine its newest snapshot, if there is one. Returns which, or why the replica can't be
-/// brought up. A snapshot that can't be read is not needed while the log still has all entries.
+/// A snapshot that its shard's state machine can't be given.
+struct Unreadable {
+    snapshot: SnapshotId,
+    error: RestoreError,
+}
+
+/// What was found of a shard.
+enum Found {
+    /// Nothing.
+    Blank,
+    /// All of it.
+    Whole(RecoveredShard),
+    /// It may lack something that it acknowledged. All but its hard state is to be begun anew.
+    Damaged { hard_state: HardState, reason: String },
+}
+
+impl Found {
+    fn hard_state(&self) -> Option<HardState> {
+        match self {
+            Self::Blank => None,
+            Self::Whole(found) => Some(found.hard_state),
+            Self::Damaged { hard_state, .. } => Some(marked(*hard_state)),
+        }
+    }
+}
+
+/// Gives a state machine its newest snapshot, if there is one. Returns which.
 async fn restore<E: Env>(
     env: &E,
     store: &SnapshotStore<E::Disk>,
     shard: ShardId,
-    base: LogIndex,
     machine: &Machine,
-) -> Result<Option<SnapshotId>, String> {
+) -> Result<Option<SnapshotId>, Unreadable> {
     let Some(manifest) = store.newest(shard) else { return Ok(None) };
-    let Err(error) = installing::restore(env, store, &manifest, machine).await else {
-        return Ok(Some(manifest.id));
-    };
-    Err(format!(
-        "its state can't be restored from {}: {error}; its log begins at {base}. Remove the files of \
-         that snapshot and restart to bring it up from its log if that begins at 0; else restore \
-         this shard from its peers",
-        manifest.id
-    ))
+    let snapshot = manifest.id;
+    let restored = installing::restore(env, store, &manifest, machine).await;
+    restored.map(|()| Some(snapshot)).map_err(|error| Unreadable { snapshot, error })
+}
+
+/// Of a shard nothing was found, in a log that is damaged: it may have been there.
+fn nothing_left(shard: ShardId, behind: Lsn) -> tier::Unusable {
+    let error = tier::ShardError::LogDamaged { shard, behind };
+    tier::Unusable { error, hard_state: HardState::default() }
+}
+
+/// Whether a shard can go on with what was found of it. A snapshot that can't be read is not needed while the
+/// log still has all entries.
+fn judge(
+    shard: ShardId,
+    log: Option<Result<RecoveredShard, tier::Unusable>>,
+    snapshot: Option<SnapshotId>,
+    unreadable: Option<SnapshotId>,
+) -> Found {
+    match (log, unreadable) {
+        (None, _) => Found::Blank,
+        (Some(Ok(found)), None) => Found::Whole(found),
+        (Some(Ok(found)), Some(lost)) => {
+            sometimes!(snapshot_unreadable_at_start);
+            if found.base.0 == LogIndex(0) && snapshot.is_none() {
+                return Found::Whole(found);
+            }
+            let reason = format!(
+                "the log of shard {shard} begins behind {}, and {lost}, which has what was before, can't \
+                 be read",
+                found.base.0
+            );
+            Found::Damaged { hard_state: found.hard_state, reason }
+        }
+        (Some(Err(unusable)), _) => {
+            Found::Damaged { hard_state: unusable.hard_state, reason: unusable.error.to_string() }
+        }
+    }
+}
+
+fn new_machine(machines: &dyn Fn(ShardId) -> Box<dyn StateMachine>, shard: ShardId) -> Machine {
+    Rc::new(RefCell::new(machines(shard)))
 }
 
 fn first_view(config: &CoreConfig) -> ClusterView {
@@ -338,11 +409,11 @@ fn hello(config: &CoreConfig) -> Hello {
     }
 }
 
-/// A replica with what was found of it, or a blank one; `snapshot` is what its state machine has.
+/// A replica with what was found of it; `snapshot` is what its state machine has.
 fn bring_up<E: Env>(
     config: &CoreConfig,
     shard: ShardId,
-    found: Option<RecoveredShard>,
+    found: Found,
     snapshot: Option<SnapshotId>,
     env: &E,
 ) -> Result<(Raft, Effects, LogIndex), raft::StartError> {
@@ -360,14 +431,23 @@ fn bring_up<E: Env>(
         inflight_bytes_max: limits.inflight_bytes_max,
         uncommitted_bytes_max: limits.uncommitted_bytes_max,
         read_batches_max: limits.read_batches_max,
-        blank: found.is_none().then(|| env.random()),
+        blank: matches!(found, Found::Blank).then(|| incarnation(env)),
+        damaged: matches!(found, Found::Damaged { .. }).then(|| incarnation(env)),
         ..raft::Config::new(config.node, voters, seed)
     };
-    let found = found.unwrap_or_default();
+    let mark = match &found {
+        Found::Damaged { hard_state, .. } => Some(marked(*hard_state)),
+        _ => None,
+    };
+    let found = match found {
+        Found::Blank => RecoveredShard::default(),
+        Found::Whole(found) => found,
+        Found::Damaged { hard_state, .. } => anew(hard_state, snapshot),
+    };
     let (base, base_term) = found.base;
     let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
     let mut raft = Raft::new(raft_config, found.hard_state, log, env.now())?;
-    let mut effects = Effects { base: found.unstored, ..Effects::default() };
+    let mut effects = Effects { base: found.unstored, hard_state: mark, ..Effects::default() };
     let applied = match snapshot {
         Some(SnapshotId { index, term, .. }) => {
             raft.step(raft::Event::Snapshot { index, term }, &mut effects);
@@ -376,4 +456,24 @@ fn bring_up<E: Env>(
         None => base,
     };
     Ok((raft, effects, applied))
+}
+
+/// A number that names this start of a replica; 0 is none.
+fn incarnation<E: Env>(env: &E) -> u64 {
+    env.random().max(1)
+}
+
+/// What is stored of a damaged replica at once: what shows the damage may be gone at the next start.
+fn marked(hard_state: HardState) -> HardState {
+    HardState { standing: Standing::DAMAGED, ..hard_state }
+}
+
+/// An empty log that begins behind `snapshot`, or at 0.
+fn anew(hard_state: HardState, snapshot: Option<SnapshotId>) -> RecoveredShard {
+    let base = snapshot.map_or((LogIndex(0), Term(0)), |id| (id.index, id.term));
+    let HardState { term, vote, standing, .. } = hard_state;
+    // Of a term that is lost from the log, no vote is known; it gives none before the others take it back.
+    let (term, vote) = if base.1 > term { (base.1, None) } else { (term, vote) };
+    let hard_state = HardState { term, vote, commit: base.0, standing };
+    RecoveredShard { hard_state, base, last: base.0, ..RecoveredShard::default() }
 }

@@ -157,7 +157,7 @@ impl Shard {
 
     /// Answers a query from whatever this replica has applied.
     pub(super) fn query_stale(&mut self, payload: &Bytes, answer: QueryAnswer) {
-        if self.restoring {
+        if self.restoring || self.raft.is_damaged() {
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
             return drop(answer.send(Err(error)));
         }

@@ -4,6 +4,7 @@
 //! All of it happens between turns or in tasks beside the loop; what they find comes back as events.
 //! A shard whose data can't be read any more is halted with the reason, and the others go on.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use coracle_wal::Disk;
@@ -27,6 +28,8 @@ pub(super) struct Tiers<D: Disk> {
     pub(super) store: SnapshotStore<D>,
     pub(super) taking: Taking,
     pub(super) installing: Installing,
+    /// Snapshots that could not be restored at start. Each is given up when its shard goes on without it.
+    pub(super) unreadable: BTreeMap<ShardId, SnapshotId>,
     /// What all transfers of this core take their bandwidth from.
     pub(super) transfers: Rc<TransferBudget>,
     /// What snapshots of own shards take theirs from.
@@ -64,6 +67,7 @@ impl<E: Env> Core<E> {
             }
         }
         self.storage.summarize();
+        self.keep_up_with_turn();
         self.tiers.cold.start(&self.env, &self.inbox);
         self.begin_snapshot();
     }
@@ -285,11 +289,33 @@ impl<E: Env> Core<E> {
         });
     }
 
+    /// Gives up snapshots that can't be read, of shards that go on without them. Until a leader is heard,
+    /// what is left of a damaged replica may be the last copy.
+    pub(super) fn give_up_unreadable(&mut self) {
+        let unreadable = std::mem::take(&mut self.tiers.unreadable);
+        for (shard, id) in unreadable {
+            let Some(at) = self.position_of(shard) else { continue };
+            if self.shards[at].raft.is_damaged() {
+                self.tiers.unreadable.insert(shard, id);
+                continue;
+            }
+            tracing::warn!(%shard, "{id}, which can't be read, is removed");
+            let store = self.tiers.store.clone();
+            self.env.spawn(async move {
+                if let Err(error) = store.discard(id).await {
+                    tracing::warn!(%shard, "{id} could not be removed: {error}");
+                }
+            });
+        }
+    }
+
     /// A leader offers a snapshot that this replica lacks.
     pub(super) fn on_offer(&mut self, at: usize, (from, index, term): (NodeId, LogIndex, Term)) {
         let shard = self.shards[at].id;
         let id = SnapshotId { shard, index, term };
-        if self.shards[at].applied() >= index || !self.tiers.installing.begin(id) {
+        // One that can't be read stands in the way until the next tick.
+        let waits = self.tiers.unreadable.contains_key(&shard);
+        if waits || self.shards[at].applied() >= index || !self.tiers.installing.begin(id) {
             return;
         }
         tracing::info!(%shard, %index, %from, "taking over a snapshot");

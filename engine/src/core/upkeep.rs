@@ -4,7 +4,7 @@
 //! What is written again is read first if it is not in memory; one shard at a time. Entries that were
 //! overwritten or compacted while they were read are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use coracle_wal::Lsn;
@@ -14,7 +14,7 @@ use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
-use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE};
+use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS};
 use crate::raft::{Base, Entry, HardState, Standing};
 use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
@@ -29,11 +29,14 @@ pub(super) struct Upkeep {
     pub(super) pressure: Pressure,
     /// When the newest snapshot of a shard was taken, or seen first.
     snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
-    /// Entries that are being written again: from the first that is not yet, to the last.
-    rewriting: Option<(ShardId, LogIndex, LogIndex)>,
+    /// Entries that are being written again: from the first that is not yet, to the last. The first ones
+    /// are being read.
+    rewriting: VecDeque<(ShardId, LogIndex, LogIndex)>,
+    /// Something was written again since the last decision: it may be time for the next.
+    again: bool,
     /// When the newest snapshot of a shard became durable, or was found, in milliseconds since 1970.
     saved_ms: BTreeMap<ShardId, u64>,
-    /// What shards that are lost have promised.
+    /// What shards had promised when they were found; it counts for those that are lost or damaged.
     lost: BTreeMap<ShardId, HardState>,
 }
 
@@ -45,7 +48,8 @@ impl Upkeep {
             decided: (Lsn(0), Lsn(0), Duration::ZERO),
             pressure: Pressure::Normal,
             snapshot_at: BTreeMap::new(),
-            rewriting: None,
+            rewriting: VecDeque::new(),
+            again: false,
             saved_ms: BTreeMap::new(),
             lost,
         }
@@ -63,6 +67,17 @@ impl Upkeep {
 }
 
 impl<E: Env> Core<E> {
+    /// End of a turn: does not wait for the next tick if much was appended since the last decision, or
+    /// if that is carried out.
+    pub(super) fn keep_up_with_turn(&mut self) {
+        let grown = self.storage.appended().0 - self.upkeep.decided.0.0;
+        let much = grown >= self.upkeep.budget.segment_bytes / UPKEEP_SEGMENT_PARTS;
+        if much || (self.upkeep.again && self.upkeep.rewriting.is_empty()) {
+            self.upkeep.decided = (Lsn(0), Lsn(0), Duration::ZERO);
+            self.keep_up(self.env.now());
+        }
+    }
+
     /// Looks after the log.
     pub(super) fn keep_up(&mut self, now: Duration) {
         let (appended, durable) = (self.storage.appended(), self.storage.wal().durable());
@@ -72,6 +87,8 @@ impl<E: Env> Core<E> {
             return; // many idle shards must cost nothing
         }
         self.upkeep.decided = (appended, durable, now);
+        self.upkeep.again = false;
+        self.give_up_unreadable();
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage
@@ -180,8 +197,8 @@ impl<E: Env> Core<E> {
             snapshot_running: self.tiers.taking.is_wanted(id),
             snapshot_possible: !busy && self.tiers.taking.is_possible(id, now),
             pins: slow.chain(offered).collect(),
-            rewriting: self.upkeep.rewriting.is_some_and(|(rewriting, ..)| rewriting == id),
-            given_up: false,
+            rewriting: self.upkeep.rewriting.iter().any(|(rewriting, ..)| *rewriting == id),
+            given_up: shard.raft.is_damaged(),
         }
     }
 
@@ -198,46 +215,57 @@ impl<E: Env> Core<E> {
         }
         let at = self.position_of(shard);
         let promised = match at {
-            Some(at) => Some(self.shards[at].raft.hard_state()),
-            None => self.upkeep.lost.get(&shard).copied(),
+            Some(at) if !self.shards[at].raft.is_damaged() => {
+                Some(self.shards[at].raft.hard_state())
+            }
+            _ => self.upkeep.lost.get(&shard).copied(),
         };
-        let hard_state = promised.filter(|_| hard_state);
-        let known = self.storage.index().shard(shard).map(|index| index.base());
+        let Some(index) = self.storage.index().shard(shard) else { return };
+        let (known, last) = (Some(index.base()), index.last());
+        // What this turn has appended is not in the log yet.
+        let in_log = |state: HardState| HardState { commit: state.commit.min(last), ..state };
+        let hard_state = promised.filter(|_| hard_state).map(in_log);
         let base = known.filter(|_| base).map(|(index, term)| Base { index, term, reset: false });
         if hard_state.is_some() || base.is_some() {
             sometimes!(state_written_again);
+            self.upkeep.again = true;
             self.storage.write_again(shard, Again { base, hard_state, entries: Vec::new() });
         }
-        if let (Some(at), Some((first, last)), None) = (at, entries, self.upkeep.rewriting) {
-            self.upkeep.rewriting = Some((shard, first, last));
-            self.rewrite_next(at);
+        if let (Some(_), Some((first, last))) = (at, entries) {
+            self.upkeep.rewriting.push_back((shard, first, last));
+            if self.upkeep.rewriting.len() == 1 {
+                self.rewrite_next();
+            }
         }
     }
 
     /// Reads the next entries that are to be written again.
-    fn rewrite_next(&mut self, at: usize) {
-        let Some((_, first, last)) = self.upkeep.rewriting else { return };
-        let first = first.max(self.shards[at].raft.log().base_index().next());
-        let want = (first <= last)
-            .then(|| self.locate(at, Reader::Rewrite, (first, last), REWRITE_READ_BYTES))
-            .flatten();
-        match want {
-            Some(want) => self.tiers.cold.want(want),
+    fn rewrite_next(&mut self) {
+        while let Some((shard, first, last)) = self.upkeep.rewriting.front().copied() {
+            let at = self.position_of(shard).filter(|at| self.shards[*at].halted().is_none());
+            let want = at.and_then(|at| {
+                let first = first.max(self.shards[at].raft.log().base_index().next());
+                let range = (first <= last).then_some((first, last))?;
+                self.locate(at, Reader::Rewrite, range, REWRITE_READ_BYTES)
+            });
+            if let Some(want) = want {
+                return self.tiers.cold.want(want);
+            }
             // Done; or gone meanwhile, and decided again if it is not.
-            None => self.upkeep.rewriting = None,
+            self.upkeep.rewriting.pop_front();
+            self.upkeep.again = true;
         }
     }
 
     /// Entries that are to be written again were read.
     pub(super) fn write_entries_again(&mut self, at: usize, entries: Vec<Entry>) {
         let shard = self.shards[at].id;
-        let Some((rewriting, _, last)) = self.upkeep.rewriting else { return };
-        assert_eq!(rewriting, shard, "one shard at a time is written again");
+        let Some((rewriting, next, last)) = self.upkeep.rewriting.front_mut() else { return };
+        assert_eq!(*rewriting, shard, "they are read one after the other");
+        *next = entries.last().map_or(*last, |entry| entry.index).next();
         if !self.storage.is_accepting() || self.failed {
-            self.upkeep.rewriting = None;
-            return;
+            return self.end_rewriting();
         }
-        let next = entries.last().map_or(last, |entry| entry.index).next();
         let index = self.storage.index().shard(shard);
         let live =
             |entry: &Entry| index.is_some_and(|index| index.is_live(entry.index, entry.term));
@@ -246,12 +274,12 @@ impl<E: Env> Core<E> {
             sometimes!(entries_written_again);
             self.storage.write_again(shard, Again { entries, ..Again::default() });
         }
-        self.upkeep.rewriting = Some((shard, next, last));
-        self.rewrite_next(at);
+        self.rewrite_next();
     }
 
-    /// Entries that are to be written again can't be read.
+    /// Entries that are to be written again can't be read, or not be written now.
     pub(super) fn end_rewriting(&mut self) {
-        self.upkeep.rewriting = None;
+        self.upkeep.rewriting.pop_front();
+        self.rewrite_next();
     }
 }

@@ -43,6 +43,11 @@ pub struct Config {
     /// every other voter; [`Standing`](super::Standing) tells what follows. `None` with an empty log is
     /// the operator's word that this replica has never promised anything.
     pub blank: Option<u64>,
+    /// Set if what was found on disk is damaged, so that this replica may lack what it acknowledged: a number
+    /// as for `blank`. The log given with it begins anew, at 0 or at a snapshot. The replica takes no part and
+    /// stores nothing until a leader is heard; then it gives up the old log and comes back as one that lost its
+    /// data. So nothing is given up while it may be the last copy.
+    pub damaged: Option<u64>,
     /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
     pub random_seed: u64,
 }
@@ -65,6 +70,7 @@ impl Config {
             read_batches_max: READ_BATCHES_MAX,
             fetch_bytes_max: FETCH_BYTES_MAX,
             blank: None,
+            damaged: None,
             random_seed,
         }
     }

@@ -61,6 +61,12 @@ pub enum Standing {
     Returning(u64),
 }
 
+impl Standing {
+    /// As [`Standing::Returning`], of a replica that was found damaged: what the log has of it is not to be
+    /// trusted, until it is begun anew. No incarnation is 0. Only in hard states.
+    pub const DAMAGED: Self = Self::Returning(0);
+}
+
 /// One entry of a shard's log. Cloning copies no payload: it counts one more reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -122,8 +122,16 @@ impl Raft {
             let what = "said to be blank, but there is a hard state or a log".to_owned();
             return Err(StartError::Config(what));
         }
+        if config.damaged.is_some()
+            && (config.voters.len() == 1 || log.last_index() > log.base_index())
+        {
+            let what = "said to be damaged, but it is the only voter or has entries".to_owned();
+            return Err(StartError::Config(what));
+        }
         #[cfg(mutant = "vote-forgotten-on-restart")]
         let vote = vote.and(None);
+        // It says so to whoever hears from it; it stores that with the end of its old log.
+        let standing = config.damaged.map_or(standing, Standing::Returning);
         if log.last_term() > term {
             return Err(StartError::TermBehindLog { term, last: log.last_term() });
         }

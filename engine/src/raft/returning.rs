@@ -16,6 +16,10 @@
 //!   at this start, its *incarnation*. It stores that before anything else.
 //! - A single voter is a member at once.
 //!
+//! **Damaged.** A replica that may lack a part of what it acknowledged, but knows its term and vote
+//! ([`Config::damaged`](super::Config::damaged)), is as one that is blank, but asks nobody: it was here before.
+//! When a leader sends it something, it gives up what is left of its log and is returning.
+//!
 //! **Returning.** It takes entries and snapshots and acknowledges them, and says in each answer that it is
 //! returning. It neither votes nor campaigns nor answers pre-votes, after a restart, too. It takes no commit
 //! index from heartbeats: that goes by what was acknowledged, perhaps before the loss. Appends say what they prove.
@@ -73,17 +77,19 @@
 use std::time::Duration;
 
 use super::config::Config;
-use super::effects::{Effects, Role};
+use super::effects::{Base, Effects, Role};
 use super::message::{Census, CensusReply, Entry, EntryKind, Message, Readmission, Standing};
 use super::progress::Readmitting;
 use super::replica::Raft;
 use crate::limits::READMISSION_BEATS;
 use crate::{NodeId, Term};
 
-/// What a blank replica has heard so far.
+/// What a blank or damaged replica has heard so far.
 #[derive(Clone, Debug)]
 pub(super) struct Asking {
     incarnation: u64,
+    /// It is damaged: it was here before, and only waits for a leader.
+    damaged: bool,
     /// When it asks again.
     due: Duration,
     /// Who is known to be empty, and the term it was in.
@@ -93,8 +99,9 @@ pub(super) struct Asking {
 impl Asking {
     /// A single voter has nobody to ask, and nobody who could know more.
     pub(super) fn begin(config: &Config, now: Duration) -> Option<Self> {
-        let incarnation = config.blank.filter(|_| config.voters.len() > 1)?;
-        Some(Self { incarnation, due: now, empty: Vec::new() })
+        let damaged = config.damaged.is_some();
+        let incarnation = config.damaged.or(config.blank.filter(|_| config.voters.len() > 1))?;
+        Some(Self { incarnation, damaged, due: now, empty: Vec::new() })
     }
 }
 
@@ -103,6 +110,12 @@ impl Raft {
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
         self.asking.is_none().then_some(self.standing)
+    }
+
+    /// Whether what was found of it is damaged, and nothing of that is given up yet: its log is still on disk.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.asking.as_ref().is_some_and(|asking| asking.damaged)
     }
 
     /// Whether it may vote, campaign and lead.
@@ -115,7 +128,9 @@ impl Raft {
         if self.leader.is_some() && self.now >= self.election_due {
             self.leader = None;
         }
-        let Some(asking) = self.asking.as_mut().filter(|asking| self.now >= asking.due) else {
+        let Some(asking) =
+            self.asking.as_mut().filter(|asking| self.now >= asking.due && !asking.damaged)
+        else {
             return;
         };
         asking.due = self.now + self.config.heartbeat_interval;
@@ -136,8 +151,16 @@ impl Raft {
             Message::Census(m) => self.on_census(from, *m, effects),
             Message::CensusReply(m) => self.on_census_reply(from, *m, effects),
             Message::Append(_) | Message::Heartbeat(_) | Message::SnapshotOffer(_) => {
-                if let Some(asking) = &self.asking {
-                    sometimes!(blank_found_leader);
+                // One of an earlier term may lead no more; it learns of ours and does not count as a leader.
+                if let Some(asking) = &self.asking
+                    && message.term() >= self.term
+                {
+                    sometimes!(blank_found_leader, !asking.damaged);
+                    sometimes!(damaged_found_leader, asking.damaged);
+                    if asking.damaged {
+                        let (index, term) = (self.log.base_index(), self.log.base_term());
+                        effects.base = Some(Base { index, term, reset: true });
+                    }
                     self.become_returning(asking.incarnation, effects);
                 }
                 return true;
@@ -161,7 +184,8 @@ impl Raft {
     }
 
     fn on_census_reply(&mut self, from: NodeId, m: CensusReply, effects: &mut Effects) {
-        let Some(asking) = self.asking.as_mut().filter(|own| own.incarnation == m.incarnation)
+        let Some(asking) =
+            self.asking.as_mut().filter(|own| own.incarnation == m.incarnation && !own.damaged)
         else {
             return;
         };

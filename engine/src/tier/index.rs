@@ -90,9 +90,10 @@ impl ShardIndex {
         self.hard_state_at = Some(at);
     }
 
-    /// Takes a base. One below that which is known is ignored; the same is one that was written again.
+    /// Takes a base. One below that which is known is ignored, unless it resets; the same is one that was
+    /// written again.
     pub(super) fn take_base(&mut self, base: Base, at: Option<Lsn>) {
-        if base.index < self.base.0 {
+        if base.index < self.base.0 && !base.reset {
             return;
         }
         if base.reset {

@@ -218,14 +218,16 @@ fn decode_base(payload: &[u8]) -> Option<Base> {
     }
     Some(Base {
         term: term_at(payload)?,
-        // A log from the beginning has no record of its base, and an index has one above it.
-        index: LogIndex(u64_at(payload, 8).filter(|index| (1..u64::MAX).contains(index))?),
+        // An index has one above it.
+        index: LogIndex(u64_at(payload, 8).filter(|index| *index < u64::MAX)?),
         reset: match payload[16] {
             0 => false,
             1 => true,
             _ => return None,
         },
     })
+    // Before the first entry there is no term: that is a log that was begun anew.
+    .filter(|base| base.index > LogIndex(0) || base.term == Term(0))
 }
 
 #[cfg(test)]
@@ -312,6 +314,8 @@ mod tests {
         let base = Base { index: LogIndex(1), term: Term(1), reset: false };
         refused(KIND_BASE, &base_head(&Base { term, ..base }));
         refused(KIND_BASE, &base_head(&Base { index: LogIndex(0), ..base }));
+        let anew = Base { index: LogIndex(0), term: Term(0), reset: true };
+        assert_eq!(decode(KIND_BASE, &base_head(&anew)), Some(LogRecord::Base(anew)));
         refused(KIND_BASE, &base_head(&Base { index: LogIndex(u64::MAX), ..base }));
         refused(KIND_BASE, &[2; BASE_BYTES]);
         refused(KIND_BASE, b"");

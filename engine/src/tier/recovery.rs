@@ -9,7 +9,7 @@
 //! | kept entry above the base | fills its place; contradicts the log if another term is there |
 //! | entry at or below the base | nothing |
 //! | hard state | is the newest |
-//! | base | removes what is at or below it; with `reset`, everything |
+//! | base | removes what is at or below it; with `reset`, everything, and the log begins there, also if it began later before |
 //!
 //! At the end, the newest snapshot of the shard, at S with term T, is held against it:
 //!
@@ -23,6 +23,8 @@
 //! | has a hole anywhere else | the shard is unusable |
 //! | begins behind 0, and there is no snapshot as new as that | the shard is unusable |
 //! | its terms decrease | the shard is unusable |
+//! | a part of the log is damaged, and something of the shard may have been there | the shard is unusable |
+//! | an earlier start found it unusable, and it was not begun anew since | the shard is unusable |
 //!
 //! A shard that is unusable is a matter of its own: the others go on. Its hard state is still
 //! there, so that its votes are kept.
@@ -41,7 +43,7 @@ use super::memory::Memory;
 use super::place::Place;
 use super::records::{LogRecord, ReplayError, decode_record};
 use super::summary::{self, Item};
-use crate::raft::{Base, Entry, HardState};
+use crate::raft::{Base, Entry, HardState, Standing};
 use crate::{LogIndex, ShardId, Term};
 
 /// Why one shard can't be brought up from the log. The others are not concerned.
@@ -87,6 +89,23 @@ pub enum ShardError {
         term: Term,
         /// The term before it.
         before: Term,
+    },
+    /// A part of the core's log is damaged, and the shard may have had something there.
+    #[error(
+        "what shard {shard} had before position {behind} of its core's log may be incomplete: a part of the \
+         log is damaged; restore this shard from its peers"
+    )]
+    LogDamaged {
+        /// The shard.
+        shard: ShardId,
+        /// Where the last damaged part ends.
+        behind: Lsn,
+    },
+    /// An earlier start found the shard damaged, and it was not begun anew since.
+    #[error("an earlier start found shard {shard} damaged; restore this shard from its peers")]
+    FoundBefore {
+        /// The shard.
+        shard: ShardId,
     },
     /// What was written again, or a base, is not what was there.
     #[error(
@@ -146,6 +165,8 @@ pub struct Recovered {
 #[derive(Debug, Default)]
 struct Pending {
     hard_state: HardState,
+    /// Batch of the newest record that says where the log ends: an entry, or a base that resets.
+    ended_at: Lsn,
     entries: VecDeque<Entry>,
     error: Option<ShardError>,
 }
@@ -156,6 +177,8 @@ pub struct Recovery {
     index: Index,
     memory: Memory,
     shards: BTreeMap<ShardId, Pending>,
+    /// Parts of the log before this are damaged.
+    damaged_before: Option<Lsn>,
     error: Option<ReplayError>,
 }
 
@@ -167,8 +190,14 @@ impl Recovery {
             index: Index::default(),
             memory: Memory::new(memory_budget),
             shards: BTreeMap::new(),
+            damaged_before: None,
             error: None,
         }
+    }
+
+    /// Parts of the log are damaged; the last of them ends at `behind`, and intact records follow there.
+    pub fn damaged(&mut self, behind: Lsn) {
+        self.damaged_before = self.damaged_before.max(Some(behind));
     }
 
     /// Takes the next record, which is in the batch at `batch`. After the first one that can't be read,
@@ -210,10 +239,13 @@ impl Recovery {
                     self.check_kept(shard, first, run.last, run.term);
                 }
                 self.leave_out(shard, first, run.last, kept);
+                if !kept {
+                    self.pending(shard).ended_at = run.batch;
+                }
             }
             Item::Run { .. } => {}
             Item::HardState { state, .. } => self.pending(shard).hard_state = state,
-            Item::Base { base, .. } => self.take_base(shard, &base),
+            Item::Base { base, at, .. } => self.take_base(shard, &base, at),
         }
         self.index.item(item);
     }
@@ -227,6 +259,7 @@ impl Recovery {
                 if index > before {
                     let payload = Bytes::copy_from_slice(payload);
                     self.remember(shard, Entry { term, index, kind, payload }, place.end);
+                    self.pending(shard).ended_at = place.batch;
                 }
                 let payload_bytes = payload.len();
                 Appended::Entry { index, term, payload_bytes, kept: false }
@@ -243,7 +276,7 @@ impl Recovery {
                 Appended::HardState(state)
             }
             LogRecord::Base(base) => {
-                self.take_base(shard, &base);
+                self.take_base(shard, &base, place.batch);
                 Appended::Base(base)
             }
         };
@@ -328,11 +361,11 @@ impl Recovery {
         }
     }
 
-    fn take_base(&mut self, shard: ShardId, base: &Base) {
+    fn take_base(&mut self, shard: ShardId, base: &Base, at: Lsn) {
         let known = self.index.shard(shard).map_or((LogIndex(0), Term(0)), ShardIndex::base);
         let own = self.index.shard(shard).and_then(|index| index.term_at(base.index));
         let pending = self.pending(shard);
-        if base.index < known.0 {
+        if base.index < known.0 && !base.reset {
             return;
         }
         if let Some(own) = own
@@ -343,6 +376,9 @@ impl Recovery {
             pending.error.get_or_insert(ShardError::Contradiction { shard, index, own, found });
         }
         if base.reset {
+            // Whatever contradicted itself before is gone.
+            pending.error = None;
+            pending.ended_at = at;
             self.memory.reset(shard);
         } else {
             self.memory.compact_to(shard, base.index);
@@ -374,6 +410,17 @@ impl Recovery {
                 Some(error) => Err(error),
                 None => settle(shard, index, snapshot),
             };
+            let settled = settled.and_then(|unstored| {
+                if pending.hard_state.standing == Standing::DAMAGED {
+                    return Err(ShardError::FoundBefore { shard });
+                }
+                match self.damaged_before {
+                    Some(behind) => outlive(index, snapshot, pending.ended_at, behind)
+                        .map(|base| base.or(unstored))
+                        .ok_or(ShardError::LogDamaged { shard, behind }),
+                    None => Ok(unstored),
+                }
+            });
             let hard_state = pending.hard_state;
             let result = match settled {
                 Ok(unstored) => {
@@ -454,6 +501,41 @@ fn settle(
         before = term;
     }
     Ok(unstored)
+}
+
+/// Whether all that counts of a shard lies behind a damaged part of the log, so that nothing that may have
+/// been there matters. What it had there is of four kinds:
+///
+/// - a hard state: there is a newer one;
+/// - a base: it is below the first entry, or there is a hole;
+/// - an entry that still counts: it would leave a hole, or be behind the last entry; there is a newer record
+///   that says where the log ends (the entries above that were written again do not);
+/// - an entry, or a base that resets, that replaced others: these count no more, for all that do are newer.
+///
+/// A snapshot takes the place of older entries if that helps; then its base is given.
+fn outlive(
+    index: &mut ShardIndex,
+    snapshot: Option<(LogIndex, Term)>,
+    ended_at: Lsn,
+    behind: Lsn,
+) -> Option<Option<Base>> {
+    let is_newer = |at: Option<Lsn>| at.is_some_and(|at| at >= behind);
+    if !is_newer(index.hard_state_at()) || ended_at < behind {
+        return None;
+    }
+    if index.runs.oldest().is_none_or(|oldest| oldest >= behind) {
+        sometimes!(replay_damage_outlived);
+        return Some(None);
+    }
+    let (at, term) = snapshot.filter(|(at, _)| *at > index.base().0)?;
+    let older = index.runs.iter().any(|run| run.last > at && run.batch < behind);
+    if index.term_at(at) != Some(term) || older {
+        return None;
+    }
+    sometimes!(replay_damage_outlived_by_snapshot);
+    let base = Base { index: at, term, reset: false };
+    index.take_base(base, None);
+    Some(Some(base))
 }
 
 #[cfg(test)]

@@ -268,7 +268,11 @@ impl Reader<'_> {
                 Item::HardState { shard, state: decode_hard_state(head)?, at }
             }
             TAG_BASE | TAG_BASE_RESET => {
-                let (index, term) = (self.index()?, self.term()?);
+                let index = LogIndex(self.number().filter(|index| *index < u64::MAX)?);
+                let term = self.term()?;
+                if index == LogIndex(0) && term > Term(0) {
+                    return None;
+                }
                 let base = Base { index, term, reset: tag == TAG_BASE_RESET };
                 Item::Base { shard, base, at }
             }
