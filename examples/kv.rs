@@ -3,16 +3,16 @@
 //! ```text
 //! cargo run --release --example kv
 //! ```
-//! The whole of it: commands and their encoding, the state machine, a client that finds the leader,
-//! and a `main` that writes, compares and swaps, stops the cluster, starts it again and reads back.
+//! Commands and their encoding, the state machine, a client that finds the leader, and a `main`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use coracle::{
-    Apply, Consistency, LocalCluster, LocalClusterConfig, NodeHandle, NodeId, ProposeError,
-    QueryError, ShardId, StateMachine,
+    Apply, Consistency, ImageBuffer, LocalCluster, LocalClusterConfig, NodeHandle, NodeId,
+    ProposeError, QueryError, Restore, ShardId, SnapshotError, SnapshotStream, StateMachine,
+    WholeImage,
 };
 use futures_util::future::Future;
 
@@ -66,6 +66,7 @@ impl<'a> Command<'a> {
 #[derive(Default)]
 struct Store {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
+    restoring: ImageBuffer,
 }
 
 impl StateMachine for Store {
@@ -97,6 +98,32 @@ impl StateMachine for Store {
             None => reply.put_u8(b'-'),
         }
     }
+
+    /// All values as `Put` commands, each behind its length. A large state would rather be streamed.
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        let mut image = Vec::new();
+        for (key, value) in &self.values {
+            let put = Command::Put { key, value }.encode();
+            image.put_u32(u32::try_from(put.len()).expect("values are small"));
+            image.put_slice(&put);
+        }
+        Ok(Box::new(WholeImage::new(image)))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        let Some(image) = self.restoring.take(part)? else { return Ok(()) };
+        self.values.clear();
+        let mut rest = &image[..];
+        while !rest.is_empty() {
+            let length = rest.try_get_u32().unwrap_or(u32::MAX) as usize;
+            let put = rest.split_off(..length).and_then(Command::decode);
+            let Some(Command::Put { key, value }) = put else {
+                return Err(SnapshotError::Damaged("not a row of values".to_owned()));
+            };
+            self.values.insert(key.to_vec(), value.to_vec());
+        }
+        Ok(())
+    }
 }
 
 /// Why a call gave up.
@@ -106,12 +133,11 @@ enum ClientError {
     Timeout,
     #[error("the write may or may not have happened: look before repeating it")]
     OutcomeUnknown,
-    /// Anything that trying again would not mend.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Finds the leader of each shard and tries again where that is safe.
+/// Finds leaders and tries again where that is safe.
 struct Client {
     nodes: Vec<NodeHandle>,
     shards: u32,
@@ -128,8 +154,8 @@ impl Client {
         ShardId(hash % self.shards)
     }
 
-    fn put(&self, key: &str, value: &str) -> Result<(), ClientError> {
-        self.write(key, &Command::Put { key: key.as_bytes(), value: value.as_bytes() }).map(drop)
+    fn put(&self, key: &str, value: &str) -> Result<bool, ClientError> {
+        self.write(key, &Command::Put { key: key.as_bytes(), value: value.as_bytes() })
     }
 
     fn delete(&self, key: &str) -> Result<bool, ClientError> {

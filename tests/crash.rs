@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use support::client::Outcome;
 use support::cluster::{Cluster, NODES, SHARDS, key_in_shard};
 use support::load::Load;
+use support::probe::{catches_up, writes_go_on};
 use support::random::Random;
 use support::resp::{Connection, Reply};
 use support::wait::{self, SOON};
@@ -31,37 +32,6 @@ fn rounds() -> u64 {
 
 fn seed() -> u64 {
     wait::from_env("CORACLE_CRASH_SEED", 1)
-}
-
-/// Writes `value` to every shard through the nodes that run; gives the time until all had it.
-#[track_caller]
-fn writes_go_on(cluster: &Cluster, value: &str) -> Duration {
-    let start = Instant::now();
-    let mut client = cluster.client();
-    for shard in 0..SHARDS {
-        let key = key_in_shard("probe", shard);
-        wait::until(&format!("a write to shard {shard}"), SOON, || {
-            match client.set(&key, value, Duration::from_millis(100)) {
-                Outcome::Done(_) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        });
-    }
-    start.elapsed()
-}
-
-/// Waits until node `id` itself has applied `value` in every shard.
-#[track_caller]
-fn catches_up(cluster: &Cluster, id: u64, value: &str) {
-    for shard in 0..SHARDS {
-        let key = key_in_shard("probe", shard);
-        wait::until(&format!("node {id} to catch up in shard {shard}"), SOON, || {
-            match cluster.replica_value(id, &key)? {
-                Some(found) if found == value => Ok(()),
-                found => Err(format!("{found:?} instead of {value}")),
-            }
-        });
-    }
 }
 
 #[test]

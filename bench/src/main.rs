@@ -1,8 +1,10 @@
-//! The `coracle-bench` command: load tests and the device probe.
+//! The `coracle-bench` command: load tests, the device probe, and trials of the tiered log.
 
 mod embedded;
 mod load;
+mod recovery;
 mod report;
+mod tiers;
 mod transfer;
 mod wal;
 
@@ -28,6 +30,10 @@ enum Command {
     Wal(wal::WalArgs),
     /// Pull a snapshot from one core to another, beside the raw disk and the raw network
     Transfer(transfer::TransferArgs),
+    /// Measure how fast a log is opened and read back, beside the raw device
+    Recovery(recovery::RecoveryArgs),
+    /// Put the tiered log, snapshots and their transfer to the test on a cluster of real processes
+    Tiers(Box<tiers::TiersArgs>),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
+        Command::Recovery(args) => recovery::run(&args).map_err(Into::into),
+        Command::Tiers(args) => tiers::run(&args).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@
 //! 200 us between looks, as a core does that applies entries.
 
 mod log;
-mod raw;
+pub(crate) mod raw;
 mod verdict;
 
 use std::cell::Cell;

@@ -412,3 +412,7 @@ pub const SNAPSHOT_BURST_BYTES: u64 = 8 << 20;
 
 /// Cost of the entries that are read at once to be written again.
 pub const REWRITE_READ_BYTES: usize = 1 << 20;
+
+/// How often the upkeep of a log that nobody writes to is looked at: followers that are waited for, and
+/// snapshots by the clock, have patience for that.
+pub const UPKEEP_PAUSE: Duration = Duration::from_millis(500);

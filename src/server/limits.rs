@@ -103,6 +103,23 @@ pub const EXPIRY_REFRESH_MS: u64 = 30_000;
 /// Longest client or library name.
 pub const CLIENT_NAME_BYTES_MAX: usize = 1024;
 
+/// Keys that one chunk of a snapshot looks at, written or not: about 1 ms of work when
+/// none of them is in a cache, so that other shards are not held up. It is what ends the chunks of small values.
+pub const SNAPSHOT_ITEMS_PER_CHUNK_MAX: usize = 2048;
+
+/// What changes during a snapshot is shown out of turn when it takes more than this part of the state: half
+/// of what it may take.
+pub const SNAPSHOT_ASIDE_SOFT_PARTS: u64 = 20;
+
+/// A snapshot is given up when what changes meanwhile takes more than this part of the state.
+pub const SNAPSHOT_ASIDE_HARD_PARTS: u64 = 10;
+
+/// What changes during a snapshot may take at least this much before it is shown out of turn, and twice that
+/// before the snapshot is given up: a few of the largest values, however small the state.
+pub const SNAPSHOT_ASIDE_BYTES_MIN: usize = 4 << 20;
+
+const _: () = assert!(SNAPSHOT_ASIDE_HARD_PARTS < SNAPSHOT_ASIDE_SOFT_PARTS);
+const _: () = assert!(2 * BULK_BYTES_MAX <= SNAPSHOT_ASIDE_BYTES_MIN);
 const _: () = assert!(BULK_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(BULK_BYTES_MAX + LINE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < u32::MAX as usize);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coracle_engine::env::Env;
+use futures_util::FutureExt;
 
 use super::cluster::{ClusterCommand, Topology, cluster_reply, slot_of};
 use super::commands::{self, CommandError, Local, Sub, config, introspect, quoted};
@@ -63,6 +64,11 @@ impl<E: Env> Session<E> {
                 self.client.name.take();
                 self.answer(|out| out.simple("RESET"))
             }
+            Local::BgSave => self.background_save(args),
+            Local::LastSave => {
+                let seconds = self.server.core.counters().snapshot_oldest_ms / 1000;
+                self.answer(|out| out.integer(seconds.cast_signed()))
+            }
             Local::ReadOnly | Local::ReadWrite => {
                 self.client.readonly.set(local == Local::ReadOnly);
                 self.answer(|out| out.ok())
@@ -114,6 +120,22 @@ impl<E: Env> Session<E> {
             out.text("modules");
             out.array(0);
         })
+    }
+
+    /// Asks for snapshots of all shards here, led or not. Nobody waits for them: `INFO` and `LASTSAVE` tell.
+    fn background_save(&mut self, args: Args<'_>) -> Taken {
+        match args.get(1) {
+            None => {}
+            // One that is under way is never in the way here.
+            Some(option) if args.len() == 2 && option.eq_ignore_ascii_case(b"schedule") => {}
+            Some(_) => return Err(CommandError::Syntax),
+        }
+        for shard in self.server.shards(true) {
+            if let Some(Err(why)) = self.server.core.snapshot(shard).now_or_never() {
+                return Err(CommandError::BackgroundSave(why.to_string()));
+            }
+        }
+        self.answer(|out| out.simple("Background saving started"))
     }
 
     fn role(&self) -> &'static str {

@@ -33,6 +33,7 @@ pub struct Cluster {
     nodes: BTreeMap<u64, Process>,
     network: Network,
     ports: Ports,
+    settings: Vec<String>,
     directory: TempDir,
 }
 
@@ -58,12 +59,17 @@ impl Cluster {
 
     fn on(network: Network, ports: Ports) -> Self {
         let directory = tempfile::Builder::new().prefix("coracle-test-").tempdir().unwrap();
-        Self { nodes: BTreeMap::new(), network, ports, directory }
+        Self { nodes: BTreeMap::new(), network, ports, settings: Vec::new(), directory }
     }
 
     /// What lies between the nodes.
     pub fn network(&mut self) -> &mut Network {
         &mut self.network
+    }
+
+    /// More arguments for nodes that are started from now on, with spaces between them.
+    pub fn configure(&mut self, settings: &str) {
+        self.settings = settings.split_whitespace().map(str::to_owned).collect();
     }
 
     /// Lets the directory outlive the cluster; gives its path.
@@ -122,6 +128,7 @@ impl Cluster {
             // By their addresses they look like machines of their own.
             option("--pin", "never".to_owned());
         }
+        arguments.extend(self.settings.iter().cloned());
         arguments
     }
 
@@ -208,6 +215,13 @@ impl Cluster {
             process.signal(libc::SIGKILL);
         }
         self.nodes.clear();
+    }
+
+    /// Removes the data of node `id`, which does not run.
+    #[track_caller]
+    pub fn wipe(&mut self, id: u64) {
+        assert!(!self.nodes.contains_key(&id), "node {id} runs");
+        std::fs::remove_dir_all(self.data_dir(id)).unwrap();
     }
 
     /// Asks node `id` to stop and waits until it has.

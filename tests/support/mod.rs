@@ -5,10 +5,13 @@
 //! * [`confine`] gives a process less than it wants: memory, a user, io_uring, open files.
 //! * [`ports`] finds port ranges that no other test uses.
 //! * [`cluster`] is three `serve` processes, or one `dev` process.
+//! * [`probe`] sees that writes go on everywhere, and that a replica has caught up.
 //! * [`resp`] is one connection; [`client`] follows `MOVED` and knows what may be tried again.
 //! * [`history`] records operations and decides whether they are linearizable.
 //! * [`network`] is what lies between the nodes: nothing, a proxy, or network namespaces.
 //! * [`small_disk`] is a file system that a test may fill.
+//! * [`ledger`] writes large values over and over and knows what must be read again; [`snapshots`] looks
+//!   at the files of snapshots and segments, and harms them.
 //! * [`load`] is client threads that write such histories while nodes come and go.
 //! * [`nemesis`] makes faults after a seeded plan; [`traffic`] is the clients that meet them, and
 //!   [`replicas`] what is read from single nodes.
@@ -22,14 +25,17 @@ pub mod client;
 pub mod cluster;
 pub mod confine;
 pub mod history;
+pub mod ledger;
 pub mod load;
 pub mod nemesis;
 pub mod network;
 pub mod ports;
+pub mod probe;
 pub mod process;
 pub mod random;
 pub mod replicas;
 pub mod resp;
 pub mod small_disk;
+pub mod snapshots;
 pub mod traffic;
 pub mod wait;

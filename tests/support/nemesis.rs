@@ -10,6 +10,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+
 use super::client::Outcome;
 use super::cluster::{Cluster, NODES, SHARDS, key_in_shard};
 use super::network::Network;
@@ -20,7 +22,7 @@ use super::random::Random;
 use super::wait::SOON;
 
 /// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
     KillLeader,
     KillAny,
@@ -49,34 +51,6 @@ pub enum Kind {
 }
 
 use Kind::*;
-
-/// All kinds.
-pub const KINDS: [Kind; 24] = [
-    KillLeader,
-    KillAny,
-    KillAll,
-    Terminate,
-    RollingRestart,
-    PauseLeader,
-    PauseAny,
-    IsolateLeader,
-    IsolateAny,
-    MuteLeader,
-    DeafenLeader,
-    LateReplies,
-    OneWay,
-    Bridge,
-    IsolateAll,
-    Clog,
-    Narrow,
-    Delay,
-    Drop,
-    Reorder,
-    Duplicate,
-    Replay,
-    Corrupt,
-    Cut,
-];
 
 impl Kind {
     /// Whether this needs something between the nodes that knows frames.
@@ -173,7 +147,8 @@ impl Nemesis {
         let is_proxied = matches!(cluster.network(), Network::Proxied(_));
         let is_meant = |kind: &Kind| names.is_empty() || names.contains(&format!("{kind:?}"));
         let is_possible = |kind: &Kind| is_proxied || !kind.needs_proxy();
-        let kinds: Vec<Kind> = KINDS.into_iter().filter(is_meant).filter(is_possible).collect();
+        let all = Kind::value_variants().iter().copied();
+        let kinds: Vec<Kind> = all.filter(is_meant).filter(is_possible).collect();
         assert!(!kinds.is_empty(), "no faults of {names:?} are possible here");
         Self {
             pace,

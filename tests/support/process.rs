@@ -130,6 +130,13 @@ impl Process {
         ticks / ticks_per_second as f64
     }
 
+    /// The most resident memory it has had, in bytes.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
+    }
+
     fn end_now(&mut self) {
         // Errors mean that it has ended already.
         let _ = self.child.kill();

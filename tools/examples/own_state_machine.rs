@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use clap::{Parser, ValueEnum};
-use coracle_engine::{Apply, ShardId, StateMachine};
+use coracle_engine::{
+    Apply, ImageBuffer, Restore, ShardId, SnapshotError, SnapshotStream, StateMachine, WholeImage,
+};
 use coracle_tools::sim::{Ask, Campaign, Outcome, Plan, Request, Then, Workload, run};
 
 const ACCOUNTS: u8 = 5;
@@ -35,7 +37,16 @@ struct Bank {
     /// Ids of the transfers that were done, in this order.
     done: Vec<u64>,
     seen: BTreeSet<u64>,
+    /// What has come of a snapshot.
+    restoring: ImageBuffer,
     bug: Option<Bug>,
+}
+
+impl Bank {
+    fn new(bug: Option<Bug>) -> Self {
+        let (balances, seen) = ([BALANCE_AT_FIRST; ACCOUNTS as usize], BTreeSet::new());
+        Self { balances, done: Vec::new(), seen, restoring: ImageBuffer::default(), bug }
+    }
 }
 
 impl StateMachine for Bank {
@@ -62,6 +73,26 @@ impl StateMachine for Bank {
     fn query(&self, _: &Bytes, reply: &mut BytesMut) {
         self.balances.iter().chain(&self.done).for_each(|number| reply.put_u64(*number));
     }
+
+    /// The state is small: its image is made at once. It is what an audit answers, which is all there is.
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        let mut image = BytesMut::new();
+        self.query(&Bytes::new(), &mut image);
+        Ok(Box::new(WholeImage::new(image.to_vec())))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        let Some(image) = self.restoring.take(part)? else { return Ok(()) };
+        let damaged = || SnapshotError::Damaged(format!("a bank in {} bytes", image.len()));
+        let (numbers, []) = image.as_chunks::<8>() else { return Err(damaged()) };
+        let mut numbers = numbers.iter().map(|number| u64::from_be_bytes(*number));
+        for balance in &mut self.balances {
+            *balance = numbers.next().ok_or_else(damaged)?;
+        }
+        self.done = numbers.collect();
+        self.seen = self.done.iter().copied().collect();
+        Ok(())
+    }
 }
 
 /// What clients do, and what they know.
@@ -86,8 +117,7 @@ impl Customers {
 
 impl Workload for Customers {
     fn machine(&self, _: ShardId) -> Box<dyn StateMachine> {
-        let balances = [BALANCE_AT_FIRST; ACCOUNTS as usize];
-        Box::new(Bank { balances, done: Vec::new(), seen: BTreeSet::new(), bug: self.bug })
+        Box::new(Bank::new(self.bug))
     }
 
     fn next(&mut self, ask: Ask<'_>) -> (String, Request) {

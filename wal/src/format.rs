@@ -337,10 +337,10 @@ pub(crate) fn decode_batch_header(
     };
     let fits = (BATCH_HEADER_BYTES..=BATCH_BYTES_MAX).contains(&(header.bytes as usize))
         && header.padded_bytes() as u64 <= id.batches_end().saturating_sub(offset);
-    let sane = header.flags & !FLAGS_KNOWN == 0
-        && header.prev.end <= position
-        && header.durable <= position
-        && header.trimmed <= header.durable;
+    let ordered = header.prev.end <= position && header.durable <= position;
+    #[cfg(mutant = "misdirected-write-accepted")]
+    let ordered = true;
+    let sane = header.flags & !FLAGS_KNOWN == 0 && ordered && header.trimmed <= header.durable;
     if fits && sane { Ok(header) } else { Err(Flaw::Broken) }
 }
 

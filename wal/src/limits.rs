@@ -20,6 +20,9 @@ pub const READ_BYTES_MAX: usize = 1 << 20;
 /// Reads in flight during recovery: what a fast device needs to be read at its full speed.
 pub const READS_IN_FLIGHT_MAX: usize = 16;
 
+/// Segments that recovery looks at together: most of the time of a look is waiting.
+pub const SURVEYED_AT_ONCE: usize = 8;
+
 /// Smallest segment: its header, the block kept for a mark, and some batches.
 pub const SEGMENT_BYTES_MIN: u64 = 16 * BLOCK_BYTES as u64;
 

@@ -8,12 +8,15 @@
 
 mod skip;
 
+use futures_util::StreamExt;
+use futures_util::stream;
+
 use crate::error::{Fault, OpenError};
 use crate::format::{
     self, BatchHeader, Chain, FIRST_BATCH_OFFSET, FLAG_CLOSE, FORMAT_VERSION, Flaw, SegmentHeader,
     SegmentId,
 };
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, SURVEYED_AT_ONCE};
 use crate::reader::{Range, Reader};
 use crate::recovery::{Evidence, Extent, Files, Label, Later, Names, Stop, label};
 use crate::segment::{self, FileName};
@@ -58,16 +61,20 @@ pub(crate) async fn survey<D: Disk>(
     names.sort_unstable();
     let mut survey =
         Survey { segments: Vec::new(), spares: Vec::new(), generation: 0, segment_bytes };
-    for &name in &names {
-        if let FileName::Segment(sequence) = name {
-            let segment = look(disk, log_id, sequence, &name.text()).await?;
-            if let Some(id) = &segment.id {
-                survey.generation = survey.generation.max(id.generation);
-            }
-            survey.segments.push(segment);
+    let sequences = names.iter().filter_map(|name| match name {
+        FileName::Segment(sequence) => Some(*sequence),
+        _ => None,
+    });
+    let looks = stream::iter(sequences).map(|sequence| look(disk, log_id, sequence));
+    let mut looks = std::pin::pin!(looks.buffered(SURVEYED_AT_ONCE));
+    while let Some(segment) = looks.next().await {
+        let segment = segment?;
+        if let Some(id) = &segment.id {
+            survey.generation = survey.generation.max(id.generation);
         }
+        survey.segments.push(segment);
     }
-    for name in names {
+    for &name in &names {
         let text = name.text();
         let useful = match name {
             FileName::Segment(_) => continue,
@@ -94,8 +101,8 @@ async fn look<D: Disk>(
     disk: &D,
     log_id: &[u8; 16],
     sequence: u64,
-    name: &str,
 ) -> Result<Segment<D::File>, OpenError> {
+    let name = &FileName::Segment(sequence).text();
     let file = disk
         .open(name, OpenMode::Existing)
         .await

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle::{
-    Apply, Committed, Consistency, LocalCluster, LocalClusterConfig, NodeHandle, NodeId, Pending,
-    ProposeError, ShardId, StateMachine,
+    Apply, Committed, Consistency, ImageBuffer, LocalCluster, LocalClusterConfig, NodeHandle,
+    NodeId, Pending, ProposeError, Restore, ShardId, SnapshotError, SnapshotStream, StateMachine,
+    WholeImage,
 };
 
 use super::drive::{Propose, block_on};
@@ -18,6 +19,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Counter {
     applied: u64,
+    /// What has come of a snapshot.
+    restoring: ImageBuffer,
 }
 
 impl StateMachine for Counter {
@@ -27,6 +30,18 @@ impl StateMachine for Counter {
 
     fn query(&self, _: &Bytes, reply: &mut BytesMut) {
         reply.put_u64_le(self.applied);
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        Ok(Box::new(WholeImage::new(self.applied.to_le_bytes().to_vec())))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        if let Some(image) = self.restoring.take(part)? {
+            let damaged = |_| SnapshotError::Damaged("a counter has eight bytes".to_owned());
+            self.applied = u64::from_le_bytes(image[..].try_into().map_err(damaged)?);
+        }
+        Ok(())
     }
 }
 

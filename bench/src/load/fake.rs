@@ -78,6 +78,11 @@ impl Fake {
     pub fn commands(&self) -> u64 {
         self.state.commands.load(Ordering::SeqCst)
     }
+
+    /// Keys that were SET.
+    pub fn keys(&self) -> usize {
+        self.state.data.lock().unwrap().len()
+    }
 }
 
 impl Drop for Fake {

@@ -16,6 +16,7 @@
 //! The tool is built to take little CPU from the servers that share its machine: one thread by
 //! default, no runtime, one `read` and one `write` per client and batch, no allocation per request.
 
+pub mod background;
 pub mod client;
 mod outcome;
 mod plan;
@@ -23,7 +24,7 @@ pub mod resp;
 mod session;
 pub mod slots;
 mod stats;
-mod topology;
+pub mod topology;
 mod worker;
 pub mod workload;
 
@@ -37,6 +38,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -56,6 +58,8 @@ use workload::{Codec, KEYS_MAX, KeySpace, STAMP_BYTES, VALUE_BYTES_MAX};
 const CLIENTS_MAX: i64 = 100_000;
 /// Most commands in one write.
 const PIPELINE_MAX: i64 = 100_000;
+/// One line of progress for each of these.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// File descriptors that the tool needs besides its connections.
 const DESCRIPTORS_SPARE: u64 = 64;
 
@@ -214,9 +218,6 @@ fn prepare(args: &LoadArgs) -> Result<Plan, LoadError> {
     let servers: BTreeMap<SocketAddr, ()> =
         topology.ranges().iter().map(|range| (range.owner, ())).collect();
     raise_open_files(args.clients, servers.len() as u64)?;
-    let run_id = SystemTime::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |since| (since.as_nanos() / 1000) as u32 ^ std::process::id());
     Ok(Plan {
         warmup: Duration::from_secs_f64(args.warmup),
         duration: Duration::from_secs_f64(args.seconds),
@@ -230,11 +231,20 @@ fn prepare(args: &LoadArgs) -> Result<Plan, LoadError> {
         timeout: Duration::from_millis(args.timeout_ms),
         give_up: Duration::from_millis(args.retry_ms),
         seed: args.seed,
+        in_turn: false,
+        interval: PROGRESS_INTERVAL,
+        stop_at: Arc::new(AtomicU64::new(u64::MAX)),
         keys: Arc::new(KeySpace::new(args.keys)),
-        codec: Codec::new(run_id, args.value_bytes),
+        codec: Codec::new(new_run_id(), args.value_bytes),
         topology,
         start: Instant::now(),
     })
+}
+
+/// A number that tells this run's values from those of earlier ones.
+fn new_run_id() -> u32 {
+    let since = SystemTime::UNIX_EPOCH.elapsed();
+    since.map_or(0, |since| (since.as_nanos() / 1000) as u32 ^ std::process::id())
 }
 
 fn find_servers(addresses: &[String], single: bool) -> Result<Arc<Topology>, LoadError> {
@@ -322,7 +332,7 @@ fn show_progress(
     let warmup_seconds = plan.warmup.as_secs_f64().ceil() as u64;
     let mut open: BTreeMap<u64, (u32, stats::Stats)> = BTreeMap::new();
     let mut seconds = Vec::new();
-    for Interval { second, stats } in intervals {
+    for Interval { number: second, stats } in intervals {
         let (heard, sum) = open.entry(second).or_insert_with(|| (0, stats::Stats::new()));
         *heard += 1;
         sum.add(&stats);

@@ -1,6 +1,7 @@
 //! What one run is to do, shared read-only by its threads, and the moments that structure it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::slots::SLOTS;
@@ -36,6 +37,12 @@ pub struct Plan {
     pub give_up: Duration,
     /// Seed of the choice of keys.
     pub seed: u64,
+    /// Each key in its turn instead of at random: to fill a store.
+    pub in_turn: bool,
+    /// Numbers are handed on for each of these intervals.
+    pub interval: Duration,
+    /// Ends the run early, at this time; `u64::MAX` is never.
+    pub stop_at: Arc<AtomicU64>,
     /// The keys.
     pub keys: Arc<KeySpace>,
     /// Builds commands and judges values.
@@ -57,7 +64,7 @@ impl Plan {
 
     /// When counting ends and no new request starts.
     pub fn measure_to(&self) -> u64 {
-        nanos(self.warmup + self.duration)
+        nanos(self.warmup + self.duration).min(self.stop_at.load(Ordering::Relaxed))
     }
 
     /// The slot whose owner serves client number `client`: clients are spread over the slots, and so

@@ -80,6 +80,8 @@ pub struct Shared<'a> {
     pub acknowledged: Vec<u64>,
     /// Marks the next write.
     pub sequence: u64,
+    /// Keys in their turn: the next one of this thread.
+    pub next_key: u64,
     /// Requests that may still be made.
     pub quota: u64,
     /// No new requests: the run is ending.
@@ -103,14 +105,7 @@ impl Shared<'_> {
     }
 
     fn new_request(&mut self, home: Option<ServerId>, intended: u64, now: u64) -> Request {
-        let keys = &self.plan.keys;
-        let mut key = self.random.below(keys.len());
-        for _ in 0..DRAWS_MAX {
-            if self.map.owner(keys.slot(key)) == home {
-                break;
-            }
-            key = self.random.below(keys.len());
-        }
+        let key = if self.plan.in_turn { self.key_in_turn() } else { self.random_key(home) };
         let read = self.random.below(100) < self.plan.read_percent;
         self.sequence += 1;
         self.quota -= 1;
@@ -125,6 +120,27 @@ impl Shared<'_> {
             started: 0,
             last_sent: 0,
         }
+    }
+
+    /// A random key that `home` owns, if one is found soon.
+    fn random_key(&mut self, home: Option<ServerId>) -> u32 {
+        let keys = &self.plan.keys;
+        let mut key = self.random.below(keys.len());
+        for _ in 0..DRAWS_MAX {
+            if self.map.owner(keys.slot(key)) == home {
+                break;
+            }
+            key = self.random.below(keys.len());
+        }
+        key
+    }
+
+    /// The threads share the keys out among themselves.
+    fn key_in_turn(&mut self) -> u32 {
+        let keys = u64::from(self.plan.keys.len());
+        let key = self.next_key % keys;
+        self.next_key += u64::from(self.plan.threads);
+        u32::try_from(key).expect("less than the number of keys")
     }
 
     fn count_error_text(&mut self, text: &str) {

@@ -31,18 +31,16 @@ const TICK_NS: u64 = 50_000_000;
 const TICK_PAUSED_NS: u64 = 2_000_000;
 /// Arrivals closer together than this share one wake-up: below it, waking costs more than it tells.
 const TIMER_NS_MIN: u64 = 20_000;
-/// One interval of the progress line.
-const INTERVAL_NS: u64 = 1_000_000_000;
 /// Bytes read at once.
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Longest wait for the last replies, whatever the timeout.
 const DRAIN_NS_MAX: u64 = 3_000_000_000;
 
-/// The numbers of one thread for one second.
+/// The numbers of one thread for one interval.
 #[derive(Debug)]
 pub struct Interval {
-    /// Seconds of the measured time that are over.
-    pub second: u64,
+    /// Intervals of the measured time that are over.
+    pub number: u64,
     /// What happened in the last of them.
     pub stats: Stats,
 }
@@ -115,6 +113,7 @@ impl<'a> Worker<'a> {
             out: Vec::new(),
             acknowledged: vec![0; if plan.check { plan.keys.len() as usize / 64 + 1 } else { 0 }],
             sequence: u64::from(thread) << 48,
+            next_key: u64::from(thread),
             quota: plan.requests.map_or(u64::MAX, share),
             closing: false,
             last_ok: plan.measure_from(),
@@ -239,7 +238,7 @@ impl<'a> Worker<'a> {
             session.pump(&mut self.shared, now);
             paused |= session.is_paused(now);
         }
-        let interval_end = from + (self.intervals + 1) * INTERVAL_NS;
+        let interval_end = self.interval_end();
         if now >= interval_end && interval_end <= self.plan.measure_to() {
             self.end_interval();
         }
@@ -249,11 +248,14 @@ impl<'a> Worker<'a> {
     /// The next regular tick, or the next moment that structures the run if that comes first.
     fn next_tick_after(&self, now: u64, paused: bool) -> u64 {
         let regular = now + if paused { TICK_PAUSED_NS } else { TICK_NS };
-        let from = self.plan.measure_from();
-        [from, from + (self.intervals + 1) * INTERVAL_NS, self.plan.measure_to()]
+        [self.plan.measure_from(), self.interval_end(), self.plan.measure_to()]
             .into_iter()
             .filter(|&moment| moment > now)
             .fold(regular, u64::min)
+    }
+
+    fn interval_end(&self) -> u64 {
+        self.plan.measure_from() + (self.intervals + 1) * nanos(self.plan.interval)
     }
 
     fn end_interval(&mut self) {
@@ -261,7 +263,7 @@ impl<'a> Worker<'a> {
         let stats = std::mem::replace(&mut self.shared.stats, Stats::new());
         self.total.add(&stats);
         // Nobody listens any more only when the main thread is gone; then numbers matter to nobody.
-        let _ = self.progress.send(Interval { second: self.intervals, stats });
+        let _ = self.progress.send(Interval { number: self.intervals, stats });
     }
 
     fn is_over(&mut self, now: u64) -> bool {

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coracle::uring::SyncMethod;
@@ -19,6 +19,10 @@ use super::{Mode, Sample, compute};
 
 /// Size of the file that is written round and round.
 pub(super) const FILE_BYTES: u64 = 64 << 20;
+
+/// Reads of [`read_files`], and how many of them are in flight.
+const READ_BYTES: usize = 1 << 20;
+const READ_DEPTH: usize = 16;
 
 /// A bare ring and its file.
 pub(super) struct RawDevice {
@@ -117,6 +121,51 @@ impl RawDevice {
         drop(queue);
         self.ring.submit()?;
         Ok(())
+    }
+}
+
+/// Reads the files from end to end; returns their bytes. Blocks the core.
+pub(crate) fn read_files(paths: &[PathBuf], direct: bool) -> io::Result<u64> {
+    let flags = if direct { libc::O_DIRECT } else { 0 };
+    let mut ring = IoUring::new(READ_DEPTH as u32)?;
+    let files: Vec<File> = paths
+        .iter()
+        .map(|path| OpenOptions::new().read(true).custom_flags(flags).open(path))
+        .collect::<Result<_, _>>()?;
+    let mut places = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        let bytes = file.metadata()?.len();
+        places.extend((0..bytes).step_by(READ_BYTES).map(|offset| (number, offset)));
+    }
+    let mut slots: Vec<AlignedBuf> =
+        (0..READ_DEPTH).map(|_| AlignedBuf::zeroed(READ_BYTES)).collect();
+    let (mut next, mut running, mut bytes) = (places.iter(), 0, 0);
+    let mut free: Vec<usize> = (0..READ_DEPTH).collect();
+    loop {
+        while let Some(slot) = free.last().copied()
+            && let Some((file, offset)) = next.next()
+        {
+            free.pop();
+            let fd = types::Fd(files[*file].as_raw_fd());
+            let read = opcode::Read::new(fd, slots[slot].as_mut_ptr(), READ_BYTES as u32);
+            let read = read.offset(*offset).build().user_data(slot as u64);
+            // SAFETY: buffers and files live until all completions were seen (on an error the
+            // program ends).
+            unsafe { ring.submission().push(&read) }.map_err(io::Error::other)?;
+            running += 1;
+        }
+        if running == 0 {
+            return Ok(bytes);
+        }
+        ring.submit_and_wait(1)?;
+        for entry in ring.completion() {
+            if entry.result() < 0 {
+                return Err(io::Error::from_raw_os_error(-entry.result()));
+            }
+            bytes += entry.result() as u64;
+            free.push(entry.user_data() as usize);
+            running -= 1;
+        }
     }
 }
 

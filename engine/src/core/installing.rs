@@ -61,6 +61,10 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Installing {
     shards: BTreeMap<ShardId, (SnapshotId, Stage)>,
+    /// How far those are that are being pulled.
+    progress: BTreeMap<ShardId, Rc<PullProgress>>,
+    /// Bytes that pulls have received which are over.
+    bytes: u64,
 }
 
 impl Installing {
@@ -84,11 +88,18 @@ impl Installing {
     /// It is over, one way or the other.
     pub(super) fn end(&mut self, shard: ShardId) {
         self.shards.remove(&shard);
+        self.pulled(shard);
     }
 
-    /// Shards with a snapshot on its way.
-    pub(super) fn count(&self) -> usize {
-        self.shards.len()
+    /// Pulling is over, one way or the other.
+    pub(super) fn pulled(&mut self, shard: ShardId) {
+        self.bytes += self.progress.remove(&shard).map_or(0, |progress| progress.bytes.get());
+    }
+
+    /// Bytes that all pulls have received.
+    pub(super) fn bytes(&self) -> u64 {
+        let now: u64 = self.progress.values().map(|progress| progress.bytes.get()).sum();
+        self.bytes + now
     }
 
     /// Whether a shard's state is being replaced.
@@ -102,16 +113,17 @@ pub(super) fn start_pull<E: Env>(
     env: &E,
     inbox: &Rc<Inbox>,
     gate: &Rc<Gate>,
-    tiers: &Tiers<E::Disk>,
+    tiers: &mut Tiers<E::Disk>,
     id: SnapshotId,
     from: NodeId,
 ) {
     let (store, budget, cancel) =
         (tiers.store.clone(), tiers.transfers.clone(), tiers.cancel.clone());
     let (env_of_task, inbox, gate) = (env.clone(), inbox.clone(), gate.clone());
+    let progress = Rc::new(PullProgress::default());
+    tiers.installing.progress.insert(id.shard, progress.clone());
     env.spawn(async move {
         let env = env_of_task;
-        let progress = PullProgress::default();
         let pull = Pull {
             env: &env,
             store: &store,

@@ -247,6 +247,11 @@ impl<E: Env> Core<E> {
             upkeep: Upkeep::new(disk_budget, promised),
             observer: None,
         };
+        for shard in &core.shards {
+            if core.tiers.store.newest(shard.id).is_some() {
+                core.upkeep.note_snapshot(shard.id, core.env.unix_ms());
+            }
+        }
         // What bringing them up has left to be stored.
         (0..core.shards.len()).for_each(|at| core.touch(at));
         Ok(core)

@@ -556,6 +556,7 @@ impl<E: Env> Core<E> {
         self.counters.wal_batches = stats.batches;
         self.counters.wal_durable_writes = stats.durable_writes;
         self.counters.wal_bytes = stats.written_bytes;
+        self.counters.log_memory_bytes = self.storage.memory_bytes();
         self.inbox.counters.set(self.counters);
     }
 

@@ -62,8 +62,17 @@ pub struct CoreCounters {
     /// Snapshots under way now.
     pub snapshots_now: u64,
     /// Among the newest snapshots of all shards here the oldest: when it became durable, milliseconds since
-    /// 1970. 0 while some shard has none.
+    /// 1970; for one that was found at the start, the time of the start. 0 while some shard has none.
     pub snapshot_oldest_ms: u64,
+    /// Snapshots of leaders that took the place of replicas here.
+    pub snapshots_received: u64,
+    /// Bytes of snapshots of leaders that were received here.
+    pub snapshot_bytes_received: u64,
+    /// Replicas here that do not vote and count now: they have lost their data and are on their way back, or do not
+    /// know yet whether their cluster is new.
+    pub shards_returning: u64,
+    /// Replicas here that take no part any more, because what they hold is damaged or contradicts others.
+    pub shards_halted: u64,
 }
 
 /// A core and its shards at one moment.

@@ -90,6 +90,11 @@ impl Taking {
         self.running.is_some_and(|id| id.shard == shard) || self.wanted.contains(&shard)
     }
 
+    /// How many are being taken or wanted.
+    pub(super) fn count(&self) -> usize {
+        usize::from(self.running.is_some()) + self.wanted.len()
+    }
+
     /// The one being taken.
     pub(super) fn running(&self) -> Option<SnapshotId> {
         self.running

@@ -256,9 +256,12 @@ impl<E: Env> Core<E> {
     pub(super) fn on_snapshot_taken(&mut self, taken: &Taken) {
         self.tiers.taking.end(taken, self.env.now());
         let SnapshotId { shard, index, term } = taken.id;
+        self.counters.snapshots_failed += u64::from(taken.result.is_err());
         match &taken.result {
             Ok(manifest) => {
                 sometimes!(snapshot_taken);
+                self.counters.snapshots += 1;
+                self.upkeep.note_snapshot(shard, self.env.unix_ms());
                 tracing::info!(%shard, %index, bytes = manifest.bytes, "snapshot taken");
                 if let Some(at) = self.position_of(shard) {
                     self.step(at, raft::Event::Snapshot { index, term });
@@ -292,11 +295,12 @@ impl<E: Env> Core<E> {
         }
         tracing::info!(%shard, %index, %from, "taking over a snapshot");
         sometimes!(snapshot_pulled);
-        installing::start_pull(&self.env, &self.inbox, &self.gate, &self.tiers, id, from);
+        installing::start_pull(&self.env, &self.inbox, &self.gate, &mut self.tiers, id, from);
     }
 
     pub(super) fn on_snapshot_pulled(&mut self, pulled: Pulled) {
         let Pulled { id, result } = pulled;
+        self.tiers.installing.pulled(id.shard);
         let at = self.position_of(id.shard).filter(|at| self.shards[*at].halted().is_none());
         let (manifest, at) = match (result, at) {
             (Ok(manifest), Some(at)) => (manifest, at),
@@ -335,6 +339,8 @@ impl<E: Env> Core<E> {
             return self.halt(at, &reason);
         }
         sometimes!(snapshot_restored);
+        self.counters.snapshots_received += 1;
+        self.upkeep.note_snapshot(id.shard, self.env.unix_ms());
         tracing::info!(shard = %id.shard, index = %id.index, "took over a snapshot");
         self.tiers.cold.forget(id.shard);
         self.shards[at].end_restore(id.index);

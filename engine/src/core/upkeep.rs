@@ -7,12 +7,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use coracle_wal::Lsn;
+
 use super::cold::Reader;
 use super::run::Core;
+use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
-use crate::limits::REWRITE_READ_BYTES;
-use crate::raft::{Base, Entry, HardState};
+use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE};
+use crate::raft::{Base, Entry, HardState, Standing};
 use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
 
@@ -21,11 +24,15 @@ use crate::{LogIndex, ShardId};
 pub(super) struct Upkeep {
     compactor: Compactor,
     budget: Budget,
+    /// Ends of what was appended and of what was durable at the last decision, and when that was.
+    decided: (Lsn, Lsn, Duration),
     pub(super) pressure: Pressure,
     /// When the newest snapshot of a shard was taken, or seen first.
     snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
     /// Entries that are being written again: from the first that is not yet, to the last.
     rewriting: Option<(ShardId, LogIndex, LogIndex)>,
+    /// When the newest snapshot of a shard became durable, or was found, in milliseconds since 1970.
+    saved_ms: BTreeMap<ShardId, u64>,
     /// What shards that are lost have promised.
     lost: BTreeMap<ShardId, HardState>,
 }
@@ -35,11 +42,18 @@ impl Upkeep {
         Self {
             compactor: Compactor::default(),
             budget,
+            decided: (Lsn(0), Lsn(0), Duration::ZERO),
             pressure: Pressure::Normal,
             snapshot_at: BTreeMap::new(),
             rewriting: None,
+            saved_ms: BTreeMap::new(),
             lost,
         }
+    }
+
+    /// The newest snapshot of a shard became durable, or was found, at this time.
+    pub(super) fn note_snapshot(&mut self, shard: ShardId, unix_ms: u64) {
+        self.saved_ms.insert(shard, unix_ms);
     }
 
     /// Whether nothing may be accepted that makes the log grow.
@@ -51,6 +65,13 @@ impl Upkeep {
 impl<E: Env> Core<E> {
     /// Looks after the log.
     pub(super) fn keep_up(&mut self, now: Duration) {
+        let (appended, durable) = (self.storage.appended(), self.storage.wal().durable());
+        let (appended_then, durable_then, then) = self.upkeep.decided;
+        let idle = (appended, durable) == (appended_then, durable_then);
+        if idle && now < then.saturating_add(UPKEEP_PAUSE) {
+            return; // many idle shards must cost nothing
+        }
+        self.upkeep.decided = (appended, durable, now);
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage
@@ -65,8 +86,8 @@ impl<E: Env> Core<E> {
             segments: &segments,
             snapshot_bytes: self.tiers.store.disk_bytes(),
             snapshots_max: usize::from(self.tiers.taking.running().is_none()),
-            appended: self.storage.appended(),
-            durable: self.storage.wal().durable(),
+            appended,
+            durable,
             index: self.storage.index(),
             shards: &shards,
         };
@@ -80,6 +101,23 @@ impl<E: Env> Core<E> {
         for action in decision.actions {
             self.carry_out(action, now);
         }
+        self.count();
+    }
+
+    /// Notes what is too dear to be counted in each turn.
+    fn count(&mut self) {
+        let hosted = self.shards.len() + self.lost.len();
+        let saved = &self.upkeep.saved_ms;
+        let oldest = saved.values().min().filter(|_| saved.len() >= hosted);
+        let returning = |shard: &&Shard| shard.raft.standing() != Some(Standing::Member);
+        let halted = self.shards.iter().filter(|shard| shard.halted().is_some()).count();
+        let counters = &mut self.counters;
+        counters.snapshot_oldest_ms = oldest.copied().unwrap_or(0);
+        counters.disk_bytes = self.storage.wal().disk_bytes() + self.tiers.store.disk_bytes();
+        counters.snapshots_now = self.tiers.taking.count() as u64;
+        counters.snapshot_bytes_received = self.tiers.installing.bytes();
+        counters.shards_returning = self.shards.iter().filter(returning).count() as u64;
+        counters.shards_halted = (halted + self.lost.len()) as u64;
     }
 
     fn carry_out(&mut self, action: Action, now: Duration) {

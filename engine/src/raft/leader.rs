@@ -129,7 +129,7 @@ impl Raft {
             Self::fault(effects, Fault::ImpossibleAck { from, position: matched.0 });
             return;
         }
-        self.note_standing(place, m.standing);
+        let anew = self.note_standing(place, m.standing);
         let progress = &mut self.peers[place].progress;
         progress.answered = true;
         progress.quiet = false;
@@ -144,11 +144,12 @@ impl Raft {
             }
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
                 if let Standing::Returning(incarnation) = m.standing
-                    && prev_index <= progress.matched
+                    && (anew || prev_index <= progress.matched)
                 {
-                    sometimes!(returning_lost_acknowledged);
-                    progress.start_anew(incarnation);
-                    progress.next = prev_index.next();
+                    sometimes!(returning_lost_acknowledged, !anew);
+                    let last = self.log.last_index();
+                    progress.start_anew(incarnation, last);
+                    progress.next = prev_index.min(last).next(); // this answer says more
                 }
                 // Both sides skip: none of ours above the result has a term the follower can have. What
                 // lies below the base can't be told apart any more.
@@ -231,7 +232,9 @@ impl Raft {
             Self::fault(effects, Fault::ImpossibleAck { from, position: m.round });
             return;
         }
-        self.note_standing(place, m.standing);
+        if self.note_standing(place, m.standing) {
+            self.replicate_to(place, effects);
+        }
         let round = m.round;
         #[cfg(mutant = "delayed-ack-confirms-read")]
         let round = self.reads.round();

@@ -21,11 +21,18 @@
 //! and, when a majority has answered that round or a later one, the reads that came before the
 //! round may be answered from any state at that index or later.
 //!
+//! The core keeps the newest entries in memory, and of all others where each term begins. What a follower
+//! lacks is sent from memory, or fetched by the caller and then sent, or, if a snapshot has taken its place,
+//! offered as that snapshot, which the follower's caller pulls. A replica that comes back without its data takes part,
+//! but neither votes nor counts until the others have committed an entry that readmits it.
+//!
 //! # What the caller does
-//! 1. Build [`Raft::new`] from the recovered hard state and log, all of which is durable.
+//! 1. Build [`Raft::new`] from the recovered hard state and log, all of which is durable. If a snapshot is
+//!    there, step [`Event::Snapshot`] with the newest one before anything else. If nothing at all is there, set
+//!    [`Config::blank`].
 //! 2. Give every event to [`Raft::step`]: ticks, proposals, messages, reads, lost and regained
 //!    connections. Then act on the [`Effects`], after one step or several:
-//! 3. Store [`Effects::hard_state`] and [`Effects::entries`] as one batch. Batches become durable in
+//! 3. Store [`Effects::base`], [`Effects::hard_state`] and [`Effects::entries`] as one batch. Batches become durable in
 //!    the order in which they were handed out, or at least are treated as durable only in that order.
 //!    Stored entries at or above the index of the first new one are replaced by it.
 //! 4. Send [`Effects::messages`] at once, before the batch is durable. Messages may be lost, repeated
@@ -39,6 +46,14 @@
 //!    says that the replica no longer leads that term, the outcome is unknown: say so. Answer a read
 //!    when everything up to its index is applied.
 //! 8. Stop the shard and raise an alarm on [`Effects::fault`].
+//! 9. Read what [`Effects::fetches`] asks for and step [`Event::Fetched`] or [`Event::FetchFailed`]. Read entries
+//!    that were evicted to apply them.
+//! 10. Make snapshots of what is applied and step [`Event::Snapshot`] when one is durable. Keep memory small with
+//!     [`Raft::evict_to`], and the disk with [`Raft::compact_to`], whose base is to be stored; keep the snapshots in
+//!     [`Raft::offered`] and the log behind them, as long as there is space.
+//! 11. Pull the snapshot in [`Effects::offered`], which is repeated with heartbeats. When it is durable, and if
+//!     [`Raft::needs_snapshot`] still says so, give it to the state machine and step [`Event::Installed`]. Entries
+//!     up to its index need not be applied any more.
 //!
 //! ```
 //! use std::time::Duration;
@@ -59,9 +74,8 @@
 //! ```
 //!
 //! # What is not here yet
-//! Membership changes in the running core ([`membership`] has what they come to), snapshots and log
-//! compaction (all entries stay in memory), leadership transfer, leases for reads, repair of a replica that
-//! lost acknowledged entries.
+//! Membership changes in the running core ([`membership`] has what they come to), leadership transfer,
+//! leases for reads, repair of a replica that lost only part of its data.
 
 mod config;
 mod effects;

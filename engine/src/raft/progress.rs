@@ -135,6 +135,7 @@ impl Progress {
             inflight_messages: self.inflight.messages.len(),
             inflight_bytes: self.inflight.bytes,
             contact: self.contact,
+            round: self.round,
         }
     }
 
@@ -184,12 +185,14 @@ impl Progress {
         self.state = State::Snapshot { offer };
     }
 
-    /// The follower has lost all that it had acknowledged.
-    pub(super) fn start_anew(&mut self, incarnation: u64) {
+    /// The follower has lost all that it had acknowledged. It is sent the last entry of the log, if it is
+    /// not sent older ones already: an idle leader has nothing else to ask it with.
+    pub(super) fn start_anew(&mut self, incarnation: u64, last_index: LogIndex) {
         (self.matched, self.counted) = (LogIndex(0), LogIndex(0));
         self.returning = Some(incarnation);
         self.goal = None;
-        if self.state == State::Replicate {
+        if !matches!(self.state, State::Snapshot { .. }) {
+            self.next = self.next.min(last_index);
             self.probe_again();
         }
     }

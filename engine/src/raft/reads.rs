@@ -12,6 +12,8 @@ use crate::LogIndex;
 pub(super) struct Reads {
     /// Number of the newest round; counted within the term.
     round: u64,
+    /// Number of the newest round that a majority has confirmed.
+    confirmed: u64,
     /// Commit index when that round began.
     index: LogIndex,
     confirming: Vec<u64>,
@@ -38,6 +40,11 @@ impl Reads {
         self.round
     }
 
+    /// Number of the newest round that a majority has confirmed; 0 before the first of a term.
+    pub(super) fn confirmed_round(&self) -> u64 {
+        self.confirmed
+    }
+
     pub(super) fn is_confirming(&self) -> bool {
         !self.confirming.is_empty()
     }
@@ -55,6 +62,7 @@ impl Reads {
 
     /// Ends the round under way: its reads may be answered from the state at the returned index.
     pub(super) fn confirmed(&mut self) -> (LogIndex, impl Iterator<Item = u64>) {
+        self.confirmed = self.round;
         (self.index, self.confirming.drain(..))
     }
 
@@ -63,6 +71,6 @@ impl Reads {
         sometimes!(reads_lost, self.pending() > 0);
         failed.append(&mut self.confirming);
         failed.append(&mut self.waiting);
-        self.round = 0;
+        (self.round, self.confirmed) = (0, 0);
     }
 }

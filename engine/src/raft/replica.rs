@@ -100,6 +100,8 @@ pub struct FollowerStatus {
     pub inflight_bytes: usize,
     /// When something was last heard of it, on the clock of the ticks.
     pub contact: Duration,
+    /// The newest round of reads that it has confirmed; 0 if none of this term.
+    pub round: u64,
 }
 
 impl Raft {
@@ -294,6 +296,12 @@ impl Raft {
     #[must_use]
     pub fn reads_pending(&self) -> usize {
         self.reads.pending()
+    }
+
+    /// The newest round of reads of this term that a majority has confirmed, as a leader counts; 0 if none.
+    #[must_use]
+    pub fn confirmed_round(&self) -> u64 {
+        self.reads.confirmed_round()
     }
 
     /// What is known about each other voter, in the order of their ids; nothing unless leading.

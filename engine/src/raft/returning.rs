@@ -225,8 +225,9 @@ impl Raft {
         }
     }
 
-    /// A leader hears from a follower.
-    pub(super) fn note_standing(&mut self, place: usize, standing: Standing) {
+    /// A leader hears from a follower. Returns whether it turns out to have lost its data.
+    pub(super) fn note_standing(&mut self, place: usize, standing: Standing) -> bool {
+        let last = self.log.last_index();
         let progress = &mut self.peers[place].progress;
         progress.contact = self.now;
         match standing {
@@ -238,11 +239,13 @@ impl Raft {
             }
             Standing::Returning(incarnation) if progress.returning != Some(incarnation) => {
                 sometimes!(returning_noticed);
-                progress.start_anew(incarnation);
+                progress.start_anew(incarnation, last);
                 progress.readmitting = None;
+                return true;
             }
             Standing::Returning(_) => {}
         }
+        false
     }
 
     /// Appends the entry that readmits a follower once it keeps pace, unless one is there.

@@ -46,6 +46,16 @@ pub struct ImageBuffer {
     image: Option<Vec<u8>>,
 }
 
+/// Largest image that an [`ImageBuffer`] takes unless told otherwise: beyond it, a stream is worth writing.
+const IMAGE_BYTES_MAX: usize = 64 << 20;
+
+impl Default for ImageBuffer {
+    /// A buffer for images of up to 64 MiB.
+    fn default() -> Self {
+        Self::new(IMAGE_BYTES_MAX)
+    }
+}
+
 impl ImageBuffer {
     /// A buffer for images of at most `bytes_max` bytes.
     #[must_use]

@@ -211,10 +211,8 @@ pub struct Compactor {
     /// What is needed began at the first position when the log ended at the second: may be trimmed when
     /// that is durable.
     trim: Option<(Lsn, Lsn)>,
-    /// The end of the log at the first decision.
-    began_at: Option<Lsn>,
-    /// Bytes that were asked to be written again since then.
-    rewritten: u64,
+    /// At the first decision: the end of the log, and what had been written again until then.
+    began_at: Option<(Lsn, u64)>,
 }
 
 /// What to do now.
@@ -251,16 +249,10 @@ struct Piece<'a> {
 }
 
 impl Compactor {
-    /// Bytes that were asked to be written again.
-    #[must_use]
-    pub fn rewritten_bytes(&self) -> u64 {
-        self.rewritten
-    }
-
     /// What should be done now: at most [`COMPACTION_ACTIONS_MAX`] actions, in the order in which they should
     /// be done. To be asked again when some of it is done, and now and then.
     pub fn decide(&mut self, situation: &Situation<'_>) -> Decision {
-        self.began_at.get_or_insert(situation.appended);
+        self.began_at.get_or_insert((situation.appended, situation.index.kept_bytes()));
         let target = situation.target();
         let pressure = situation.pressure(target);
         let mut actions = Vec::new();
@@ -304,14 +296,16 @@ impl Compactor {
 
     /// Bytes that may still be written again: as many as were written anew, and the log's target once.
     fn credit(&self, situation: &Situation<'_>, target: u64) -> u64 {
-        let began_at = self.began_at.unwrap_or(situation.appended);
-        let new = (situation.appended.0 - began_at.0).saturating_sub(self.rewritten);
-        (target + new).saturating_sub(self.rewritten)
+        let kept_bytes = situation.index.kept_bytes();
+        let (began_at, kept_before) = self.began_at.unwrap_or((situation.appended, kept_bytes));
+        let rewritten = kept_bytes - kept_before;
+        let new = (situation.appended.0 - began_at.0).saturating_sub(rewritten);
+        target.saturating_add(new).saturating_sub(rewritten)
     }
 
     /// Makes the oldest segment free, by snapshots or by writing again what is alive in it.
     fn empty(
-        &mut self,
+        &self,
         situation: &Situation<'_>,
         task: &Task<'_>,
         snapshots: &mut usize,
@@ -355,7 +349,6 @@ impl Compactor {
             if push(actions, Action::Rewrite { shard, entries, hard_state, base }) {
                 sometimes!(compaction_rewrites);
                 bytes_left = bytes_left.saturating_sub(bytes);
-                self.rewritten += bytes;
             }
         }
     }

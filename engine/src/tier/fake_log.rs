@@ -6,11 +6,11 @@ use coracle_wal::{Lsn, Record, RecordView};
 
 use super::place::Place;
 use super::records::{
-    Base, base_head, base_record, entry_head, entry_record, hard_state_head, hard_state_record,
+    base_head, base_record, entry_head, entry_record, hard_state_head, hard_state_record,
     kept_record,
 };
 use super::{Appended, Recovery};
-use crate::raft::{Entry, EntryKind, HardState};
+use crate::raft::{Base, Entry, EntryKind, HardState};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -167,7 +167,7 @@ impl FakeLog {
 impl Stored {
     pub(super) fn view(&self) -> RecordView<'_> {
         let Self { shard, kind, payload, place } = self;
-        RecordView { stream: shard.0, kind: *kind, payload, lsn: place.end }
+        RecordView { stream: shard.0, kind: *kind, payload, lsn: place.end, batch: place.batch }
     }
 }
 
@@ -181,5 +181,10 @@ pub(super) fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 
 /// A hard state.
 pub(super) fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
-    HardState { term: Term(term), vote: vote.map(NodeId), commit: LogIndex(commit) }
+    HardState {
+        term: Term(term),
+        vote: vote.map(NodeId),
+        commit: LogIndex(commit),
+        ..HardState::default()
+    }
 }

@@ -141,6 +141,8 @@ impl Appended {
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     trail: Trail,
+    /// Bytes of the records of entries that were written again.
+    kept_bytes: u64,
     shards: BTreeMap<ShardId, ShardIndex>,
     summaries: Summaries,
 }
@@ -163,6 +165,12 @@ impl Index {
         self.shards.values().filter_map(ShardIndex::oldest).min()
     }
 
+    /// Bytes of the records of entries that were written again and seen here. Grows.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
+    }
+
     /// Takes one group of records of one shard, as it was appended: `place` is that of the whole group.
     pub fn appended(&mut self, shard: ShardId, group: &[Appended], place: Place) {
         let bytes: u64 = group.iter().map(Appended::record_bytes).sum();
@@ -178,6 +186,7 @@ impl Index {
         let stretch = self.trail.step(place);
         let item = match *record {
             Appended::Entry { index, term, kept, .. } => {
+                self.kept_bytes += if kept { record.record_bytes() } else { 0 };
                 let run = Run::new(index, index, term, place, record.record_bytes());
                 Item::Run { shard, run, kept }
             }

@@ -88,7 +88,7 @@ pub enum Status {
     Unknown = 1,
     /// The chunk could not be read as it was written.
     Damaged = 2,
-    /// Too many are served: come again later. The connection ends.
+    /// Not now, or too many are served: close, and come again later.
     Busy = 3,
 }
 

@@ -17,7 +17,7 @@
 //! | a puller that takes nothing, or asks nothing, for too long | the end |
 //!
 //! # Memory
-//! Of one connection: chunks read ahead times the largest chunk, 8 MiB; its requests; a manifest while
+//! Of one connection: chunks read ahead times the largest chunk, 16 MiB; its requests; a manifest while
 //! that is sent.
 
 use std::cell::{Cell, RefCell};

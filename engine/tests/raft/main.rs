@@ -9,3 +9,4 @@ mod membership;
 mod render;
 mod scenarios;
 mod simulation;
+mod snapshots;

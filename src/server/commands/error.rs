@@ -119,6 +119,9 @@ pub enum CommandError {
         "ERR CONFIG SET failed - '{0}' can't be changed here; use the options of `coracle serve`"
     )]
     ConfigSet(String),
+    /// A snapshot that could not even be asked for.
+    #[error("ERR Background save failed: {0}")]
+    BackgroundSave(String),
     /// A setting that does not exist.
     #[error("ERR Unknown option or number of arguments for CONFIG SET - '{0}'")]
     ConfigUnknown(String),

@@ -71,12 +71,7 @@ fn lines<E: Env>(
             ("maxmemory", "0".to_owned()),
             ("maxmemory_policy", "noeviction".to_owned()),
         ],
-        "persistence" => vec![
-            ("loading", "0".to_owned()),
-            ("aof_enabled", "1".to_owned()),
-            ("aof_last_write_status", "ok".to_owned()),
-            ("rdb_bgsave_in_progress", "0".to_owned()),
-        ],
+        "persistence" => about_persistence(server),
         "stats" => about_stats(server, totals),
         "replication" => about_replication(server, totals),
         "cpu" => vec![("cores", member_cores(server).to_string())],
@@ -102,6 +97,27 @@ fn about_server<E: Env>(server: &Shared<E>) -> Vec<(&'static str, String)> {
         ("tcp_address", server.address.clone()),
         ("uptime_in_seconds", uptime.to_string()),
         ("uptime_in_days", (uptime / 86_400).to_string()),
+    ]
+}
+
+/// `rdb_*` are the fields of Redis that mean the same here; the others are Coracle's own.
+fn about_persistence<E: Env>(server: &Shared<E>) -> Vec<(&'static str, String)> {
+    let counters = server.core.counters();
+    vec![
+        ("loading", "0".to_owned()),
+        ("aof_enabled", "1".to_owned()),
+        ("aof_last_write_status", "ok".to_owned()),
+        ("rdb_bgsave_in_progress", u8::from(counters.snapshots_now > 0).to_string()),
+        ("rdb_last_save_time", (counters.snapshot_oldest_ms / 1000).to_string()),
+        ("rdb_saves", counters.snapshots.to_string()),
+        ("snapshots_in_progress", counters.snapshots_now.to_string()),
+        ("snapshots_failed", counters.snapshots_failed.to_string()),
+        ("log_memory_bytes", counters.log_memory_bytes.to_string()),
+        ("log_disk_bytes", counters.disk_bytes.to_string()),
+        ("snapshots_received", counters.snapshots_received.to_string()),
+        ("snapshot_bytes_received", counters.snapshot_bytes_received.to_string()),
+        ("shards_returning", counters.shards_returning.to_string()),
+        ("shards_halted", counters.shards_halted.to_string()),
     ]
 }
 

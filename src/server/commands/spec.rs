@@ -41,6 +41,8 @@ pub enum Local {
     Reset,
     ReadOnly,
     ReadWrite,
+    BgSave,
+    LastSave,
 }
 
 /// Commands about all keys of the core.

@@ -163,6 +163,21 @@ pub(super) static COMMANDS: &[Spec] = &[
         "The server's wall clock",
         Handler::Local(Local::Time),
     ),
+    spec("bgsave", -1, (0, 0, 0), "admin noscript no_async_loading", "@admin @slow @dangerous")
+        .docs(
+            "server",
+            "1.0.0",
+            "O(1)",
+            "Begins snapshots of all shards of this core",
+            Handler::Local(Local::BgSave),
+        ),
+    spec("lastsave", 1, (0, 0, 0), "loading stale fast", "@admin @fast @dangerous").docs(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "When the oldest of the newest snapshots of this core's shards was taken",
+        Handler::Local(Local::LastSave),
+    ),
     spec("flushall", -1, (0, 0, 0), "write", "@keyspace @write @slow @dangerous").docs(
         "server",
         "1.0.0",

@@ -21,7 +21,7 @@ pub(super) fn tips(name: &str) -> &'static [&'static str] {
         "keys" => &[ALL_SHARDS, ORDER_VARIES],
         "scan" => &[VARIES, "request_policy:special"],
         "randomkey" => &[ALL_SHARDS, VARIES],
-        "ttl" | "pttl" | "time" => &[VARIES],
+        "ttl" | "pttl" | "time" | "lastsave" => &[VARIES],
         "command" => &[ORDER_VARIES],
         _ => &[],
     }

@@ -5,12 +5,16 @@
 //! changes, so replicas and snapshots agree; and a scan **downwards** returns every key that is there
 //! all the time, because a removal only ever moves a key from a higher position to a lower one: from
 //! the visited part to anywhere, or within the part that is still to come.
+//!
+//! A snapshot under way walks the vector **upwards** and is to show it as it was. Everything that changes
+//! what lies at a position first offers it to the snapshot's [`Shadow`]; there is none most of the time.
 
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
+use super::shadow::Shadow;
 use crate::server::cluster::slot_of;
 
 /// A value and when it expires.
@@ -28,13 +32,22 @@ impl Item {
     }
 }
 
+/// What an item takes in memory besides the bytes of key and value: its place in the vector, with the hash,
+/// and in the index. Allocations of their own come on top.
+const ITEM_MEMORY_BYTES: usize = size_of::<(u64, Bytes, Item)>() + 2 * size_of::<usize>();
+
+/// Keys and values in the order of the vector.
+pub(super) type Items = IndexMap<Bytes, Item>;
+
 #[derive(Debug, Default)]
 pub(super) struct Keyspace {
-    items: IndexMap<Bytes, Item>,
+    items: Items,
     deadlines: BTreeSet<(u64, Bytes)>,
     slots: HashMap<u16, u32>,
     bytes: u64,
     expired: u64,
+    /// Of the snapshot under way.
+    shadow: Option<Box<Shadow>>,
 }
 
 impl Keyspace {
@@ -101,13 +114,13 @@ impl Keyspace {
     /// Sets a key's value and deadline, whether it is there or not.
     pub(super) fn put(&mut self, key: &[u8], value: Bytes, deadline_ms: Option<u64>) {
         self.bytes += value.len() as u64;
-        if let Some((_, kept, item)) = self.items.get_full_mut(key) {
-            self.bytes -= item.value.len() as u64;
-            item.value = value;
-            if item.deadline_ms != deadline_ms {
-                let old = std::mem::replace(&mut item.deadline_ms, deadline_ms);
-                move_deadline(&mut self.deadlines, kept, old, deadline_ms);
+        if let Some((position, kept, item)) = self.items.get_full_mut(key) {
+            let old = std::mem::replace(item, Item { value, deadline_ms });
+            self.bytes -= old.value.len() as u64;
+            if old.deadline_ms != deadline_ms {
+                move_deadline(&mut self.deadlines, kept, old.deadline_ms, deadline_ms);
             }
+            Shadow::keep(&mut self.shadow, position, || old);
             return;
         }
         self.bytes += key.len() as u64;
@@ -119,7 +132,8 @@ impl Keyspace {
 
     /// Changes a key's deadline; the key must be there.
     pub(super) fn set_deadline(&mut self, key: &[u8], deadline_ms: Option<u64>) {
-        if let Some((_, kept, item)) = self.items.get_full_mut(key) {
+        if let Some((position, kept, item)) = self.items.get_full_mut(key) {
+            Shadow::keep(&mut self.shadow, position, || item.clone());
             let old = std::mem::replace(&mut item.deadline_ms, deadline_ms);
             move_deadline(&mut self.deadlines, kept, old, deadline_ms);
         }
@@ -128,7 +142,8 @@ impl Keyspace {
     /// Takes a key's value out to be changed and put back with [`Keyspace::put`]. The caller must
     /// put it back.
     pub(super) fn take_value(&mut self, key: &[u8]) -> Bytes {
-        self.items.get_mut(key).map_or_else(Bytes::new, |item| {
+        self.items.get_full_mut(key).map_or_else(Bytes::new, |(position, _, item)| {
+            Shadow::keep(&mut self.shadow, position, || item.clone());
             self.bytes -= item.value.len() as u64;
             std::mem::take(&mut item.value)
         })
@@ -136,7 +151,10 @@ impl Keyspace {
 
     /// Removes a key.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Item> {
-        let (key, item) = self.items.swap_remove_entry(key)?;
+        let (position, key, item) = self.items.swap_remove_full(key)?;
+        if self.shadow.is_some() {
+            self.keep_removed(position, &key, &item);
+        }
         self.bytes -= (key.len() + item.value.len()) as u64;
         let slot = slot_of(&key);
         if let Some(count) = self.slots.get_mut(&slot) {
@@ -149,6 +167,16 @@ impl Keyspace {
             self.deadlines.remove(&(deadline, key));
         }
         Some(item)
+    }
+
+    /// Tells the snapshot that `key` was removed from `position` and the last key, if it was another, moved
+    /// there.
+    fn keep_removed(&mut self, position: usize, key: &Bytes, item: &Item) {
+        Shadow::keep_gone(&mut self.shadow, position, key, item);
+        let last = self.items.len();
+        if let Some((moved, item)) = self.items.get_index(position) {
+            Shadow::keep_gone(&mut self.shadow, last, moved, item);
+        }
     }
 
     /// Removes due keys, earliest deadline first, at most `removals_max`.
@@ -167,8 +195,32 @@ impl Keyspace {
 
     /// Removes all keys.
     pub(super) fn clear(&mut self) {
-        let expired = self.expired;
-        *self = Self { expired, ..Self::default() };
+        let (items, expired) = (std::mem::take(&mut self.items), self.expired);
+        let mut shadow = self.shadow.take();
+        if let Some(shadow) = &mut shadow {
+            shadow.keep_all(items);
+        }
+        *self = Self { expired, shadow, ..Self::default() };
+    }
+
+    /// About how much memory keys and values take.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.bytes + (self.items.len() * ITEM_MEMORY_BYTES) as u64
+    }
+
+    /// Begins to keep what a snapshot is to show; an earlier one is given up.
+    pub(super) fn open_shadow(&mut self, shadow: Shadow) {
+        self.shadow = Some(Box::new(shadow));
+    }
+
+    /// The shadow of the snapshot under way, and the keys as they are now.
+    pub(super) fn shadow(&mut self) -> Option<(&mut Shadow, &Items)> {
+        Some((self.shadow.as_mut()?, &self.items))
+    }
+
+    /// Drops the shadow of a snapshot that has ended.
+    pub(super) fn close_shadow(&mut self) {
+        self.shadow = None;
     }
 }
 

@@ -23,20 +23,26 @@ mod glob;
 mod keyspace;
 pub mod op;
 mod read;
+mod shadow;
 mod snapshot;
 mod write;
 
 #[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use bytes::{Bytes, BytesMut};
-use coracle_engine::{
-    Apply, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,
-};
+use coracle_engine::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 
 use self::keyspace::Keyspace;
 use self::op::{Op, Payload};
-use super::limits::{EXPIRED_PER_ENTRY_MAX, EXPIRED_PER_TICK_MAX};
+use self::shadow::Bounds;
+use self::snapshot::{Loading, Manner, Stream};
+use super::limits::{EXPIRED_PER_ENTRY_MAX, EXPIRED_PER_TICK_MAX, SNAPSHOT_ITEMS_PER_CHUNK_MAX};
 use super::resp::Writer;
 
 pub use self::expiry::ExpiryReport;
@@ -47,12 +53,20 @@ pub use self::read::{GLOB_ANY, ScanPage};
 /// clock. Every other answer is longer.
 pub const TIME_MUST_ADVANCE: &[u8] = &[1];
 
+/// What entries change.
+#[derive(Debug, Default)]
+struct State {
+    keys: Keyspace,
+    log_time_ms: u64,
+    snapshots_begun: u64,
+}
+
 /// The state of one shard.
 #[derive(Debug, Default)]
 pub struct Kv {
-    keys: Keyspace,
-    log_time_ms: u64,
-    restoring: Option<ImageBuffer>,
+    /// Shared with the snapshot under way, which looks at it between two entries.
+    state: Rc<RefCell<State>>,
+    loading: Option<Box<Loading>>,
 }
 
 impl Kv {
@@ -65,9 +79,11 @@ impl Kv {
     /// The largest clock in any applied entry, in milliseconds since 1970.
     #[must_use]
     pub fn log_time_ms(&self) -> u64 {
-        self.log_time_ms
+        self.state.borrow().log_time_ms
     }
+}
 
+impl State {
     fn advance(&mut self, now_ms: u64, removals_max: usize) {
         #[cfg(mutant = "expiry-by-local-time")]
         let now_ms = std::time::UNIX_EPOCH.elapsed().map_or(now_ms, |now| now.as_millis() as u64);
@@ -100,29 +116,34 @@ impl Kv {
 
 impl StateMachine for Kv {
     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
-        self.apply_payload(entry.payload, reply);
+        self.state.borrow_mut().apply_payload(entry.payload, reply);
     }
 
     fn query(&self, request: &Bytes, reply: &mut BytesMut) {
         match Payload::decode(request) {
             Some(Payload { head, op: Op::Read(read) }) => {
-                let moment = read::Moment::new(self.log_time_ms, &head);
-                read::execute(&self.keys, moment, read, &mut Writer::new(reply, head.protocol));
+                let state = self.state.borrow();
+                let moment = read::Moment::new(state.log_time_ms, &head);
+                read::execute(&state.keys, moment, read, &mut Writer::new(reply, head.protocol));
             }
             _ => Writer::new(reply, Default::default()).error("ERR malformed query"),
         }
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
-        let mut image = Vec::new();
-        snapshot::write(&self.keys, self.log_time_ms, &mut image)?;
-        Ok(Box::new(WholeImage::new(image)))
+        let bounds = Bounds::of(self.state.borrow().keys.memory_bytes());
+        let manner = Manner { bounds, items_per_chunk_max: SNAPSHOT_ITEMS_PER_CHUNK_MAX };
+        Ok(Box::new(Stream::begin(&self.state, manner)))
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
-        let buffer = self.restoring.get_or_insert_with(|| ImageBuffer::new(1 << 30));
-        if let Some(image) = buffer.take(part)? {
-            (self.keys, self.log_time_ms) = snapshot::read(&mut image.as_slice())?;
+        if matches!(part, Restore::Begin) {
+            // The old state goes first: there may be no room for both. A snapshot of it has failed.
+            self.state.borrow_mut().keys = Keyspace::default();
+        }
+        if let Some((keys, log_time_ms)) = snapshot::restore(&mut self.loading, part)? {
+            let mut state = self.state.borrow_mut();
+            (state.keys, state.log_time_ms) = (keys, log_time_ms);
         }
         Ok(())
     }

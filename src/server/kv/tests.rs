@@ -127,12 +127,13 @@ proptest! {
             };
             apply(&mut kv, &payload);
         }
-        let bytes: usize = kv.keys.iter().map(|(key, item)| key.len() + item.value.len()).sum();
-        prop_assert_eq!(kv.keys.bytes(), bytes as u64);
+        let keys = &kv.state.borrow().keys;
+        let bytes: usize = keys.iter().map(|(key, item)| key.len() + item.value.len()).sum();
+        prop_assert_eq!(keys.bytes(), bytes as u64);
         let slots: BTreeSet<_> =
-            kv.keys.iter().map(|(key, _)| crate::server::slot_of(key)).collect();
-        let counted: usize = slots.iter().map(|slot| kv.keys.in_slot(*slot)).sum();
-        prop_assert_eq!(counted, kv.keys.len());
+            keys.iter().map(|(key, _)| crate::server::slot_of(key)).collect();
+        let counted: usize = slots.iter().map(|slot| keys.in_slot(*slot)).sum();
+        prop_assert_eq!(counted, keys.len());
     }
 }
 

@@ -6,4 +6,5 @@ mod expiry;
 mod golden;
 mod hostile;
 mod ordering;
+mod snapshots;
 mod world;

@@ -9,7 +9,7 @@ use clap::Parser;
 use coracle_tools::sim::campaign::{Campaign, Failed, Total, run_caught};
 use coracle_tools::sim::kv::KvWorkload;
 use coracle_tools::sim::plan::Plan;
-use coracle_tools::sim::run::{Failure, Report, run};
+use coracle_tools::sim::run::{Report, run};
 use coracle_tools::sim::shrink::shrink;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -105,19 +105,10 @@ fn tell(args: &Args, plan: &Plan) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(failure) => {
-            println!("{}", describe(plan.seed, &failure));
+            println!("{}", Failed { seed: plan.seed, failure });
             ExitCode::FAILURE
         }
     }
-}
-
-fn describe(seed: u64, failure: &Failure) -> String {
-    format!(
-        "seed {seed} violates '{}' after {:.6} s: {}",
-        failure.invariant,
-        failure.at.as_secs_f64(),
-        failure.message
-    )
 }
 
 fn campaign(args: &Args) -> ExitCode {
@@ -153,7 +144,7 @@ fn campaign(args: &Args) -> ExitCode {
     let mut failures = total.failures.clone();
     failures.sort_by_key(|failed| failed.seed);
     for failed in &failures {
-        println!("\n{}", describe(failed.seed, &failed.failure));
+        println!("\n{failed}");
     }
     if let Some(first) = failures.first() {
         explain(args, first);
@@ -234,9 +225,7 @@ fn explain(args: &Args, failed: &Failed) {
     let plan = Plan::draw(failed.seed);
     let shrunk = shrink(&plan, &failed.failure, &runner, args.shrink_runs);
     let path = args.out.join(format!("seed-{}.toml", failed.seed));
-    let text = format!("# {}\n{}", describe(failed.seed, &shrunk.failure).replace('\n', "\n# "), {
-        toml::to_string(&shrunk.plan).unwrap_or_default()
-    });
+    let text = shrunk.to_toml();
     let written = std::fs::create_dir_all(&args.out).and_then(|()| std::fs::write(&path, &text));
     match written {
         Ok(()) => println!(

@@ -116,6 +116,7 @@ pub const BANS: &[Ban] = &[
 pub const UNSAFE_PLACES: &[(&str, &str)] = &[
     ("wal/src/buf.rs", "memory aligned to a block for O_DIRECT"),
     ("bench/src/transfer/raw.rs", "the raw device: a bare ring, to compare ours with"),
+    ("bench/src/tiers/guard.rs", "the signal mask, and children that die with their parent"),
     ("bench/src/wal/raw.rs", "the raw device: a bare ring, to compare ours with"),
     ("src/cli/signals.rs", "the signal mask"),
     ("src/runtime/net.rs", "gather writes and receives that the runtime does not offer"),

@@ -84,32 +84,37 @@ pub fn text(tried: &[Tried]) -> String {
     out
 }
 
-/// The page for `docs/mutants.md`.
+/// The page `docs/mutants.md`.
 #[must_use]
 pub fn markdown(tried: &[Tried]) -> String {
     let mut out = String::from(
         "# Mutants\n\n\
-         Known bugs of consensus and storage engines, each built into the product behind\n\
-         `cfg(mutant = \"name\")`, and how many seeds the simulator needs to notice it. Made by\n\
-         `cargo mutants --markdown docs/mutants.md`; the table is `tools/src/mutants/table.rs`.\n\n",
+         Bugs that consensus and storage projects have had, or are known for, each built into the product by a line or two\n\
+         behind `cfg(mutant = \"...\")`. `cargo mutants` builds each of them, runs the simulator against it, and says how many\n\
+         seeds it took to notice. `cargo mutants --only NAME` tries one. This page is made by\n\
+         `cargo mutants --markdown docs/mutants.md`; who had the bugs, and when they show, is said in\n\
+         `tools/src/mutants/table.rs`.\n\n\
+         | mutant | in | the bug | seeds to kill | noticed by |\n|---|---|---|---|---|\n",
     );
-    let _ = writeln!(out, "{}.\n", summary(tried));
-    out.push_str(
-        "| mutant | what is wrong | history | shows with | seeds | found by | seconds |\n",
-    );
-    out.push_str("|---|---|---|---|---:|---|---:|\n");
     for tried in tried {
-        let Some(Mutant { name, what, history, shows, .. }) = table::find(tried.name) else {
-            continue;
+        let Some(Mutant { name, part, what, .. }) = table::find(tried.name) else { continue };
+        let part = part.dir().trim_end_matches("/src");
+        let (seeds, by) = match &tried.outcome {
+            Outcome::Killed { seeds, invariant, .. } => {
+                (seeds.to_string(), format!("`{invariant}`"))
+            }
+            Outcome::Survived { seeds } => (format!("**survives {seeds}**"), String::new()),
+            _ => tried.cells(),
         };
-        let (seeds, by) = tried.cells();
         let by = by.replace('|', "/");
-        let _ = writeln!(
-            out,
-            "| `{name}` | {what} | {history} | {shows} | {seeds} | {by} | {:.1} |",
-            tried.run_seconds
-        );
+        let _ = writeln!(out, "| `{name}` | {part} | {what} | {seeds} | {by} |");
     }
+    let good = tried.iter().filter(|tried| tried.is_good()).count();
+    let _ = write!(out, "\n{good} of {} are noticed", tried.len());
+    if let Some(median) = median(tried) {
+        let _ = write!(out, ", half of them within {median} seeds");
+    }
+    out.push_str(".\n");
     out
 }
 
@@ -140,8 +145,11 @@ mod tests {
                 assert!(!cell.contains('|') && !cell.is_empty(), "{}", mutant.name);
             }
         }
-        assert!(
-            markdown(&[killed(3)]).contains("| `stale-ack` | an acknowledgement of an earlier")
-        );
+        let page =
+            markdown(&[killed(3), Tried { outcome: Outcome::Survived { seeds: 9 }, ..killed(0) }]);
+        let row = "| `stale-ack` | engine | an acknowledgement of an earlier term counts |";
+        assert!(page.contains(&format!("{row} 3 | `linearizability` |\n")), "{page}");
+        assert!(page.contains(&format!("{row} **survives 9** |  |\n")), "{page}");
+        assert!(page.ends_with("\n1 of 2 are noticed, half of them within 3 seeds.\n"), "{page}");
     }
 }

@@ -339,7 +339,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     wal(
         "misdirected-write-accepted",
-        "neither the position in a batch nor its link to the one before is checked",
+        "neither the positions in a batch nor its link to the one before are checked",
         "TigerBeetle#2711",
         "a batch written over an earlier one of the same size",
     ),

@@ -50,6 +50,8 @@ pub(super) struct World {
     pub(super) decided: [u64; 4],
     pub(super) highest: u64,
     pub(super) snapshots_max: usize,
+    /// How many shards are written again at the same time.
+    pub(super) rewrites_max: usize,
     trimmed: bool,
     /// Whether anything was done in the last step.
     pub(super) acted: bool,
@@ -73,6 +75,7 @@ impl World {
             decided: [0; 4],
             highest: 0,
             snapshots_max: 1,
+            rewrites_max: usize::MAX,
             trimmed: false,
             acted: false,
         }
@@ -251,9 +254,12 @@ impl World {
                 self.decided[3] += 1;
                 assert!(entries.is_some() || hard_state || base);
                 let (delay, step) = (self.random(4), self.step);
-                let replica = self.replicas.get_mut(&shard).unwrap();
-                assert!(replica.rewrite.is_none());
-                replica.rewrite = Some((action, step + delay));
+                // What is not begun is asked for again.
+                let running = self.replicas.values().filter(|r| r.rewrite.is_some()).count();
+                if running < self.rewrites_max {
+                    let replica = self.replicas.get_mut(&shard).unwrap();
+                    replica.rewrite = Some((action, step + delay));
+                }
             }
         }
     }

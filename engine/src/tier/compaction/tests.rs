@@ -1,3 +1,5 @@
+//! Tests of the decisions about a log that grows, over the simulated core of `model.rs`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -44,6 +46,7 @@ fn step(world: &mut World, step: u64) {
 #[test]
 fn the_disk_stays_within_its_bounds_for_10_000_steps() {
     let mut world = World::new(budget(16), 7);
+    world.rewrites_max = 1;
     for shard in 0..31 {
         replica(&mut world, shard).state_bytes = 20 * KIB;
     }
@@ -185,6 +188,7 @@ proptest! {
         kinds in prop::collection::vec((0..4u8, 1..6u64, 20..6000usize, 0..30_000u64), 1..20),
     ) {
         let mut world = World::new(budget(segments), seed);
+        world.rewrites_max = 1 + (seed % 4) as usize;
         for step in 0..600u64 {
             for (shard, (kind, count, bytes, state_bytes)) in kinds.iter().enumerate() {
                 let shard = ShardId(shard as u32);

@@ -1,3 +1,5 @@
+//! Tests of what a restart makes of a log, against shards without one.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -185,7 +187,7 @@ fn one_unusable_shard_leaves_the_others_alone() {
 #[test]
 fn a_record_of_no_known_kind_ends_the_recovery() {
     let mut recovery = Recovery::new(0);
-    let record = RecordView { stream: 7, kind: 9, payload: b"?", lsn: Lsn(5000) };
+    let record = RecordView { stream: 7, kind: 9, payload: b"?", lsn: Lsn(5000), batch: Lsn(4096) };
     recovery.record(&record, Lsn(4096));
     let unknown = ReplayError::Unknown { shard: SHARD, kind: 9, bytes: 1 };
     assert_eq!(recovery.finish(&BTreeMap::new()).unwrap_err(), unknown);

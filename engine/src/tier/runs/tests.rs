@@ -1,3 +1,5 @@
+//! Tests of runs, against a list of all entries.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -19,6 +19,8 @@ pub struct Work {
 }
 
 pub struct Write {
+    /// Whether a snapshot replaces all that was there.
+    pub reset: bool,
     pub entries: Vec<Entry>,
     pub mark: WriteMark,
 }
@@ -48,6 +50,8 @@ pub struct Node {
     pub append_work: VecDeque<Work>,
     pub apply_work: VecDeque<Vec<Entry>>,
     pub configuration: Configuration,
+    /// What the next Ready has to say about a snapshot.
+    pub installed: Option<String>,
 }
 
 impl Node {
@@ -77,6 +81,7 @@ impl Node {
             append_work: VecDeque::new(),
             apply_work: VecDeque::new(),
             configuration: Configuration::default(),
+            installed: None,
         }
     }
 
@@ -128,10 +133,13 @@ impl Node {
             || self.told != self.to_tell()
     }
 
-    pub fn write(&mut self, entries: &[Entry]) {
-        if let Some(first) = entries.first() {
+    pub fn write(&mut self, write: &Write) {
+        if write.reset {
+            self.disk.clear();
+        }
+        if let Some(first) = write.entries.first() {
             self.disk.retain(|entry| entry.index < first.index);
-            self.disk.extend(entries.iter().cloned());
+            self.disk.extend(write.entries.iter().cloned());
         }
     }
 

@@ -15,6 +15,8 @@
 //!   the Ready; so the disk is fast then, and the node's own vote still comes from the append thread.
 //! * A new cluster begins after a snapshot, whose last entry has term 1, at term 0. Ours refuses a
 //!   log that is newer than its term, so here that entry has term 0 and is shown as 1.
+//! * etcd's snapshots travel in their messages and are restored when they arrive. Ours are only offered; the
+//!   adapter installs them at once. etcd counts a snapshot as sent and shows what comes after it as next.
 //! * The core has no changes of membership yet. They are proposed as ordinary entries, and each node
 //!   keeps a [`Configuration`] that moves when such an entry is applied.
 
@@ -31,7 +33,7 @@ use super::expected::{is_acknowledgement, is_decision};
 use super::facts::Facts;
 use super::node::{Node, Work, Write};
 use super::text::{
-    Body, CHANGE_MARK, Letter, entry_text, letter_text, reconfiguration, term_shown,
+    Body, CHANGE_MARK, Letter, entry_text, letter_text, reconfiguration, snapshot_text, term_shown,
 };
 
 #[derive(Default)]
@@ -139,7 +141,7 @@ impl Replay {
             "raft-state" => self.show_states(),
             "status" => self.show_status(first),
             "transfer-leadership" => self.cannot("hand over leadership"),
-            "compact" => self.cannot("compact its log"),
+            "compact" => self.compact(first, numbers.get(1).map_or(0, |index| *index as u64)),
             "send-snapshot" => self.cannot("send a snapshot"),
             other => self.cannot(&format!("run the unknown command {other:?}")),
         }
@@ -363,12 +365,16 @@ impl Replay {
             let text = letter_text(letter, base);
             if asynchronous || letter.to != id {
                 self.decided(&text, format!("{id} sends {text}"));
+                self.note_snapshot(id, letter);
             }
         }
+        if let Some(snapshot) = self.nodes[place].installed.take() {
+            self.facts.event(format!("{id} Snapshot {snapshot}"));
+        }
         self.network.extend(letters);
-        let write = effects
-            .write_mark
-            .map(|mark| Write { entries: std::mem::take(&mut effects.entries), mark });
+        let entries = std::mem::take(&mut effects.entries);
+        let reset = effects.base.is_some();
+        let write = effects.write_mark.map(|mark| Write { reset, entries, mark });
         if !asynchronous {
             self.stored_at_once(place, write, waiting, &committed);
         } else if write.is_some() || moved {
@@ -398,7 +404,7 @@ impl Replay {
     ) {
         let id = self.nodes[place].id;
         if let Some(write) = &write {
-            self.nodes[place].write(&write.entries);
+            self.nodes[place].write(write);
         }
         self.apply(place, committed);
         if let Some(write) = write {
@@ -419,7 +425,7 @@ impl Replay {
         let (id, base) = (node.id, node.base);
         let Some(work) = node.append_work.pop_front() else { return };
         if let Some(write) = &work.write {
-            node.write(&write.entries);
+            node.write(write);
         }
         for letter in &work.letters {
             let text = letter_text(letter, base);
@@ -490,11 +496,46 @@ impl Replay {
         for letter in now as Vec<Letter> {
             let text = letter_text(&letter, self.nodes[letter.from.0 as usize - 1].base);
             self.decided(&text, format!("{to} receives {text}"));
+            self.note_snapshot(to, &letter);
             match letter.body {
                 Body::Stored(mark) => self.step(place, Event::Durable(mark)),
                 Body::Message { message, .. } => self.receive(place, letter.from, message),
             }
         }
+    }
+
+    /// A snapshot of all that is committed, and a log that begins behind `index`.
+    fn compact(&mut self, place: usize, index: u64) {
+        let Some(raft) = &self.nodes[place].raft else { return };
+        let commit = raft.commit();
+        let term = raft.log().term_at(commit).unwrap();
+        self.step(place, Event::Snapshot { index: commit, term });
+        let raft = self.nodes[place].raft.as_mut().unwrap();
+        if index > commit.0 || raft.compact_to(LogIndex(index)).is_none() {
+            self.cannot("compact its log");
+        }
+    }
+
+    /// What a letter says about a snapshot, if it is about one; `node` sends or receives it.
+    fn note_snapshot(&mut self, node: NodeId, letter: &Letter) {
+        let Body::Message { message: Message::SnapshotOffer(offer), .. } = &letter.body else {
+            return;
+        };
+        let configuration = &self.nodes[letter.from.0 as usize - 1].configuration;
+        let text = snapshot_text(offer.index, offer.snapshot_term, configuration);
+        self.facts.event(format!("{node} Snapshot: {text}"));
+    }
+
+    /// Installs what the leader offers.
+    fn install(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        let Some((from, index, term)) = node.effects.offered.take() else { return };
+        let configuration = self.nodes[from.0 as usize - 1].configuration.clone();
+        let node = &mut self.nodes[place];
+        node.installed = Some(snapshot_text(index, term, &configuration));
+        self.facts.event(format!("{} has {configuration}", node.id));
+        node.configuration = configuration;
+        self.step(place, Event::Installed { index, term });
     }
 
     fn receive(&mut self, place: usize, from: NodeId, message: Message) {
@@ -535,6 +576,7 @@ impl Replay {
         };
         let conflict = node.conflict(&message);
         self.step(place, Event::Message { from, message });
+        self.install(place);
         let node = &mut self.nodes[place];
         let (id, raft) = (node.id, node.raft.as_ref().unwrap());
         if outdated && node.effects.messages.len() > sent {
@@ -625,16 +667,22 @@ impl Replay {
     fn show_status(&mut self, place: usize) {
         let node = &self.nodes[place];
         let Some(raft) = &node.raft else { return };
-        let mut show = |id: NodeId, replicating, matched: LogIndex, next: LogIndex| {
-            let kind = if replicating { "Replicate" } else { "Probe" };
+        let mut show = |id: NodeId, kind, matched: LogIndex, next: LogIndex| {
             self.facts.state(format!("{} sees {id} progress", node.id), kind);
             self.facts.state(format!("{} sees {id} match", node.id), matched);
             self.facts.state(format!("{} sees {id} next", node.id), next);
         };
         let durable = raft.log().durable();
-        show(node.id, true, durable, durable.next());
+        show(node.id, "Replicate", durable, durable.next());
         for follower in raft.followers() {
-            show(follower.id, follower.replicating, follower.matched, follower.next);
+            let offered = raft.offered().find(|(id, _)| *id == follower.id);
+            let next = offered.map_or(follower.next, |(_, index)| index.next());
+            let kind = match follower.replicating {
+                _ if follower.snapshot => "Snapshot",
+                true => "Replicate",
+                false => "Probe",
+            };
+            show(follower.id, kind, follower.matched, next);
         }
     }
 }

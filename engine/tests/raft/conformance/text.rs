@@ -1,6 +1,6 @@
 //! Entries and messages of ours in etcd's words.
 
-use coracle_engine::raft::membership::{Reconfiguration, Transition};
+use coracle_engine::raft::membership::{Configuration, NodeSet, Reconfiguration, Transition};
 use coracle_engine::raft::{AppendOutcome, Entry, EntryKind, Message, WriteMark};
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -57,6 +57,21 @@ pub fn entry_text(entry: &Entry, base: LogIndex) -> String {
         _ => format!("EntryNormal {text:?}"),
     };
     format!("{term}/{} {what}", entry.index)
+}
+
+pub fn snapshot_text(index: LogIndex, term: Term, configuration: &Configuration) -> String {
+    let list = |nodes: &NodeSet| {
+        let nodes: Vec<String> = nodes.iter().map(|node| node.to_string()).collect();
+        format!("[{}]", nodes.join(" "))
+    };
+    let parts = configuration.clone().into_parts();
+    let (voters, outgoing) = (list(&parts.incoming), list(&parts.outgoing));
+    let (learners, next) = (list(&parts.learners), list(&parts.learners_next));
+    format!(
+        "Index:{index} Term:{term} ConfState:Voters:{voters} VotersOutgoing:{outgoing} \
+         Learners:{learners} LearnersNext:{next} AutoLeave:{}",
+        parts.auto_leave
+    )
 }
 
 pub fn letter_text(letter: &Letter, base: LogIndex) -> String {

@@ -22,7 +22,6 @@ const NO_OUTSIDERS: &str = "a core can't start without being a voter of its shar
      membership in the running core";
 const NO_MEMBERSHIP: &str = "needs changes of membership in the running core: the configuration comes out \
      right, but the core goes on counting, and sending to, the voters it was started with";
-const NO_SNAPSHOTS: &str = "needs compaction and snapshots in the core";
 const NO_TRANSFER: &str = "needs leadership transfer, and a new voter that the core knows of; node 4 never \
      leads here, and all that it would do as leader is missing";
 
@@ -74,11 +73,5 @@ pub const WAIVERS: &[Waiver] = &[
     waive(PREVOTE, 139..=139, "1 grants MsgPreVote of 2", 1, LEADERS_ARE_KEPT),
     waive(PREVOTE, 139..=139, "1 ignores MsgPreVote of 2", 1, LEADERS_ARE_KEPT),
     waive(PREVOTE, 139..=139, "1->2 MsgPreVoteResp Term:2", 2, LEADERS_ARE_KEPT),
-    waive(SNAPSHOT, 28..=28, "cannot compact", 1, NO_SNAPSHOTS),
     waive(SNAPSHOT, 50..=50, "3 starts with voters", 1, NO_OUTSIDERS),
-    waive(SNAPSHOT, 85..=85, "", 3, NO_SNAPSHOTS),
-    waive(SNAPSHOT, 97..=97, "state: 1 sees 3 ", 2, NO_SNAPSHOTS),
-    waive(SNAPSHOT, 107..=107, "", 9, NO_SNAPSHOTS),
-    waive(SNAPSHOT, 125..=125, "1 receives 3->1 MsgAppResp", 2, NO_SNAPSHOTS),
-    waive(SNAPSHOT, 131..=131, "state: 1 sees 3 ", 3, NO_SNAPSHOTS),
 ];

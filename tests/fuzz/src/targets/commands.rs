@@ -6,7 +6,8 @@ use coracle::server::commands::{self, CommandError, Handler, Parse, Spec};
 use coracle::server::kv::op::{Encoder, Head, Payload, Read};
 use coracle::server::kv::{ExpiryReport, TIME_MUST_ADVANCE};
 use coracle::server::resp::{Args, Decoder, Protocol};
-use coracle::{Apply, LogIndex, ShardId, StateMachine, Term, restore_chunks, snapshot_chunks};
+use coracle::{Apply, ChunkSink, LogIndex, ShardId, StateMachine, Term, restore_chunks};
+use coracle_wal::AlignedBuf;
 
 use super::reply;
 use crate::{Memory, Seed, Target};
@@ -27,6 +28,9 @@ pub(super) const TARGET: Target = Target {
 /// The shard is emptied when it has grown beyond this: the values are not what is tested.
 const STORE_BYTES_MAX: usize = 16 << 10;
 
+/// Largest chunk of a snapshot: a key as long as an input fits.
+const CHUNK_BYTES: usize = 128 << 10;
+
 /// 2026-01-01, where the clock starts.
 const START_MS: u64 = 1_767_225_600_000;
 
@@ -39,9 +43,13 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn new() -> Self {
+        Self::of(Kv::new())
+    }
+
+    pub(super) fn of(kv: Kv) -> Self {
         let mut encoder = Encoder::default();
         encoder.set_head(Head { protocol: Protocol::Resp2, stale: false, now_ms: 0 });
-        Self { kv: Kv::new(), encoder, index: 0 }
+        Self { kv, encoder, index: 0 }
     }
 
     pub(super) fn apply(&mut self, payload: &Bytes) -> BytesMut {
@@ -69,10 +77,17 @@ impl Shard {
         ExpiryReport::decode(self.query(&asked).freeze()).expect("a report")
     }
 
-    /// All chunks of a snapshot.
+    /// All chunks of a snapshot. They are small: it is taken often, and values are cut at chunks.
     pub(super) fn image(&mut self) -> Vec<Vec<u8>> {
-        snapshot_chunks(self.kv.snapshot().expect("it takes snapshots"))
-            .expect("nothing interferes")
+        let mut stream = self.kv.snapshot().expect("it takes snapshots");
+        let mut buf = AlignedBuf::zeroed(CHUNK_BYTES);
+        let (mut chunks, mut more) = (Vec::new(), true);
+        while more {
+            let mut chunk = ChunkSink::new(&mut buf);
+            more = stream.fill(&mut chunk).expect("nothing interferes");
+            chunks.push(chunk.bytes().to_vec());
+        }
+        chunks
     }
 
     /// The same state, from an image.

@@ -5,7 +5,8 @@ use coracle_engine::NodeId;
 use coracle_engine::raft::Message;
 use proptest::prelude::*;
 
-use crate::pair::{Input, Pair, Speaker};
+use crate::case::{self, Case};
+use crate::pair::{Input, Pair};
 use crate::story::Story;
 
 /// One thing that happens. Numbers choose among what there is, by remainder.
@@ -57,17 +58,6 @@ pub enum Op {
     },
 }
 
-/// A run.
-#[derive(Clone, Debug)]
-pub struct Case {
-    pub size: u64,
-    pub seed: u64,
-    pub speaker: Speaker,
-    /// Whether disks write at once; otherwise only when told.
-    pub quick_disk: bool,
-    pub ops: Vec<Op>,
-}
-
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (any::<u8>(), 1_u8..12).prop_map(|(node, ticks)| Op::Tick { node, ticks }),
@@ -85,13 +75,9 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Random runs.
-pub fn cases() -> impl Strategy<Value = Case> {
-    let speaker = prop_oneof![Just(Speaker::Ours), Just(Speaker::Theirs)];
+pub fn cases() -> impl Strategy<Value = Case<Op>> {
     let size = prop_oneof![Just(3_u64), Just(5_u64)];
-    let ops = prop::collection::vec(op(), 20..300);
-    (size, any::<u64>(), speaker, any::<bool>(), ops).prop_map(
-        |(size, seed, speaker, quick_disk, ops)| Case { size, seed, speaker, quick_disk, ops },
-    )
+    case::cases(size, prop::collection::vec(op(), 20..300))
 }
 
 /// Most messages under way; the oldest are lost beyond.
@@ -105,7 +91,7 @@ struct Run<'a> {
 }
 
 /// Runs one case; the error tells the first difference.
-pub fn run(case: &Case, story: &mut Story) -> Result<(), String> {
+pub fn run(case: &Case<Op>, story: &mut Story) -> Result<(), String> {
     let ids: Vec<NodeId> = (1..=case.size).map(NodeId).collect();
     let pair = |id: &NodeId| Pair::new(*id, &ids, case.seed, case.speaker);
     let pairs = ids.iter().map(pair).collect();

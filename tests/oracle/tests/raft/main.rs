@@ -5,6 +5,7 @@
 //! shrunk and told step by step.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod case;
 mod cluster;
 mod known;
 mod ours;

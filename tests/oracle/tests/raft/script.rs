@@ -14,7 +14,8 @@ use coracle_engine::raft::{
 use coracle_engine::{LogIndex, NodeId, Term};
 use proptest::prelude::*;
 
-use crate::pair::{Input, Pair, Speaker, payload, term_at, terms};
+use crate::case::{self, Case};
+use crate::pair::{Input, Pair, payload, term_at, terms};
 use crate::story::Story;
 use crate::theirs::{ELECTION_TICKS, View};
 
@@ -102,17 +103,6 @@ pub enum Op {
     },
 }
 
-/// A run.
-#[derive(Clone, Debug)]
-pub struct Case {
-    pub size: u64,
-    pub seed: u64,
-    pub speaker: Speaker,
-    /// Whether disks write at once; otherwise only when told.
-    pub quick_disk: bool,
-    pub ops: Vec<Op>,
-}
-
 fn op() -> impl Strategy<Value = Op> {
     use Op::*;
     let n = any::<u8>;
@@ -148,12 +138,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Random runs.
-pub fn cases() -> impl Strategy<Value = Case> {
-    let speaker = prop_oneof![Just(Speaker::Ours), Just(Speaker::Theirs)];
-    let ops = prop::collection::vec(op(), 10..150);
-    (3_u64..6, any::<u64>(), speaker, any::<bool>(), ops).prop_map(
-        |(size, seed, speaker, quick_disk, ops)| Case { size, seed, speaker, quick_disk, ops },
-    )
+pub fn cases() -> impl Strategy<Value = Case<Op>> {
+    case::cases(3_u64..6, prop::collection::vec(op(), 10..150))
 }
 
 /// A peer that leads, or led, a term.
@@ -182,7 +168,7 @@ struct World {
 }
 
 /// Runs one case; the error tells the first difference.
-pub fn run(case: &Case, story: &mut Story) -> Result<(), String> {
+pub fn run(case: &Case<Op>, story: &mut Story) -> Result<(), String> {
     let ids: Vec<NodeId> = (1..=case.size).map(NodeId).collect();
     let mut pair = Pair::new(NodeId(1), &ids, case.seed, case.speaker);
     let mut world = World {

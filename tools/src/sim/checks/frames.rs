@@ -6,7 +6,7 @@
 //! | VoteReply, granted | term and vote are durable |
 //! | AppendReply, accepted | the term, and the log up to `matched`, equal to the leader's, are durable |
 //! | Append, Heartbeat | the sender leads the term; the commit index names committed entries |
-//! | HeartbeatReply | nothing durable; its sender has heard of the term |
+//! | HeartbeatReply | nothing durable; its sender has heard of the term, and stands for the round of reads |
 //! | PreVote, PreVoteReply | nothing |
 //!
 //! A frame may lie in a buffer while its sender goes on. If the sender's disk is in a later term by
@@ -46,7 +46,13 @@ impl Checker {
             Message::VoteReply(m) if !m.granted => self.check_term(from, shard, m.term),
             Message::VoteReply(m) => self.check_vote(from, to, shard, m.term),
             Message::AppendReply(m) => self.check_ack(from, to, shard, m),
-            Message::HeartbeatReply(m) => self.check_term(from, shard, m.term),
+            Message::HeartbeatReply(m) => {
+                if let Some(truth) = self.shards.get_mut(shard.0 as usize) {
+                    let newest = truth.answered.entry((to, from, m.term)).or_default();
+                    *newest = m.round.max(*newest);
+                }
+                self.check_term(from, shard, m.term)
+            }
             Message::Append(m) => self.check_leader(from, shard, m.term, m.commit),
             Message::Heartbeat(m) => self.check_leader(from, shard, m.term, m.commit),
             Message::SnapshotOffer(m) => self.check_leader(from, shard, m.term, m.index),

@@ -201,6 +201,9 @@ impl Checker {
         }
         if replica.role() == Role::Leader {
             self.check_matched(node, replica)?;
+            if let Some(truth) = self.shards.get(id.0 as usize) {
+                truth.check_rounds(node, replica)?;
+            }
         }
         // A core whose log has failed promises nothing any more.
         if failed { Ok(()) } else { self.check_durable(node, replica) }

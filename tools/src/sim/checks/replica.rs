@@ -66,6 +66,8 @@ pub trait Replica {
     fn uncommitted_bytes(&self) -> usize;
     /// Batches of reads that wait.
     fn reads_pending(&self) -> usize;
+    /// The newest round of reads that a leader takes for confirmed; 0 if none of this term.
+    fn confirmed_round(&self) -> u64;
     /// Its bounds.
     fn windows(&self) -> Windows;
 }
@@ -140,6 +142,10 @@ impl Replica for ShardView<'_> {
         self.raft().reads_pending()
     }
 
+    fn confirmed_round(&self) -> u64 {
+        self.raft().confirmed_round()
+    }
+
     fn windows(&self) -> Windows {
         let config = self.raft().config();
         Windows {
@@ -212,6 +218,7 @@ impl Mirror {
                 let violation = Violation::new(Invariant::LeaderAppendOnly, expected, seen);
                 return fail(violation.term(term).index(last));
             }
+            self.check_truncation(replica, keep)?;
             self.log.cut_behind(keep);
             self.rewrites = replica.rewrites();
         }
@@ -249,6 +256,24 @@ impl Mirror {
             self.log.push(entry_term, hash);
         }
         Ok(first)
+    }
+
+    /// A log is cut only where an entry of another leader takes the place of the first one that goes. If
+    /// it was cut more than once, that entry may have come back by now.
+    fn check_truncation(&self, replica: &impl Replica, keep: LogIndex) -> Checked {
+        let (last, term) = (replica.last(), replica.hard_state().term);
+        let once = replica.rewrites() == self.rewrites + 1;
+        let same = |index: &LogIndex| {
+            let own = self.log.at(*index).map(|link| link.term);
+            own == replica.entry(*index).map(|entry| entry.term)
+        };
+        let mut kept = (keep.0 + 1..=last.min(self.log.last()).0).map(LogIndex);
+        if !once || last >= self.log.last() || !kept.all(|index| same(&index)) {
+            return Ok(());
+        }
+        let expected = format!("an entry in the place of {}", self.log.describe(last.next()));
+        let seen = "none: the log was cut, and nothing has come instead";
+        fail(Violation::new(Invariant::LogShrunk, expected, seen).term(term).index(last.next()))
     }
 
     /// Compares the cursors with those of the last look and with each other.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_engine::raft::Role;
+use coracle_engine::raft::quorum::majority;
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
 use super::chain::Chain;
@@ -25,6 +26,8 @@ pub(super) struct ShardTruth {
     pub(super) matched: BTreeMap<(NodeId, NodeId), (Term, LogIndex)>,
     /// The furthest acknowledgement that each follower has sent to each leader, by leader and follower.
     pub(super) acknowledged: BTreeMap<(NodeId, NodeId), (Term, LogIndex)>,
+    /// The newest round of reads that each follower has answered, by leader, follower and term.
+    pub(super) answered: BTreeMap<(NodeId, NodeId, Term), u64>,
     pub(super) leaders: BTreeMap<Term, NodeId>,
     registry: Registry,
     /// What was ever committed, anywhere.
@@ -104,6 +107,33 @@ impl ShardTruth {
         let seen = format!("{}, committed, too", mirror.log.describe(at));
         let violation = Violation::new(Invariant::CommittedImmutable, expected, seen);
         fail(violation.term(mirror.state.term).index(at))
+    }
+
+    /// Compares the rounds of reads that a leader counts with what its followers have answered: each
+    /// follower counts for a round that it has answered, or for an earlier one, and a majority for one
+    /// that is confirmed.
+    pub(super) fn check_rounds(&self, node: NodeId, replica: &impl Replica) -> Checked {
+        let term = replica.hard_state().term;
+        let answered =
+            |follower| self.answered.get(&(node, follower, term)).copied().unwrap_or_default();
+        for follower in replica.followers() {
+            let (round, known) = (follower.round, answered(follower.id));
+            if round > known {
+                let expected = format!("node {} to count for round {known} at most", follower.id);
+                let seen = format!("it counts for round {round}");
+                return fail(Violation::new(Invariant::ReadRound, expected, seen).term(term));
+            }
+        }
+        let round = replica.confirmed_round();
+        let voters = replica.voters();
+        let has_answered = |voter: &&NodeId| **voter == node || answered(**voter) >= round;
+        let count = voters.iter().filter(has_answered).count();
+        if round > 0 && count < majority(voters.len()) {
+            let expected = format!("round {round} of reads answered by a majority");
+            let seen = format!("it is confirmed; {count} of {} voters stand for it", voters.len());
+            return fail(Violation::new(Invariant::ReadRound, expected, seen).term(term));
+        }
+        Ok(())
     }
 
     /// Adds what the leader of `term` has committed anew. Leaders of later terms must have it.

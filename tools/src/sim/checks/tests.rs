@@ -1,6 +1,8 @@
 //! Each invariant is violated once, by fabricated replicas, frames and disks: no check is vacuous.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coracle_engine::core::LogRecord;
 use coracle_engine::limits::ENTRY_COST_BYTES;
@@ -35,6 +37,7 @@ struct Fake {
     followers: Vec<FollowerStatus>,
     uncommitted: usize,
     reads: usize,
+    confirmed_round: u64,
 }
 
 impl Replica for Fake {
@@ -94,6 +97,10 @@ impl Replica for Fake {
         self.reads
     }
 
+    fn confirmed_round(&self) -> u64 {
+        self.confirmed_round
+    }
+
     fn windows(&self) -> Windows {
         Windows {
             inflight_messages_max: 4,
@@ -124,6 +131,7 @@ fn fake(term: u64, terms: &[u64]) -> Fake {
         followers: Vec::new(),
         uncommitted: 0,
         reads: 0,
+        confirmed_round: 0,
     }
 }
 
@@ -288,6 +296,22 @@ fn a_leader_that_cuts_its_log() {
 }
 
 #[test]
+fn a_log_that_shrinks_without_a_conflict() {
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(2, &[1, 1, 1]));
+    // Replaced by fewer entries of another leader, twice.
+    rig.sees(A, &Fake { rewrites: 1, ..fake(2, &[1, 2]) });
+    rig.sees(A, &Fake { rewrites: 2, ..fake(3, &[3]) });
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(1, &[1, 1]).leads(A));
+    rig.finds(Invariant::LogShrunk, A, &Fake { rewrites: 1, ..fake(2, &[1]) });
+    // What was replaced and came back within a turn is no proof.
+    let mut rig = Rig::new();
+    rig.sees(A, &fake(2, &[1, 1]));
+    rig.sees(A, &Fake { rewrites: 2, ..fake(2, &[1]) });
+}
+
+#[test]
 fn logs_that_differ_at_one_index_and_term_or_before() {
     let mut rig = Rig::new();
     rig.sees(A, &fake(1, &[1, 1]));
@@ -337,6 +361,8 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
         returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
+        contact: Duration::ZERO,
+        round: 0,
     };
     let with = |matched| Fake { followers: vec![status(matched)], ..fake(2, &[2]).leads(A) };
     rig.sees(A, &with(0));
@@ -348,6 +374,43 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
     rig.sees(A, &with(0));
     rig.sends(B, A, ack(2, 1)).unwrap();
     rig.sees(A, &with(1));
+}
+
+#[test]
+fn a_round_of_reads_that_too_few_have_answered() {
+    let status = |id, round| FollowerStatus {
+        id,
+        matched: LogIndex(0),
+        next: LogIndex(1),
+        replicating: true,
+        snapshot: false,
+        returning: None,
+        inflight_messages: 0,
+        inflight_bytes: 0,
+        contact: Duration::ZERO,
+        round,
+    };
+    let with = |rounds: [u64; 2], confirmed_round| {
+        let followers = vec![status(B, rounds[0]), status(C, rounds[1])];
+        Fake { followers, confirmed_round, ..fake(2, &[]).leads(A) }
+    };
+    let answer = |term, round| {
+        let standing = Standing::Member;
+        Message::HeartbeatReply(HeartbeatReply { term: Term(term), round, standing })
+    };
+    let mut rig = Rig::new();
+    for node in [B, C] {
+        rig.sees(node, &fake(2, &[]));
+    }
+    rig.sees(A, &with([0, 0], 0));
+    rig.sends(B, A, answer(2, 3)).unwrap();
+    // Neither earlier terms nor answers to somebody else count; a leader counts for itself.
+    rig.sends(C, A, answer(1, 5)).unwrap();
+    rig.sends(C, B, answer(2, 5)).unwrap();
+    rig.sees(A, &with([3, 0], 3));
+    for (rounds, confirmed) in [([4, 0], 3), ([3, 1], 3), ([3, 0], 4)] {
+        rig.finds(Invariant::ReadRound, A, &with(rounds, confirmed));
+    }
 }
 
 #[test]
@@ -436,6 +499,8 @@ fn cursors_out_of_order() {
         returning: None,
         inflight_messages: 0,
         inflight_bytes: 0,
+        contact: Duration::ZERO,
+        round: 0,
     };
     for (matched, next) in [(2, 2), (0, 3), (0, 0)] {
         let followers = vec![follower(matched, next)];
@@ -619,6 +684,8 @@ fn windows_beyond_their_limits() {
         returning: None,
         inflight_messages,
         inflight_bytes,
+        contact: Duration::ZERO,
+        round: 0,
     };
     let leader = |status| Fake { followers: vec![status], ..fake(1, &[]).leads(A) };
     Rig::new().sees(A, &leader(follower(4, 1000 + 100 + ENTRY_COST_BYTES)));

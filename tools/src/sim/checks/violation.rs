@@ -14,6 +14,8 @@ pub enum Invariant {
     LeaderCompleteness,
     /// A leader never removes or replaces an entry of its own log.
     LeaderAppendOnly,
+    /// A log gives up entries only for others in their places.
+    LogShrunk,
     /// Two logs with an entry of the same index and term are equal up to it.
     LogMatching,
     /// Terms never decrease along a log, nor exceed the replica's own.
@@ -24,6 +26,8 @@ pub enum Invariant {
     CommitQuorum,
     /// What a leader takes for acknowledged is on the follower's disk.
     Matched,
+    /// A round of reads that a leader takes for confirmed was answered by a majority.
+    ReadRound,
     /// A leader commits by counting only what ends in an entry of its own term.
     CommitOwnTerm,
     /// A replica gives one vote in a term, across restarts.

@@ -98,10 +98,18 @@ impl Device {
         true
     }
 
-    /// A place for a misdirected write, inside a file and apart from the right place.
+    /// A place for a misdirected write, inside a file and apart from the right place: anywhere, or exactly
+    /// over an earlier write of the same length. The latter leaves no trace but what the content says.
     fn landing(&mut self, core: u32, file: u32, (position, len): (u64, u64)) -> Option<(u32, u64)> {
         const BLOCK: u64 = BLOCK_BYTES as u64;
         const ATTEMPTS: u32 = 8;
+        if self.rng.bool() {
+            let same = self.dir(core).node(file).writes_of(len);
+            let others: Vec<u64> = same.filter(|start| *start != position).collect();
+            if let Some(landed) = others.get(self.rng.usize(..others.len().max(1))) {
+                return Some((file, *landed));
+            }
+        }
         let nodes = &self.dir(core).nodes;
         let fits: Vec<(u32, u64)> = nodes
             .values()
@@ -161,7 +169,7 @@ impl SimDisk {
     }
 
     /// The next durable write inside of a file's present size lands at another aligned place of this directory,
-    /// durably, and reports success.
+    /// durably, and reports success. Often that place is where an earlier write of the same length is.
     pub fn misdirect_next_write(&self) {
         self.device.0.device.borrow_mut().dir(self.core).misdirect += 1;
     }

@@ -38,6 +38,8 @@ pub(super) struct Node {
     /// By page, oldest first.
     dirty: BTreeMap<u32, Vec<Version>>,
     growth: Vec<Growth>,
+    /// Where durable writes began that no later one has touched, and their lengths.
+    writes: BTreeMap<u64, u64>,
     /// Pages that can't be read until they are written again.
     pub(super) unreadable: BTreeSet<u32>,
     /// Shared by every handle: a file in use keeps its blocks without a name.
@@ -71,6 +73,8 @@ impl Node {
     /// A write that is durable at once.
     pub(super) fn write_durable(&mut self, position: u64, bytes: &[u8], watch: &mut Watch) {
         let end = position + bytes.len() as u64;
+        self.writes.retain(|start, len| *start >= end || *start + *len <= position);
+        self.writes.insert(position, bytes.len() as u64);
         self.cached.size = self.cached.size.max(end);
         self.settle_size(end, watch);
         for (at, page, sectors) in pages(position, bytes) {
@@ -84,6 +88,11 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Where durable writes of this length began, and are still there.
+    pub(super) fn writes_of(&self, len: u64) -> impl Iterator<Item = u64> {
+        self.writes.iter().filter(move |(_, its)| **its == len).map(|(start, _)| *start)
     }
 
     /// Makes the file at least so long, in the cache.

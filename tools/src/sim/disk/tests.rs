@@ -429,6 +429,30 @@ fn damage_is_done_where_asked_and_told() {
     assert_eq!(world.counts()["disk/not written"], 2);
 }
 
+/// A write that goes astray often hits an earlier one of its own length, from end to end.
+#[test]
+fn misdirected_writes_land_on_their_like() {
+    let (mut hits, seeds) = (0, 40);
+    for seed in 0..seeds {
+        let (world, device) = device(seed, DiskWeather::calm());
+        let disk = device.disk(0);
+        block_on(&world, async move {
+            let file = create(&disk, "a").await;
+            write(&file, 0, 0, 64).await.unwrap();
+            file.sync().await.unwrap();
+            for (block, blocks) in [(1, 2), (3, 1), (4, 2), (6, 3), (4, 1)] {
+                write_durable(&file, block * BLOCK, 1, blocks).await.unwrap();
+            }
+            disk.misdirect_next_write();
+            write_durable(&file, 9 * BLOCK, 2, 2).await.unwrap();
+        });
+        // The second one of two blocks was overwritten in part, so it is none any more.
+        let landed = device.drain_damage().into_iter().map(|damage| damage.position).next_back();
+        hits += u32::from(landed == Some(BLOCK as u64));
+    }
+    assert!((10..40).contains(&hits), "{hits} of {seeds}");
+}
+
 /// Whoever follows the list of durable changes knows the durable image.
 #[test]
 fn the_list_of_durable_changes_is_complete() {

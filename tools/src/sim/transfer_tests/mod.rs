@@ -9,6 +9,7 @@ mod rig;
 
 use std::time::Duration;
 
+use coracle_engine::snapshot::WriteError;
 use coracle_engine::transfer::budget::TransferBudget;
 use coracle_engine::transfer::pull::{PullError, PullLimits};
 use coracle_engine::transfer::serve::ServeLimits;
@@ -37,6 +38,22 @@ fn a_snapshot_arrives_whole_chunk_by_chunk() {
         let counters = rig.sender().counters();
         assert_eq!((counters.connections, counters.chunks), (1, sizes.len() as u64));
     }
+}
+
+#[test]
+fn a_snapshot_that_is_there_already_is_not_pulled_and_an_older_one_neither() {
+    let mut rig = Rig::new(8);
+    rig.give(id(10), chunks_of(7, &[5000; 3]));
+    rig.give(id(20), chunks_of(8, &[5000; 3]));
+    rig.start_sender(ServeLimits::default(), TransferBudget::unlimited());
+    for _ in 0..2 {
+        let pull = rig.start_pull(id(20), PullLimits::default());
+        assert_eq!(rig.wait(&pull).unwrap().id, id(20));
+    }
+    assert_eq!(rig.sender().counters().chunks, 3);
+    let pull = rig.start_pull(id(10), PullLimits::default());
+    let error = rig.wait(&pull).unwrap_err();
+    assert!(matches!(error, PullError::Store(WriteError::Outdated { .. })), "{error}");
 }
 
 #[test]
