@@ -337,6 +337,7 @@ declare_probes! {
     cold_cursor_dropped,
     /// What was to be read from the log had been given up meanwhile.
     cold_read_gone,
+    cold_read_met_end,
     /// What was to be read from the log was damaged.
     cold_read_damaged,
     /// A state machine was given an entry that was read back.

@@ -183,7 +183,8 @@ async fn collect<D: Disk>(cursor: &mut Cursor<D>, want: &Want) -> Result<Vec<Ent
     loop {
         while let Some(entry) = cursor.pending.pop_front() {
             // Others are of an earlier time: overwritten since, or read before.
-            if entry.index != cursor.next || entry.term != want.term {
+            let other_term = entry.term != want.term && cfg!(not(mutant = "cold-read-of-any-term"));
+            if entry.index != cursor.next || other_term {
                 continue;
             }
             cost += entry.cost();
@@ -195,6 +196,11 @@ async fn collect<D: Disk>(cursor: &mut Cursor<D>, want: &Want) -> Result<Vec<Ent
         }
         let batch = match cursor.reader.next().await {
             Ok(Some(batch)) => batch,
+            // What is left of the run is newer, and not durable yet.
+            Ok(None) if !entries.is_empty() => {
+                sometimes!(cold_read_met_end);
+                return Ok(entries);
+            }
             // The index says that it is there, and it was durable when it left the memory.
             Ok(None) | Err(ReadError::Trimmed { .. }) => return Err(ColdError::Gone),
             Err(error @ ReadError::Damaged { .. }) => {

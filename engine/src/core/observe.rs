@@ -39,8 +39,8 @@ pub struct CoreView<'a> {
     pub appended: Lsn,
     /// Bytes of entries in memory that are durable, and the budget for them.
     pub memory: (u64, u64),
-    /// Bytes of its directory: segments, prepared ones, snapshots.
-    pub disk_bytes: u64,
+    /// Bytes of its directory (segments, prepared ones, snapshots), and the budget for them; 0 for none.
+    pub disk: (u64, u64),
     /// Shards that could not be brought up, and why.
     pub lost: &'a BTreeMap<ShardId, String>,
     pub(super) shards: &'a [Shard],

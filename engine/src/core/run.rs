@@ -433,7 +433,10 @@ impl<E: Env> Core<E> {
             durable: wal.durable(),
             appended: self.storage.appended(),
             memory: (self.storage.memory_bytes(), self.config.tiers.log_memory_bytes),
-            disk_bytes: wal.disk_bytes() + self.tiers.store.disk_bytes(),
+            disk: (
+                wal.disk_bytes() + self.tiers.store.disk_bytes(),
+                self.config.tiers.disk_bytes_max,
+            ),
             lost: &self.lost,
             shards: &self.shards,
             touched,

@@ -233,11 +233,19 @@ impl<E: Env> Core<E> {
                 self.tiers.taking.already(shard, index);
                 continue;
             }
+            // It is told as one entry older than it is.
+            #[cfg(mutant = "snapshot-index-too-low")]
+            let index = index.prev().max(self.shards[at].raft.log().base_index().next());
             let term = self.shards[at].raft.log().term_at(index);
             let term = term.expect("an applied entry is not below the base of the log");
             match self.shards[at].snapshot() {
                 Ok(stream) => {
                     let id = SnapshotId { shard, index, term };
+                    #[cfg(mutant = "old-snapshot-removed-early")]
+                    if let Some(old) = self.tiers.store.newest(shard) {
+                        let store = self.tiers.store.clone();
+                        self.env.spawn(async move { drop(store.discard(old.id).await) });
+                    }
                     self.tiers.taking.begin(id);
                     let voters = self.config.members.iter().map(|member| member.id).collect();
                     let (store, writes) = (self.tiers.store.clone(), self.tiers.writes.clone());

@@ -99,6 +99,8 @@ pub(super) struct Asking {
 impl Asking {
     /// A single voter has nobody to ask, and nobody who could know more.
     pub(super) fn begin(config: &Config, now: Duration) -> Option<Self> {
+        #[cfg(mutant = "wiped-node-votes")]
+        let config = &Config { blank: None, ..config.clone() };
         let damaged = config.damaged.is_some();
         let incarnation = config.damaged.or(config.blank.filter(|_| config.voters.len() > 1))?;
         Some(Self { incarnation, damaged, due: now, empty: Vec::new() })

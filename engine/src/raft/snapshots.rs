@@ -59,6 +59,7 @@ impl Raft {
     pub fn compact_to(&mut self, index: LogIndex) -> Option<Base> {
         let snapshot = self.snapshot.map_or(LogIndex(0), |(index, _)| index);
         let committed = self.log.committed();
+        #[cfg(not(mutant = "compact-beyond-snapshot"))]
         assert!(index <= snapshot, "compact {index}: the snapshot ends at {snapshot}");
         assert!(index <= committed, "compact {index}: committed up to {committed}");
         let index = index.min(self.log.durable());
@@ -258,6 +259,12 @@ impl Raft {
         }
         if self.log.term_at(index) == Some(term) {
             sometimes!(snapshot_kept_log);
+            self.snapshot = Some((index, term));
+            self.commit_to(index, effects);
+            return;
+        }
+        #[cfg(mutant = "install-keeps-suffix")]
+        if index < self.log.last_index() {
             self.snapshot = Some((index, term));
             self.commit_to(index, effects);
             return;

@@ -168,7 +168,10 @@ impl<D: Disk> Writer<D> {
 
     async fn try_finish(&mut self, voters: Vec<NodeId>) -> Result<Rc<Manifest>, WriteError> {
         let id = self.id();
+        #[cfg(not(mutant = "manifest-before-chunks"))]
         self.pipe.sync().await?;
+        #[cfg(mutant = "manifest-before-chunks")]
+        self.pipe.drain().await?;
         let chunks = std::mem::take(&mut self.chunks);
         let manifest = Manifest::new(id, voters, chunks);
         let manifest = manifest.map_err(|flaw| WriteError::Impossible { id, flaw })?;

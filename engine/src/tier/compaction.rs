@@ -286,7 +286,7 @@ impl Compactor {
         }
         let before = needed.min(current.start);
         let (before, rests_on) = *self.trim.get_or_insert((before, situation.appended));
-        if situation.durable >= rests_on {
+        if situation.durable >= rests_on || cfg!(mutant = "trim-before-rewritten") {
             self.trim = None;
             actions.push(Action::Trim { before });
         } else {
@@ -429,7 +429,10 @@ impl<'a> Situation<'a> {
         let oldest = self.index.shards().filter_map(|(shard, index)| {
             let given_up = self.shards.get(&shard).is_some_and(|state| state.given_up);
             let runs = index.runs.oldest().filter(|_| !given_up);
-            [runs, index.base_at(), index.hard_state_at()].into_iter().flatten().min()
+            let hard_state = index.hard_state_at();
+            #[cfg(mutant = "trim-forgets-hard-state")]
+            let hard_state = None;
+            [runs, index.base_at(), hard_state].into_iter().flatten().min()
         });
         oldest.min().unwrap_or(self.appended)
     }
@@ -441,6 +444,8 @@ impl<'a> Situation<'a> {
             return index.last();
         }
         let mut limit = state.snapshot.min(state.applied);
+        #[cfg(mutant = "compact-beyond-snapshot")]
+        let mut limit = limit.max(state.applied);
         if pressure <= Pressure::Compact {
             let waited_for = state.pins.iter().filter(|pin| self.now < pin.until);
             limit = waited_for.fold(limit, |limit, pin| limit.min(pin.index.prev()));

@@ -264,6 +264,16 @@ impl Recovery {
                 let payload_bytes = payload.len();
                 Appended::Entry { index, term, payload_bytes, kept: false }
             }
+            #[cfg(mutant = "kept-truncates")]
+            LogRecord::Kept { term, index, kind, payload } => {
+                if index > before {
+                    let payload = Bytes::copy_from_slice(payload);
+                    self.remember(shard, Entry { term, index, kind, payload }, place.end);
+                }
+                let payload_bytes = payload.len();
+                Appended::Entry { index, term, payload_bytes, kept: false }
+            }
+            #[cfg(not(mutant = "kept-truncates"))]
             LogRecord::Kept { term, index, payload, .. } => {
                 if index > before {
                     self.check_kept(shard, index, index, term);

@@ -355,6 +355,85 @@ pub const MUTANTS: &[Mutant] = &[
         "etcd wal release before snapshot",
         "a trim and a power cut",
     ),
+    // Snapshots, compaction, and nodes without data.
+    engine(
+        "compact-beyond-snapshot",
+        "the log is compacted up to what is applied, not to what the snapshot has",
+        "etcd wal release before snapshot",
+        "a compaction, then a restart or a slow follower",
+    ),
+    engine(
+        "manifest-before-chunks",
+        "the manifest of a snapshot gets its name before its chunks are durable",
+        "LevelDB: MANIFEST before its tables",
+        "a power cut after a snapshot",
+    ),
+    engine(
+        "snapshot-name-unsynced",
+        "a snapshot counts before its name is durable",
+        "etcd#6368 class, for snapshots",
+        "a compaction after a snapshot, and a power cut",
+    ),
+    engine(
+        "old-snapshot-removed-early",
+        "the old snapshot is removed before the new one is durable",
+        "hashicorp/raft: reaping before the rename was synced",
+        "a second snapshot and a power cut, or one that fails",
+    ),
+    engine(
+        "snapshot-index-too-low",
+        "a snapshot is said to be of an entry earlier than it is",
+        "an apply that races with the snapshot of its state",
+        "an installed snapshot, or a restart from one",
+    ),
+    engine(
+        "received-chunk-unverified",
+        "a received chunk is not compared with its checksum",
+        "etcd#11888 class: a corrupt snapshot is taken over",
+        "a bit that flips on the way",
+    ),
+    engine(
+        "install-keeps-suffix",
+        "a log that contradicts an installed snapshot is kept",
+        "CCF, Raft paper 7: discard the entire log",
+        "a deposed leader with a divergent log that is offered a snapshot",
+    ),
+    engine(
+        "install-leaves-applied",
+        "an installed snapshot does not move what was applied",
+        "RedisRaft: entries applied twice after a snapshot",
+        "any installed snapshot",
+    ),
+    engine(
+        "trim-before-rewritten",
+        "segments are given up before what replaces their records is durable",
+        "raft-engine purge before rewrite was synced",
+        "a trim, and a power cut at once",
+    ),
+    engine(
+        "trim-forgets-hard-state",
+        "segments are given up although they hold the newest hard state of a shard",
+        "the vote lost with its segment",
+        "a shard that is idle while others write, and a restart",
+    ),
+    engine(
+        "kept-truncates",
+        "entries that were written again cut off what follows them, in recovery",
+        "raft-engine: rewrite appended as new",
+        "entries that are rewritten, and a restart",
+    ),
+    engine(
+        "cold-read-of-any-term",
+        "entries are read back from the log whatever their term",
+        "a stale copy of an overwritten entry",
+        "an entry that was overwritten, then read from disk",
+    ),
+    engine(
+        "wiped-node-votes",
+        "a node that has lost its data votes at once",
+        "Raft without stable storage; TigerBeetle's recovering_head",
+        "a node wiped between two candidates, or after an acknowledgement that counted",
+    ),
     // The key-value server.
     server(
         "expiry-by-local-time",

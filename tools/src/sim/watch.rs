@@ -35,6 +35,8 @@ struct Progress {
     applied: BTreeMap<(NodeId, ShardId), LogIndex>,
     /// Nodes with a core whose log has failed since somebody asked.
     failed: BTreeMap<NodeId, bool>,
+    /// Bytes of each core's directory, and the most that it should settle at.
+    disk: BTreeMap<(NodeId, CoreId), (u64, u64)>,
 }
 
 /// What names a core's log.
@@ -85,6 +87,7 @@ impl Checks {
         self.resumed(node);
         let mut progress = self.0.progress.borrow_mut();
         progress.failed.insert(node, false);
+        progress.disk.retain(|(of, _), _| *of != node);
         progress.applied.retain(|(of, _), _| *of != node);
     }
 
@@ -169,10 +172,14 @@ impl Checks {
     pub fn have_converged(&self, nodes: &[NodeId]) -> bool {
         let progress = self.0.progress.borrow();
         let checker = self.0.watch.checker();
-        (0..self.0.shards).map(ShardId).all(|shard| {
-            let commit = checker.committed(shard);
-            nodes.iter().all(|node| progress.applied.get(&(*node, shard)) == Some(&commit))
-        })
+        let fits = |(place, (bytes, most)): (&(NodeId, CoreId), &(u64, u64))| {
+            bytes <= most || !nodes.contains(&place.0)
+        };
+        progress.disk.iter().all(fits)
+            && (0..self.0.shards).map(ShardId).all(|shard| {
+                let commit = checker.committed(shard);
+                nodes.iter().all(|node| progress.applied.get(&(*node, shard)) == Some(&commit))
+            })
     }
 
     /// The node that has applied least of a shard in its present life.
@@ -192,7 +199,11 @@ impl Checks {
             let commit = self.0.watch.checker().committed(shard);
             format!("shard {shard} has committed {commit} and applied {}", applied.join(", "))
         });
-        shards.collect::<Vec<_>>().join("; ")
+        let over = progress.disk.iter().filter(|(_, (bytes, most))| bytes > most);
+        let over = over.map(|((node, core), (bytes, most))| {
+            format!("core {core} of node {node} takes {bytes} bytes of disk, {most} allowed")
+        });
+        shards.chain(over).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -207,6 +218,9 @@ impl Observer for Turns {
         let mut progress = self.checks.0.progress.borrow_mut();
         if core.failed && !std::mem::replace(&mut self.failed, true) {
             progress.failed.insert(core.node, true);
+        }
+        if let (bytes, most @ 1..) = core.disk {
+            progress.disk.insert((core.node, core.core), (bytes, most));
         }
         for shard in core.touched() {
             let place = (core.node, shard.id());

@@ -148,6 +148,7 @@ impl Checker {
     /// The first violation found.
     pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
         self.check_queues(core)?;
+        check_memory(core).map_err(|violation| Box::new(violation.node(core.node)))?;
         // A node whose disk has lost what it promised may well contradict itself.
         if core.faults > 0 && !self.ever_excused {
             let seen = format!("{} contradictions", core.faults);
@@ -156,7 +157,7 @@ impl Checker {
         }
         self.catch_up(core.node, core.core)?;
         let lost = core.lost.iter().map(|(shard, reason)| (*shard, reason.as_str()));
-        let halted = core.touched().filter_map(|shard| Some((shard.id(), shard.halted()?)));
+        let halted = core.shards().filter_map(|shard| Some((shard.id(), shard.halted()?)));
         if let Some((shard, reason)) = lost.chain(halted).next()
             && !self.excused.contains(&core.node)
         {
@@ -476,6 +477,33 @@ impl Checker {
     pub fn has_leader(&self, shard: ShardId) -> bool {
         self.truth(shard).is_some_and(|t| t.mirrors.values().any(|m| m.role == Role::Leader))
     }
+}
+
+/// Entries in memory keep to their budget, but for those that are not durable, and those that a leader has
+/// not committed.
+fn check_memory(core: &CoreView<'_>) -> Checked {
+    let (_, budget) = core.memory;
+    let held = core.shards().map(|shard| shard.raft().log().memory_bytes() as u64).sum::<u64>();
+    if held <= budget || core.failed {
+        return Ok(());
+    }
+    let needed = |shard: coracle_engine::core::ShardView<'_>| {
+        let (raft, log) = (shard.raft(), shard.raft().log());
+        let leads = raft.role() == Role::Leader;
+        let settled = if leads { log.durable().min(log.committed()) } else { log.durable() };
+        let rest = log.range(settled.next().max(log.first_in_memory()), log.last_index());
+        rest.map(|entry| entry.cost() as u64).sum::<u64>()
+    };
+    let most = budget + core.shards().map(needed).sum::<u64>();
+    if held <= most {
+        return Ok(());
+    }
+    let seen = format!("{held} bytes of entries in memory");
+    fail(Violation::new(
+        Invariant::Limits,
+        format!("at most {most}, {budget} of them durable"),
+        seen,
+    ))
 }
 
 /// Compares what waits in a core of so many shards with its limits.

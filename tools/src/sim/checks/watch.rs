@@ -98,7 +98,7 @@ impl Watch {
             node,
             shard,
             inner,
-            applied: None,
+            applied: Some(LogIndex(0)),
             restored: false,
             stream: Weak::new(),
             buf: None,
