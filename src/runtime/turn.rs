@@ -7,16 +7,26 @@
 //!
 //! * A task that goes on and on gives way through [`Turns::give_way`], which sees to it that I/O is
 //!   collected every 200 us.
-//! * A heartbeat wakes each core every 20 ms, so that the flaw, when it strikes, costs no more.
+//! * A heartbeat wakes each core every 20 ms, so that the flaw, when it strikes, costs no more. It may strike
+//!   when the heartbeat itself is what should have run; then no timer is left, and a core whose other
+//!   tasks wait for nothing slept for ever. So later timers are kept beside the next beat: one of them is
+//!   still to come unless the thread had lost its CPU for as long as that.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
+
+use glommio::timer::Timer;
 
 /// The executor's own preemption interval. Its flaw strikes when the thread loses its CPU for longer
 /// than this within a few microseconds; time slices of the kernel are shorter.
 pub(super) const PREEMPT: Duration = Duration::from_millis(10);
 /// Bounds what the flaw costs. 50 wake-ups a second are 0.1 % of a CPU.
 const HEARTBEAT: Duration = Duration::from_millis(20);
+/// Timers beside the next beat, renewed at each. The longest is for a process that was stopped for a while.
+const GUARDS: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(60)];
 /// I/O is collected at least this often while tasks give way without end.
 const COLLECT_EVERY: Duration = Duration::from_micros(200);
 /// A timer that is due when the executor has looked at its I/O once.
@@ -26,7 +36,16 @@ const NEXT_PASS: Duration = Duration::from_micros(1);
 pub(super) fn start_heartbeat() {
     let beat = async {
         loop {
-            glommio::timer::sleep(HEARTBEAT).await;
+            let mut beat = Timer::new(HEARTBEAT);
+            let mut guards = GUARDS.map(Timer::new);
+            poll_fn(|cx| {
+                // A guard that is due has done its work by waking this core.
+                for guard in &mut guards {
+                    let _ = Pin::new(guard).poll(cx);
+                }
+                Pin::new(&mut beat).poll(cx)
+            })
+            .await;
         }
     };
     drop(glommio::spawn_local(beat).detach());
