@@ -122,6 +122,8 @@ declare_probes! {
     /// A replica without data heard of a leader before it knew whether the cluster is new.
     blank_found_leader,
     damaged_found_leader,
+    damaged_while_running,
+    cold_read_again,
     replay_damage_outlived,
     replay_damage_outlived_by_snapshot,
     snapshot_unreadable_at_start,

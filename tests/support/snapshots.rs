@@ -38,9 +38,10 @@ pub fn info_number(cluster: &Cluster, id: u64, name: &str) -> Result<u64, String
 /// has had before: with it, every shard has something new to keep.
 #[track_caller]
 pub fn save(cluster: &Cluster, id: u64, mark: &str) {
+    // The node takes snapshots by itself, too: perhaps of the mark, before it is asked.
+    let before = manifests(cluster, id);
     writes_go_on(cluster, mark);
     catches_up(cluster, id, mark);
-    let before = manifests(cluster, id);
     let mut connection = cluster.connect(id);
     let reply = connection.command("BGSAVE").unwrap();
     assert!(matches!(reply, Reply::Simple(_)), "BGSAVE at node {id}: {reply}");

@@ -447,8 +447,7 @@ fn bring_up<E: Env>(
     let (base, base_term) = found.base;
     let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
     let mut raft = Raft::new(raft_config, found.hard_state, log, env.now())?;
-    let mut effects =
-        Effects { base: found.unstored, hard_state: mark, ..Effects::default() };
+    let mut effects = Effects { base: found.unstored, hard_state: mark, ..Effects::default() };
     let applied = match snapshot {
         Some(SnapshotId { index, term, .. }) => {
             raft.step(raft::Event::Snapshot { index, term }, &mut effects);

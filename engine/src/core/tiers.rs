@@ -76,9 +76,9 @@ impl<E: Env> Core<E> {
                 let shard = self.shards[at].id;
                 let reason = format!(
                     "entry {first} of shard {shard} is committed, and neither its log nor a snapshot \
-                     has it; restore this replica from its peers"
+                     has it"
                 );
-                self.halt(at, &reason);
+                self.lose_log(at, &reason);
             }
         }
     }
@@ -145,14 +145,9 @@ impl<E: Env> Core<E> {
             }
             (Reader::Apply, Err(error)) => {
                 self.shards[at].end_cold_read(Vec::new());
-                // A snapshot may have taken its place meanwhile; else nobody has it here.
+                // A snapshot may have taken its place meanwhile.
                 if self.shards[at].wants_cold() == Some(want.first) {
-                    let reason = format!(
-                        "entry {} of shard {} can't be read to be applied: {error}; restore this \
-                         replica from its peers",
-                        want.first, want.shard
-                    );
-                    self.halt(at, &reason);
+                    self.read_again_or_lose(at, &want, &error);
                 }
             }
             (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
@@ -163,6 +158,43 @@ impl<E: Env> Core<E> {
                 }
             }
         }
+    }
+
+    /// An entry could not be read to be applied. If it was written again meanwhile, it is elsewhere; if that
+    /// is not durable yet, it can't be read there before, and the next tick asks for it.
+    fn read_again_or_lose(&mut self, at: usize, want: &Want, error: &ColdError) {
+        let index = self.storage.index().shard(want.shard);
+        let run = index.and_then(|index| index.runs.locate(want.first));
+        if let (ColdError::Gone, Some(run)) = (error, run) {
+            let pending = run.end > self.storage.wal().durable();
+            if pending || run.batch != want.at {
+                sometimes!(cold_read_again);
+                if !pending {
+                    self.touch(at);
+                }
+                return;
+            }
+        }
+        let Want { first, shard, .. } = want;
+        let reason = format!("entry {first} of shard {shard} can't be read to be applied: {error}");
+        self.lose_log(at, &reason);
+    }
+
+    /// What a shard has to apply next can't be read. The others have it, if there are others.
+    fn lose_log(&mut self, at: usize, reason: &str) {
+        if self.config.members.len() == 1 {
+            let reason = format!("{reason}; restore this shard from a backup");
+            return self.halt(at, &reason);
+        }
+        let incarnation = self.env.random().max(1);
+        let shard = &mut self.shards[at];
+        shard.become_damaged(incarnation, reason);
+        let (id, promised) = (shard.id, shard.effects.hard_state);
+        if let Some(promised) = promised {
+            self.upkeep.note_damaged(id, promised);
+        }
+        self.tiers.cold.forget(id);
+        self.touch(at);
     }
 
     /// Old entries up to `last` are damaged on the disk. What they did is in the state, so a snapshot

@@ -51,6 +51,11 @@ impl Upkeep {
         self.saved_ms.insert(shard, unix_ms);
     }
 
+    /// A shard was found damaged; this is what is stored of it until it begins anew.
+    pub(super) fn note_damaged(&mut self, shard: ShardId, promised: HardState) {
+        self.lost.insert(shard, promised);
+    }
+
     /// Whether nothing may be accepted that makes the log grow.
     pub(super) fn refuses(&self) -> bool {
         self.pressure == Pressure::Refuse

@@ -122,7 +122,9 @@ impl Raft {
             let what = "said to be blank, but there is a hard state or a log".to_owned();
             return Err(StartError::Config(what));
         }
-        if config.damaged.is_some() && (config.voters.len() == 1 || log.last_index() > log.base_index()) {
+        if config.damaged.is_some()
+            && (config.voters.len() == 1 || log.last_index() > log.base_index())
+        {
             let what = "said to be damaged, but it is the only voter or has entries".to_owned();
             return Err(StartError::Config(what));
         }
