@@ -102,6 +102,16 @@ pub fn disk_bytes(cluster: &Cluster, id: u64) -> u64 {
     meta.map(|meta| meta.blocks() * STAT_BLOCK_BYTES).sum()
 }
 
+/// Names of a node's files and their allocated KiB, to be shown.
+pub fn listing(cluster: &Cluster, id: u64) -> Vec<String> {
+    let files = files(&cluster.data_dir(id)).into_iter();
+    let line = |path: PathBuf| {
+        let kib = fs::metadata(&path).map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES >> 10);
+        format!("{} {kib} KiB", name_of(&path))
+    };
+    files.map(line).collect()
+}
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut all = Vec::new();

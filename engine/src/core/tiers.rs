@@ -30,6 +30,9 @@ pub(super) struct Tiers<D: Disk> {
     pub(super) installing: Installing,
     /// Snapshots that could not be restored at start. Each is given up when its shard goes on without it.
     pub(super) unreadable: BTreeMap<ShardId, SnapshotId>,
+    /// Snapshots of which a chunk could not be read for a follower, and whether they were given up: others have
+    /// to take their place.
+    pub(super) rotten: BTreeMap<SnapshotId, bool>,
     /// What all transfers of this core take their bandwidth from.
     pub(super) transfers: Rc<TransferBudget>,
     /// What snapshots of own shards take theirs from.
@@ -292,6 +295,8 @@ impl<E: Env> Core<E> {
                 tracing::info!(%shard, %index, bytes = manifest.bytes, "snapshot taken");
                 if let Some(at) = self.position_of(shard) {
                     self.step(at, raft::Event::Snapshot { index, term });
+                    self.withdraw_rotten(at);
+                    self.tiers.rotten.remove(&taken.id);
                 }
                 self.remove_older_snapshots(shard);
             }
@@ -311,6 +316,47 @@ impl<E: Env> Core<E> {
                 tracing::warn!(%shard, "an old snapshot could not be removed: {error}");
             }
         });
+    }
+
+    /// Has new snapshots take the place of those that followers can't be given, because a chunk is damaged. The
+    /// state is whole. One of the same index can be taken only when the damaged one is gone.
+    pub(super) fn replace_rotten(&mut self) {
+        let found = self.tiers.store.take_rotten().into_iter().map(|id| (id, false));
+        let rotten: Vec<_> =
+            std::mem::take(&mut self.tiers.rotten).into_iter().chain(found).collect();
+        for (id, given_up) in rotten {
+            let Some(at) = self.position_of(id.shard) else { continue };
+            let newest = self.tiers.store.newest(id.shard).map(|manifest| manifest.id);
+            let replaced = newest.is_some_and(|new| new != id && new.index >= id.index);
+            if replaced || self.shards[at].halted().is_some() || self.shards[at].raft.is_damaged() {
+                continue;
+            }
+            let discards = !given_up && self.shards[at].applied() <= id.index;
+            if discards {
+                sometimes!(snapshot_rotten_given_up);
+                let store = self.tiers.store.clone();
+                self.env.spawn(async move {
+                    if let Err(error) = store.discard(id).await {
+                        tracing::warn!("{id} could not be removed: {error}");
+                    }
+                });
+            } else if !given_up || newest != Some(id) {
+                self.tiers.taking.want(id.shard, self.env.now());
+            }
+            self.tiers.rotten.insert(id, given_up || discards);
+        }
+    }
+
+    /// Followers that were offered a snapshot which is damaged are offered the one that took its place.
+    fn withdraw_rotten(&mut self, at: usize) {
+        let shard = self.shards[at].id;
+        let is_rotten =
+            |index| self.tiers.rotten.keys().any(|id| (id.shard, id.index) == (shard, index));
+        let raft = &self.shards[at].raft;
+        let offered = raft.offered().filter(|(_, index)| is_rotten(*index));
+        for node in offered.map(|(node, _)| node).collect::<Vec<_>>() {
+            self.shards[at].raft.withdraw_offer(node);
+        }
     }
 
     /// Gives up snapshots that can't be read, of shards that go on without them. Until a leader is heard,

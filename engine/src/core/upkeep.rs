@@ -66,6 +66,7 @@ impl<E: Env> Core<E> {
     /// Looks after the log.
     pub(super) fn keep_up(&mut self, now: Duration) {
         self.give_up_unreadable();
+        self.replace_rotten();
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage
