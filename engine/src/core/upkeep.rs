@@ -67,6 +67,10 @@ impl<E: Env> Core<E> {
     pub(super) fn keep_up(&mut self, now: Duration) {
         self.give_up_unreadable();
         self.replace_rotten();
+        // Snapshots take their part of the budget first: only the log can do with less.
+        let snapshots = self.tiers.store.disk_bytes();
+        let left = self.config.tiers.disk_bytes_max.saturating_sub(snapshots);
+        self.storage.wal().set_log_bytes_max(left);
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage
