@@ -16,7 +16,7 @@ use support::probe::{catches_up, catches_up_in, writes_go_on};
 use support::replicas;
 use support::resp::Reply;
 use support::snapshots::{
-    Files, damage, disk_bytes, info_number, manifests, name_of, save, segments, swap,
+    Files, damage, disk_bytes, info_number, listing, manifests, name_of, save, segments, swap,
 };
 use support::wait::{self, SOON};
 
@@ -374,7 +374,8 @@ fn a_budget_that_is_used_up_refuses_writes_serves_reads_and_loses_nothing() {
     cluster.assert_running();
     for id in 1..=NODES {
         let disk = disk_bytes(&cluster, id);
-        assert!(disk <= BUDGET_MIB * MIB, "node {id} has {} MiB on disk", disk / MIB);
+        let files = listing(&cluster, id);
+        assert!(disk <= BUDGET_MIB * MIB, "node {id}: {} MiB on disk: {files:#?}", disk / MIB);
     }
     ledger.verify(&cluster);
     assert!(matches!(client.get("unique-0", SOON).unwrap(), Reply::Bulk(_)));

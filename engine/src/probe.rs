@@ -122,6 +122,9 @@ declare_probes! {
     /// A replica without data heard of a leader before it knew whether the cluster is new.
     blank_found_leader,
     damaged_found_leader,
+    snapshot_rotten_given_up,
+    damaged_while_running,
+    cold_read_again,
     replay_damage_outlived,
     replay_damage_outlived_by_snapshot,
     snapshot_unreadable_at_start,

@@ -38,9 +38,10 @@ pub fn info_number(cluster: &Cluster, id: u64, name: &str) -> Result<u64, String
 /// has had before: with it, every shard has something new to keep.
 #[track_caller]
 pub fn save(cluster: &Cluster, id: u64, mark: &str) {
+    // The node takes snapshots by itself, too: perhaps of the mark, before it is asked.
+    let before = manifests(cluster, id);
     writes_go_on(cluster, mark);
     catches_up(cluster, id, mark);
-    let before = manifests(cluster, id);
     let mut connection = cluster.connect(id);
     let reply = connection.command("BGSAVE").unwrap();
     assert!(matches!(reply, Reply::Simple(_)), "BGSAVE at node {id}: {reply}");
@@ -99,6 +100,16 @@ pub fn disk_bytes(cluster: &Cluster, id: u64) -> u64 {
     // What is removed meanwhile is not counted.
     let meta = files(&cluster.data_dir(id)).into_iter().filter_map(|path| fs::metadata(path).ok());
     meta.map(|meta| meta.blocks() * STAT_BLOCK_BYTES).sum()
+}
+
+/// Names of a node's files and their allocated KiB, to be shown.
+pub fn listing(cluster: &Cluster, id: u64) -> Vec<String> {
+    let files = files(&cluster.data_dir(id)).into_iter();
+    let line = |path: PathBuf| {
+        let kib = fs::metadata(&path).map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES >> 10);
+        format!("{} {kib} KiB", name_of(&path))
+    };
+    files.map(line).collect()
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

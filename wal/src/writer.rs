@@ -162,6 +162,13 @@ impl<D: Disk> Wal<D> {
         self.state.borrow_mut().retry_space();
     }
 
+    /// Changes [`Options::log_bytes_max`], for an owner who keeps other files in the same budget; if there is
+    /// one, it stays at least that of the fewest segments. Spares that have no room any more are removed;
+    /// nothing else is.
+    pub fn set_log_bytes_max(&self, bytes: u64) {
+        self.state.borrow_mut().set_log_bytes_max(bytes);
+    }
+
     /// Gives up all records whose position is below `before`. Segments that hold nothing else are reused;
     /// a record that shares a segment with one that is kept is found again by recovery.
     pub fn trim(&self, before: Lsn) {

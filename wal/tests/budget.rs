@@ -125,6 +125,27 @@ fn a_smaller_budget_after_a_restart_removes_spares_and_then_segments() {
     assert_eq!(disk.used(), rig.wal.disk_bytes());
 }
 
+#[test]
+fn a_budget_that_shrinks_while_the_log_runs_takes_the_spares() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::open_with(&disk, budget(14)).unwrap();
+    let (_, last) = fill(&mut rig);
+    rig.wal.trim(last);
+    rig.driver.pump();
+    assert!(rig.wal.stats().spares > 1);
+    rig.wal.set_log_bytes_max(0);
+    rig.driver.pump();
+    assert_eq!(rig.wal.stats().spares, 0);
+    assert!(rig.wal.disk_bytes() <= 4 * SEGMENT_BYTES, "{}", rig.wal.disk_bytes());
+    let (few, last) = fill(&mut rig);
+    rig.wal.trim(last);
+    rig.wal.set_log_bytes_max(14 * SEGMENT_BYTES);
+    rig.wal.retry_space();
+    rig.driver.pump();
+    let (many, _) = fill(&mut rig);
+    assert!(few > 0 && many > 2 * few, "{few}, then {many}");
+}
+
 /// Spares of the size before were taken for segments of the new size, whose header then spoke of more
 /// bytes than there were: after a crash they were unreadable.
 #[test]

@@ -428,6 +428,40 @@ fn a_missing_segment_is_damage() {
 }
 
 #[test]
+fn a_log_may_start_behind_damage_but_not_before_it() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::open(&disk).unwrap();
+    for number in 0..60 {
+        rig.commit(&payload(number, 5000));
+    }
+    let used = rig.wal.segments();
+    drop(rig);
+    let mut gaps = options();
+    gaps.start_on_gaps = true;
+    let names = segments(&disk);
+    let (early, last) = (&names[1], &names[used.len() - 1]);
+    let place = batches(&disk, early)[1].offset;
+    disk.corrupt(early, place + 200, 4);
+    assert!(matches!(Rig::open(&disk), Err(OpenError::Damaged(_))));
+    // It is told of at every start.
+    for _ in 0..2 {
+        let rig = Rig::open_with(&disk, gaps.clone()).unwrap();
+        let [lost] = &rig.recovery.damage[..] else { panic!("{:?}", rig.recovery.damage) };
+        assert_eq!((&lost.segment, lost.offset), (early, place));
+        assert!(lost.from < lost.to && lost.to < rig.recovery.end, "{lost}");
+    }
+    // Where the next record would go, nothing may be missing.
+    let disk = MemDisk::new();
+    let mut rig = Rig::open(&disk).unwrap();
+    for number in 0..60 {
+        rig.commit(&payload(number, 5000));
+    }
+    drop(rig);
+    disk.corrupt(last, 40, 1);
+    assert!(matches!(Rig::open_with(&disk, gaps), Err(OpenError::Damaged(_))));
+}
+
+#[test]
 fn a_damaged_segment_header_is_damage() {
     for victim in 0..7 {
         let disk = MemDisk::new();

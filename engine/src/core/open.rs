@@ -228,6 +228,7 @@ impl<E: Env> Core<E> {
             taking: Taking::default(),
             installing: Installing::default(),
             unreadable,
+            rotten: BTreeMap::new(),
             transfers,
             writes: Rc::new(budget(SNAPSHOT_WRITE_BYTES_PER_S)),
             cancel: Cancel::default(),

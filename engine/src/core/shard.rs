@@ -454,6 +454,19 @@ impl Shard {
         self.effects.clear();
     }
 
+    /// The log can't be read behind what is applied: see [`Raft::become_damaged`].
+    pub(super) fn become_damaged(&mut self, incarnation: u64, reason: &str) {
+        tracing::error!(
+            shard = %self.id,
+            "this replica is damaged: {reason}; when it hears the leader of the shard, it gives up what is \
+             left of its log, and comes back as one that lost its data"
+        );
+        self.fail(reason);
+        self.effects.clear();
+        self.cold.clear();
+        self.raft.become_damaged(self.applied, incarnation, &mut self.effects);
+    }
+
     /// Why this replica takes no part any more.
     pub(super) fn halted(&self) -> Option<&str> {
         self.halted.as_deref()

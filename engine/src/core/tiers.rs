@@ -30,6 +30,9 @@ pub(super) struct Tiers<D: Disk> {
     pub(super) installing: Installing,
     /// Snapshots that could not be restored at start. Each is given up when its shard goes on without it.
     pub(super) unreadable: BTreeMap<ShardId, SnapshotId>,
+    /// Snapshots of which a chunk could not be read for a follower, and whether they were given up: others have
+    /// to take their place.
+    pub(super) rotten: BTreeMap<SnapshotId, bool>,
     /// What all transfers of this core take their bandwidth from.
     pub(super) transfers: Rc<TransferBudget>,
     /// What snapshots of own shards take theirs from.
@@ -84,9 +87,9 @@ impl<E: Env> Core<E> {
                 let shard = self.shards[at].id;
                 let reason = format!(
                     "entry {first} of shard {shard} is committed, and neither its log nor a snapshot \
-                     has it; restore this replica from its peers"
+                     has it"
                 );
-                self.halt(at, &reason);
+                self.lose_log(at, &reason);
             }
         }
     }
@@ -153,14 +156,9 @@ impl<E: Env> Core<E> {
             }
             (Reader::Apply, Err(error)) => {
                 self.shards[at].end_cold_read(Vec::new());
-                // A snapshot may have taken its place meanwhile; else nobody has it here.
+                // A snapshot may have taken its place meanwhile.
                 if self.shards[at].wants_cold() == Some(want.first) {
-                    let reason = format!(
-                        "entry {} of shard {} can't be read to be applied: {error}; restore this \
-                         replica from its peers",
-                        want.first, want.shard
-                    );
-                    self.halt(at, &reason);
+                    self.read_again_or_lose(at, &want, &error);
                 }
             }
             (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
@@ -171,6 +169,43 @@ impl<E: Env> Core<E> {
                 }
             }
         }
+    }
+
+    /// An entry could not be read to be applied. If it was written again meanwhile, it is elsewhere; if that
+    /// is not durable yet, it can't be read there before, and the next tick asks for it.
+    fn read_again_or_lose(&mut self, at: usize, want: &Want, error: &ColdError) {
+        let index = self.storage.index().shard(want.shard);
+        let run = index.and_then(|index| index.runs.locate(want.first));
+        if let (ColdError::Gone, Some(run)) = (error, run) {
+            let pending = run.end > self.storage.wal().durable();
+            if pending || run.batch != want.at {
+                sometimes!(cold_read_again);
+                if !pending {
+                    self.touch(at);
+                }
+                return;
+            }
+        }
+        let Want { first, shard, .. } = want;
+        let reason = format!("entry {first} of shard {shard} can't be read to be applied: {error}");
+        self.lose_log(at, &reason);
+    }
+
+    /// What a shard has to apply next can't be read. The others have it, if there are others.
+    fn lose_log(&mut self, at: usize, reason: &str) {
+        if self.config.members.len() == 1 {
+            let reason = format!("{reason}; restore this shard from a backup");
+            return self.halt(at, &reason);
+        }
+        let incarnation = self.env.random().max(1);
+        let shard = &mut self.shards[at];
+        shard.become_damaged(incarnation, reason);
+        let (id, promised) = (shard.id, shard.effects.hard_state);
+        if let Some(promised) = promised {
+            self.upkeep.note_damaged(id, promised);
+        }
+        self.tiers.cold.forget(id);
+        self.touch(at);
     }
 
     /// Old entries up to `last` are damaged on the disk. What they did is in the state, so a snapshot
@@ -276,6 +311,8 @@ impl<E: Env> Core<E> {
                 tracing::info!(%shard, %index, bytes = manifest.bytes, "snapshot taken");
                 if let Some(at) = self.position_of(shard) {
                     self.step(at, raft::Event::Snapshot { index, term });
+                    self.withdraw_rotten(at);
+                    self.tiers.rotten.remove(&taken.id);
                 }
                 self.remove_older_snapshots(shard);
             }
@@ -295,6 +332,47 @@ impl<E: Env> Core<E> {
                 tracing::warn!(%shard, "an old snapshot could not be removed: {error}");
             }
         });
+    }
+
+    /// Has new snapshots take the place of those that followers can't be given, because a chunk is damaged. The
+    /// state is whole. One of the same index can be taken only when the damaged one is gone.
+    pub(super) fn replace_rotten(&mut self) {
+        let found = self.tiers.store.take_rotten().into_iter().map(|id| (id, false));
+        let rotten: Vec<_> =
+            std::mem::take(&mut self.tiers.rotten).into_iter().chain(found).collect();
+        for (id, given_up) in rotten {
+            let Some(at) = self.position_of(id.shard) else { continue };
+            let newest = self.tiers.store.newest(id.shard).map(|manifest| manifest.id);
+            let replaced = newest.is_some_and(|new| new != id && new.index >= id.index);
+            if replaced || self.shards[at].halted().is_some() || self.shards[at].raft.is_damaged() {
+                continue;
+            }
+            let discards = !given_up && self.shards[at].applied() <= id.index;
+            if discards {
+                sometimes!(snapshot_rotten_given_up);
+                let store = self.tiers.store.clone();
+                self.env.spawn(async move {
+                    if let Err(error) = store.discard(id).await {
+                        tracing::warn!("{id} could not be removed: {error}");
+                    }
+                });
+            } else if !given_up || newest != Some(id) {
+                self.tiers.taking.want(id.shard, self.env.now());
+            }
+            self.tiers.rotten.insert(id, given_up || discards);
+        }
+    }
+
+    /// Followers that were offered a snapshot which is damaged are offered the one that took its place.
+    fn withdraw_rotten(&mut self, at: usize) {
+        let shard = self.shards[at].id;
+        let is_rotten =
+            |index| self.tiers.rotten.keys().any(|id| (id.shard, id.index) == (shard, index));
+        let raft = &self.shards[at].raft;
+        let offered = raft.offered().filter(|(_, index)| is_rotten(*index));
+        for node in offered.map(|(node, _)| node).collect::<Vec<_>>() {
+            self.shards[at].raft.withdraw_offer(node);
+        }
     }
 
     /// Gives up snapshots that can't be read, of shards that go on without them. Until a leader is heard,

@@ -60,6 +60,11 @@ impl Upkeep {
         self.saved_ms.insert(shard, unix_ms);
     }
 
+    /// A shard was found damaged; this is what is stored of it until it begins anew.
+    pub(super) fn note_damaged(&mut self, shard: ShardId, promised: HardState) {
+        self.lost.insert(shard, promised);
+    }
+
     /// Whether nothing may be accepted that makes the log grow.
     pub(super) fn refuses(&self) -> bool {
         self.pressure == Pressure::Refuse
@@ -89,6 +94,11 @@ impl<E: Env> Core<E> {
         self.upkeep.decided = (appended, durable, now);
         self.upkeep.again = false;
         self.give_up_unreadable();
+        self.replace_rotten();
+        // Snapshots take their part of the budget first: only the log can do with less.
+        let snapshots = self.tiers.store.disk_bytes();
+        let left = self.config.tiers.disk_bytes_max.saturating_sub(snapshots);
+        self.storage.wal().set_log_bytes_max(left);
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage

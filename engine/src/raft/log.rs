@@ -355,6 +355,11 @@ impl RaftLog {
     /// the log [is being replaced](Self::is_being_replaced).
     pub(super) fn reset_to(&mut self, index: LogIndex, term: Term) {
         assert!(index > self.committed, "reset to {index}, committed {}", self.committed);
+        self.begin_anew(index, term);
+    }
+
+    /// As [`reset_to`](Self::reset_to), also at a lower index: what was behind it can't be read any more.
+    pub(super) fn begin_anew(&mut self, index: LogIndex, term: Term) {
         self.base = (index, term);
         self.terms.clear();
         self.entries.clear();

@@ -78,11 +78,13 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::effects::{Base, Effects, Role};
-use super::message::{Census, CensusReply, Entry, EntryKind, Message, Readmission, Standing};
+use super::message::{
+    Census, CensusReply, Entry, EntryKind, HardState, Message, Readmission, Standing,
+};
 use super::progress::Readmitting;
 use super::replica::Raft;
 use crate::limits::READMISSION_BEATS;
-use crate::{NodeId, Term};
+use crate::{LogIndex, NodeId, Term};
 
 /// What a blank or damaged replica has heard so far.
 #[derive(Clone, Debug)]
@@ -118,6 +120,32 @@ impl Raft {
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.asking.as_ref().is_some_and(|asking| asking.damaged)
+    }
+
+    /// What the log has behind `index`, which the state machine has, can't be read any more: from here on this
+    /// replica is as one that was found damaged, with a log that begins behind `index`. `incarnation` is as in
+    /// [`Config::damaged`](super::Config::damaged). What `effects` holds of earlier steps must be gone.
+    ///
+    /// What it has promised holds until then, as that of a replica that stopped: whatever is durable may
+    /// still be said.
+    ///
+    /// # Panics
+    /// If it is the only voter, or `index` is below the base.
+    pub fn become_damaged(&mut self, index: LogIndex, incarnation: u64, effects: &mut Effects) {
+        sometimes!(damaged_while_running);
+        assert!(!self.peers.is_empty(), "nobody else has what the only voter lacks");
+        let term = self.log.term_at(index);
+        let term = term.expect("what is applied is not below the base of the log");
+        if self.role != Role::Follower {
+            self.become_follower(self.term, None, effects);
+        }
+        self.leader = None;
+        self.log.begin_anew(index, term);
+        self.readmission = None;
+        self.standing = Standing::Returning(incarnation);
+        self.asking = Some(Asking { incarnation, damaged: true, due: self.now, empty: Vec::new() });
+        effects.hard_state = Some(HardState { standing: Standing::DAMAGED, ..self.hard_state() });
+        effects.soft_state = Some(self.soft_state());
     }
 
     /// Whether it may vote, campaign and lead.

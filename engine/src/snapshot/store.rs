@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) held: BTreeMap<SnapshotId, Held>,
     /// Snapshots whose files are there and can't be used.
     pub(super) damaged: BTreeSet<SnapshotId>,
+    /// Whole snapshots of which somebody could not read a chunk; until the owner asks.
+    pub(super) rotten: BTreeSet<SnapshotId>,
     /// Unfinished receptions.
     pub(super) offers: BTreeMap<ShardId, Rc<Manifest>>,
     /// Shards whose unfinished reception was begun by an earlier process: how its writes ended is not known.
@@ -133,6 +135,17 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn manifest(&self, id: SnapshotId) -> Option<Rc<Manifest>> {
         let state = self.0.state.borrow();
         state.held.get(&id).filter(|held| !held.discarded).map(|held| held.manifest.clone())
+    }
+
+    /// Notes that a chunk of this snapshot was found damaged when it was read for somebody else.
+    pub fn note_rot(&self, id: SnapshotId) {
+        self.0.state.borrow_mut().rotten.insert(id);
+    }
+
+    /// The snapshots that [`SnapshotStore::note_rot`] was told of since the last call.
+    #[must_use]
+    pub fn take_rotten(&self) -> BTreeSet<SnapshotId> {
+        std::mem::take(&mut self.0.state.borrow_mut().rotten)
     }
 
     /// The id of the log beside it, under which manifests are encoded.

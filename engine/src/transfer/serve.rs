@@ -294,6 +294,7 @@ impl<D: Disk> SnapshotService<D> {
             (Err(error), Some(_)) => {
                 sometimes!(transfer_chunk_damaged_at_source);
                 tracing::error!("{error}");
+                self.store.note_rot(held.id);
                 self.count(|counters| counters.damaged += 1);
                 (Answer::without(part, Status::Damaged), Bytes::new())
             }

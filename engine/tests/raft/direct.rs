@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_engine::limits::READ_BATCHES_MAX;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Config, Effects, Entry, EntryKind, Event, Fault, HardState,
-    Heartbeat, HeartbeatReply, Message, PreVoteReply, Raft, RaftLog, Refusal, Role, Standing,
-    StartError, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Base, Census, CensusReply, Config, Effects, Entry,
+    EntryKind, Event, Fault, HardState, Heartbeat, HeartbeatReply, Message, PreVoteReply, Raft,
+    RaftLog, Refusal, Role, Standing, StartError, Vote, VoteReply, WriteMark,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -383,4 +383,71 @@ fn a_leader_tells_what_each_voter_has_acknowledged() {
 /// Up to where the leader `raft` knows `node` to have its log.
 fn matched(raft: &Raft, node: NodeId) -> Option<LogIndex> {
     raft.followers().find(|follower| follower.id == node).map(|follower| follower.matched)
+}
+
+/// A replica that has voted in term 3 and was found damaged: its log begins anew behind `base`.
+fn damaged(base: (u64, u64)) -> Raft {
+    let (index, term) = (LogIndex(base.1), Term(base.0));
+    let log = RaftLog::in_memory(index, term, Vec::new()).unwrap();
+    let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
+    let config = Config { damaged: Some(77), ..Config::new(NodeId(1), voters, 7) };
+    let state = HardState { vote: Some(NodeId(2)), ..hard_state(3, base.1) };
+    Raft::new(config, state, log, Duration::ZERO).unwrap()
+}
+
+#[test]
+fn a_damaged_replica_neither_votes_nor_stores_anything_until_a_leader_is_heard() {
+    for base in [(0, 0), (2, 5)] {
+        let mut raft = damaged(base);
+        assert_eq!((raft.is_damaged(), raft.standing()), (true, None));
+        let mut effects = Effects::default();
+        raft.step(Event::Tick { now: Duration::from_secs(60) }, &mut effects);
+        assert!(effects.is_empty(), "{effects:?}");
+        let question = Census { incarnation: 5 };
+        let answers = tell(&mut raft, 3, Message::Census(question)).messages;
+        let [(_, Message::CensusReply(answer))] = answers[..] else { panic!("{answers:?}") };
+        assert!(!answer.empty, "it was here before");
+        let empty = CensusReply { term: Term(0), empty: true, incarnation: 77 };
+        for from in [2, 3] {
+            assert!(tell(&mut raft, from, Message::CensusReply(empty)).is_empty());
+            assert!(tell(&mut raft, from, vote(9, (8, 8))).is_empty());
+        }
+        // One that may lead no more learns the term, and that is all.
+        let beat = |term| {
+            Message::Heartbeat(Heartbeat { term: Term(term), commit: LogIndex(0), round: 0 })
+        };
+        let effects = tell(&mut raft, 2, beat(2));
+        assert!(effects.hard_state.is_none() && raft.is_damaged(), "{effects:?}");
+
+        let effects = tell(&mut raft, 3, beat(4));
+        let (index, term) = (LogIndex(base.1), Term(base.0));
+        assert_eq!(effects.base, Some(Base { index, term, reset: true }));
+        let standing = Standing::Returning(77);
+        let stored = HardState { term: Term(4), vote: None, commit: index, standing };
+        assert_eq!(effects.hard_state, Some(stored));
+        assert_eq!((raft.is_damaged(), raft.standing()), (false, Some(standing)));
+    }
+}
+
+#[test]
+fn a_leader_that_can_t_read_its_log_steps_down_and_keeps_its_term_and_vote() {
+    let mut raft = leader(&[1, 1]);
+    let mut effects = Effects::default();
+    raft.become_damaged(LogIndex(1), 78, &mut effects);
+    assert_eq!(
+        (raft.role(), raft.leader(), raft.last_index()),
+        (Role::Follower, None, LogIndex(1))
+    );
+    let stored = effects.hard_state.unwrap();
+    assert_eq!((stored.term, stored.vote), (Term(2), Some(NodeId(1))));
+    assert_eq!((stored.standing, stored.commit), (Standing::DAMAGED, LogIndex(1)));
+    assert!(tell(&mut raft, 2, vote(9, (8, 8))).is_empty());
+    // What was handed out before says nothing about the log of now.
+    let mark = WriteMark { term: Term(2), index: LogIndex(3), rewrites: 0 };
+    raft.step(Event::Durable(mark), &mut effects);
+    assert_eq!(raft.status().durable, LogIndex(1));
+    let effects = tell(&mut raft, 2, append(3, (1, 1), 1, vec![entry(3, 2)]));
+    assert_eq!(effects.base.map(|base| (base.index, base.reset)), Some((LogIndex(1), true)));
+    assert_eq!(effects.entries, [entry(3, 2)]);
+    assert_eq!(raft.standing(), Some(Standing::Returning(78)));
 }

@@ -9,7 +9,7 @@
 use super::State;
 use crate::AlignedBuf;
 use crate::format::SegmentId;
-use crate::limits::{RETIRED_PER_SPARE, ROOM_RESERVE_BYTES};
+use crate::limits::{BUDGET_SEGMENTS_MIN, RETIRED_PER_SPARE, ROOM_RESERVE_BYTES};
 
 /// Background work for the driver.
 #[derive(Debug)]
@@ -210,6 +210,17 @@ impl<F: Clone> State<F> {
     pub(crate) fn has_room(&self) -> bool {
         let reserve = ROOM_RESERVE_BYTES.min(self.id.bytes / 4);
         !self.out_of_space || self.ready() > 0 || self.room() >= reserve
+    }
+
+    pub(crate) fn set_log_bytes_max(&mut self, bytes: u64) {
+        let max = bytes.max(BUDGET_SEGMENTS_MIN * self.options.segment_bytes);
+        if self.options.log_bytes_max == 0 || self.options.log_bytes_max == max {
+            return;
+        }
+        self.options.log_bytes_max = max;
+        if self.is_over_budget() && !self.spares.is_empty() {
+            self.wake_driver();
+        }
     }
 
     pub(crate) fn retry_space(&mut self) {

@@ -171,6 +171,83 @@ fn what_contradicts_itself_is_unusable() {
 }
 
 #[test]
+fn a_reset_counts_below_the_known_base_and_ends_contradictions() {
+    let groups = [base(5, 2, false), entries(6, 7, 2), base(0, 0, true), state(2, 0)];
+    let shard = found(&groups, None).unwrap();
+    assert_eq!((shape(&shard), shard.entries), (((0, 0), 0, vec![]), vec![]));
+    let more = [entries(1, 3, 3), base(0, 0, false)];
+    let shard = found(&[&groups[..], &more].concat(), None).unwrap();
+    assert_eq!(shape(&shard), ((0, 0), 3, vec![(1, 3)]));
+    let contradicting = [entries(1, 2, 1), kept(2, 2, 2), base(0, 0, true), entries(1, 1, 3)];
+    assert_eq!(shape(&found(&contradicting, None).unwrap()), ((0, 0), 1, vec![(1, 3)]));
+}
+
+#[test]
+fn a_shard_that_was_found_damaged_stays_so_until_it_begins_anew() {
+    let damaged = HardState { standing: Standing::DAMAGED, ..hard_state(2, Some(3), 1) };
+    let groups = [entries(1, 3, 1), vec![Given::HardState(damaged)]];
+    assert_eq!(found(&groups, None), Err(ShardError::FoundBefore { shard: SHARD }));
+    assert!(found(&[&groups[..], &[base(0, 0, true), state(2, 0)]].concat(), None).is_ok());
+}
+
+/// What a restart makes of `before`, a damaged part, and `after`.
+fn found_around_damage(
+    before: &[Vec<Given>],
+    after: &[Vec<Given>],
+    snapshot: Option<(u64, u64)>,
+) -> Result<RecoveredShard, ShardError> {
+    let mut log = FakeLog::new();
+    for group in before {
+        log.append(SHARD, group);
+    }
+    log.seal();
+    // What would be there is left out; another shard stands for it.
+    let (_, behind) = log.append(ShardId(99), &state(1, 0));
+    log.seal();
+    for group in after {
+        log.append(SHARD, group);
+    }
+    let mut recovery = log.recover(u64::MAX, |_| false);
+    recovery.damaged(behind.end);
+    let snapshots = snapshot.map(|(index, term)| (SHARD, (LogIndex(index), Term(term))));
+    let recovered = recovery.finish(&snapshots.into_iter().collect());
+    recovered.unwrap().shards.remove(&SHARD).unwrap().map_err(|unusable| unusable.error)
+}
+
+#[test]
+fn a_shard_outlives_damage_if_all_that_counts_lies_behind_it() {
+    let is_damaged = |before: &[Vec<Given>], after: &[Vec<Given>], snapshot| {
+        let result = found_around_damage(before, after, snapshot);
+        matches!(result, Err(ShardError::LogDamaged { .. }))
+    };
+    let whole = [state(2, 9), base(5, 1, false), kept(6, 7, 1), entries(8, 9, 2)];
+    for (before, after) in [
+        (vec![], vec![state(2, 0), entries(1, 4, 1)]),
+        (vec![entries(1, 9, 1)], vec![state(2, 0), base(0, 0, true)]),
+        (vec![entries(1, 9, 1), state(1, 0)], vec![state(2, 0), entries(1, 4, 2)]),
+        (vec![entries(1, 7, 1)], whole.to_vec()),
+        (vec![base(5, 1, false)], vec![kept(6, 6, 1), entries(7, 7, 1), state(1, 1)]),
+    ] {
+        let found = found_around_damage(&before, &after, Some((5, 1)));
+        assert!(found.is_ok(), "{before:?} {after:?}: {found:?}");
+    }
+    // No hard state, nothing at all, or entries that begin before it.
+    assert!(is_damaged(&[state(1, 0)], &[entries(1, 3, 1)], None));
+    assert!(is_damaged(&[state(1, 0), entries(1, 3, 1)], &[], None));
+    assert!(is_damaged(&[entries(1, 3, 1)], &[state(1, 0), entries(4, 4, 1)], None));
+    assert!(is_damaged(&[entries(1, 3, 1)], &[state(1, 0)], None));
+    // Written again, they don't tell where the log ended.
+    assert!(is_damaged(&[], &[state(1, 0), kept(1, 3, 1)], None));
+    // A snapshot has what is before the damage; but not up to it.
+    let around = ([entries(1, 3, 1)], [state(1, 0), entries(4, 6, 1)]);
+    let shard = found_around_damage(&around.0, &around.1, Some((4, 1))).unwrap();
+    assert_eq!(shape(&shard), ((4, 1), 6, vec![(5, 1)]));
+    assert_eq!(shard.unstored.map(|base| (base.index.0, base.reset)), Some((4, false)));
+    assert_eq!(shard.entries, [entry(5, 1, 8), entry(6, 1, 8)]);
+    assert!(is_damaged(&around.0, &around.1, Some((2, 1))));
+}
+
+#[test]
 fn one_unusable_shard_leaves_the_others_alone() {
     let mut log = FakeLog::new();
     log.append(ShardId(1), &entries(5, 6, 1));
