@@ -220,6 +220,29 @@ pub(super) fn is_no_room(error: &io::Error) -> bool {
     // Too many open files, in the system and in the process: these kinds have no stable name.
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
+    // A disk may have wrapped the system's error to name the file.
+    let wrapped = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    let code = error.raw_os_error().or(wrapped.and_then(io::Error::raw_os_error));
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+        || matches!(code, Some(ENFILE | EMFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_or_process_is_told_from_a_broken_disk_also_through_a_wrapper() {
+        #[derive(Debug, Error)]
+        #[error("cannot open a file: {source}")]
+        struct Wrapper {
+            source: io::Error,
+        }
+        for (code, expected) in [(28, true), (122, true), (24, true), (23, true), (5, false)] {
+            let plain = io::Error::from_raw_os_error(code);
+            assert_eq!(is_no_room(&plain), expected, "{plain}");
+            let wrapped = io::Error::new(plain.kind(), Wrapper { source: plain });
+            assert_eq!(is_no_room(&wrapped), expected, "{wrapped}");
+        }
+    }
 }

@@ -16,7 +16,9 @@
 //! So a crash at any point leaves each snapshot whole or not at all, and an old one until
 //! [`SnapshotStore::remove_older`] is asked to remove it, which it does only for one that a newer one has made
 //! useless. `.chunks` without a manifest or an offer, and `.part`, mean nothing and go at the next start.
-//! What an unfinished reception has, stays: chunks that are on the disk are found again by their checksums.
+//! What an unfinished reception has, stays: chunks that are on the disk are found again by their checksums. After a
+//! restart they are also written again as they were read, because how the earlier process's writes ended is not
+//! known: a failed one may have left its bytes in a cache, where they read well and no sync makes them durable.
 //!
 //! # How it is used
 //! 1. [`SnapshotStore::open`] says what there is and what is wrong with it. One shard's damage is a [`Problem`] of

@@ -238,6 +238,7 @@ impl<D: Disk> SnapshotStore<D> {
         state.damaged.extend(verdict.problems.iter().map(|problem| problem.id));
         verdict.good.iter().for_each(|manifest| state.hold(manifest.clone()));
         state.offers.extend(verdict.offers.iter().map(|offer| (offer.id.shard, offer.clone())));
+        state.unobserved.extend(verdict.offers.iter().map(|offer| offer.id.shard));
         sometimes!(snapshot_problem_found, !verdict.problems.is_empty());
         sometimes!(snapshot_leftover_removed, !state.garbage.is_empty());
         sometimes!(snapshot_unfinished_kept, !state.offers.is_empty());

@@ -44,6 +44,11 @@ impl<F: DiskFile> Pipe<F> {
         self.free.pop().unwrap_or_else(|| AlignedBuf::zeroed(self.buffer_bytes))
     }
 
+    /// A buffer whose write is done, if there is one.
+    pub(super) fn spare(&mut self) -> Option<AlignedBuf> {
+        self.free.pop()
+    }
+
     /// Takes over the writes in flight and the failure, if there are any, for the next one who works on the
     /// file: nobody may believe what he reads before he knows how they end.
     pub(super) fn leave(&mut self) -> Option<Self> {

@@ -70,10 +70,12 @@ impl<D: Disk> Drop for Claim<D> {
 }
 
 impl<D: Disk> SnapshotStore<D> {
-    /// Begins to receive a snapshot, or goes on with it: chunks that are there already are read and verified.
+    /// Begins to receive a snapshot, or goes on with it: chunks that are there already are read and verified (and, if
+    /// an earlier process wrote them, written once more: see the head of this module).
     /// An unfinished reception of the shard with another manifest is given up for it.
     ///
-    /// The offer is durable when this returns, with room on the disk for all chunks.
+    /// The offer is durable when this returns, with room on the disk for all chunks. Memory while chunks are looked for:
+    /// [`SNAPSHOT_READS_IN_FLIGHT_MAX`](crate::limits::SNAPSHOT_READS_IN_FLIGHT_MAX) buffers more.
     ///
     /// # Errors
     /// Any [`WriteError`] but [`WriteError::Incomplete`].
@@ -130,14 +132,19 @@ impl<D: Disk> SnapshotStore<D> {
         };
         claim.begun = true;
         drop(turn);
+        let resumed = known.is_some();
         let manifest = known.unwrap_or_else(|| Rc::new(manifest));
-        let mut present = Present::none(manifest.chunks.len());
-        if shared.state.borrow_mut().offers.insert(id.shard, manifest.clone()).is_some() {
-            sometimes!(snapshot_reception_resumed);
-            find(&file, &manifest, &mut present).await;
-        }
+        shared.state.borrow_mut().offers.insert(id.shard, manifest.clone());
         let pipe = Pipe::new(file, FileName::new(id, Kind::Chunks), manifest.buffer_bytes());
-        Ok(Receiver { pipe, places: manifest.places(), manifest, present, claim })
+        let present = Present::none(manifest.chunks.len());
+        let places = manifest.places();
+        let mut receiver = Receiver { pipe, manifest, places, present, claim };
+        if resumed {
+            sometimes!(snapshot_reception_resumed);
+            receiver.find().await?;
+        }
+        shared.state.borrow_mut().unobserved.remove(&id.shard);
+        Ok(receiver)
     }
 }
 
@@ -202,13 +209,22 @@ async fn reopen<D: Disk>(
     file.map(Some).map_err(|error| WriteError::io("opening", name, &error))
 }
 
-/// Makes sure that there is room for all chunks of a reception that was begun.
+/// Makes sure that the offer is durable and that there is room for all chunks of a reception that was begun.
 async fn go_on<D: Disk>(
     shared: &Shared<D>,
     file: Option<D::File>,
     manifest: &Manifest,
     turn: &Turn<'_>,
 ) -> Result<D::File, WriteError> {
+    let unobserved = shared.state.borrow().unobserved.contains(&manifest.id.shard);
+    if unobserved {
+        // It is the manifest to be, and may be in a cache only like the chunks: see `Receiver::find`.
+        let name = |kind| FileName::new(manifest.id, kind);
+        let (part, offer) = (name(Kind::Part), name(Kind::Offer));
+        shared.write_file(part, &manifest.encode(&shared.log_id), turn).await?;
+        shared.sync_dir(turn).await?;
+        shared.put_in_place(part, offer, turn).await?;
+    }
     let Some(file) = file else {
         // A crash came before its name was durable.
         sometimes!(snapshot_offer_without_chunks);
@@ -220,22 +236,45 @@ async fn go_on<D: Disk>(
     Ok(file)
 }
 
-/// Finds out which chunks are there. One that can't be read is as good as missing: it is written anew.
-async fn find<F: DiskFile>(file: &F, manifest: &Rc<Manifest>, present: &mut Present) {
-    let source = Rc::new(Source::new(file.clone(), manifest.clone()));
-    let mut ahead = Ahead::new(source, 0);
-    while let Some((number, result, buf)) = ahead.next().await {
-        ahead.recycle(buf);
-        match result {
-            Ok(_) => present.insert(number),
-            Err(ReadError::Damaged { .. }) => {}
-            Err(error) => tracing::warn!("{error}; the chunk is fetched again"),
-        }
-    }
-    sometimes!(snapshot_chunks_found, present.missing < manifest.chunks.len());
-}
-
 impl<D: Disk> Receiver<D> {
+    /// Finds out which chunks are there. One that can't be read is as good as missing: it is fetched and written
+    /// anew.
+    ///
+    /// What an earlier process has written is written again as it was read: a write that failed when nobody was left
+    /// to hear of it may have left its bytes in a cache, where no later sync makes them durable.
+    async fn find(&mut self) -> Result<(), WriteError> {
+        let unobserved = {
+            let state = self.claim.shared.state.borrow();
+            state.unobserved.contains(&self.manifest.id.shard)
+        };
+        let source = Rc::new(Source::new(self.pipe.file.clone(), self.manifest.clone()));
+        let mut ahead = Ahead::new(source, 0);
+        while let Some((number, result, mut buf)) = ahead.next().await {
+            match result {
+                Ok(len) if unobserved => {
+                    let padded = padded(len);
+                    buf[len..padded].fill(0);
+                    if let Err(error) = self.pipe.room().await {
+                        return Err(self.fail(error).await);
+                    }
+                    self.present.insert(number);
+                    let position = position(self.places[number as usize]);
+                    self.pipe.submit(position, buf, padded).await;
+                    while let Some(spare) = self.pipe.spare() {
+                        ahead.recycle(spare);
+                    }
+                    continue;
+                }
+                Ok(_) => self.present.insert(number),
+                Err(ReadError::Damaged { .. }) => {}
+                Err(error) => tracing::warn!("{error}; the chunk is fetched again"),
+            }
+            ahead.recycle(buf);
+        }
+        sometimes!(snapshot_chunks_found, self.present.missing < self.manifest.chunks.len());
+        Ok(())
+    }
+
     /// What is received.
     #[must_use]
     pub fn manifest(&self) -> &Rc<Manifest> {

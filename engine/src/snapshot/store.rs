@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) damaged: BTreeSet<SnapshotId>,
     /// Unfinished receptions.
     pub(super) offers: BTreeMap<ShardId, Rc<Manifest>>,
+    /// Shards whose unfinished reception was begun by an earlier process: how its writes ended is not known.
+    pub(super) unobserved: BTreeSet<ShardId>,
     /// What a `Writer` is at work on, at most one for each shard.
     pub(super) writing: BTreeMap<ShardId, SnapshotId>,
     /// What a `Receiver` is at work on, at most one for each shard.

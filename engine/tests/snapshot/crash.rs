@@ -218,3 +218,33 @@ fn while_two_shards_work_beside_each_other() {
         },
     );
 }
+
+/// A process dies, its successor finds everything in the cache, and then power is cut: what the successor has called
+/// a snapshot must still be one.
+#[test]
+fn what_a_restart_has_found_survives_a_power_cut() {
+    let (old, new) = (id(1, 10), id(1, 20));
+    let mut found_new_early = false;
+    for receiving in [false, true] {
+        for waits in 0.. {
+            let (disk, store) = with(old);
+            let task = async {
+                if receiving {
+                    receive(&store, new, COUNT).await.map(drop)
+                } else {
+                    write(&store, new, COUNT).await.map(drop)
+                }
+            };
+            if step_some(&disk, task, waits) {
+                break;
+            }
+            let (store, _) = open(&disk);
+            let newest = store.newest(old.shard).unwrap().id;
+            found_new_early |= newest == new;
+            for seed in 0..SEEDS {
+                check(&disk, seed, &[newest]);
+            }
+        }
+    }
+    assert!(found_new_early, "a snapshot was found whose name was not durable");
+}

@@ -205,6 +205,50 @@ fn a_write_that_failed_unseen_is_not_believed() {
     }
 }
 
+/// The same, but the process has died meanwhile and the page cache has not.
+#[test]
+fn a_write_that_failed_in_an_earlier_process_is_not_believed() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk);
+    let new = id(1, 20);
+    let bytes = chunks(new, COUNT);
+    run_to_end(async {
+        let mut receiver = store.receive(manifest(new, COUNT)).await.unwrap();
+        put(&mut receiver, 0, &bytes[0]).await.unwrap();
+        receiver.sync().await.unwrap();
+        fail_at(&disk, 0, ErrorKind::Other, |operation| operation == Operation::Write);
+        put(&mut receiver, 1, &bytes[1]).await.unwrap();
+        disk.on_operation(|_| Fate::Succeed);
+    });
+    let (store, _) = open(&disk);
+    let receiver = run_to_end(store.receive(manifest(new, COUNT))).unwrap();
+    assert_eq!(receiver.missing_count(), COUNT - 2, "it reads well");
+    drop(receiver);
+    run_to_end(receive(&store, new, COUNT)).unwrap();
+    for seed in 0..20 {
+        let (store, _) = open(&disk.crash(&mut chooser(seed)));
+        assert_whole(&store, new, COUNT);
+    }
+}
+
+/// The process dies in the middle of the write of the offer, which fails unseen.
+#[test]
+fn an_offer_that_failed_in_an_earlier_process_is_not_believed() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk);
+    let new = id(1, 20);
+    fail_at(&disk, 0, ErrorKind::Other, |operation| operation == Operation::WriteDurable);
+    step_some(&disk, store.receive(manifest(new, COUNT)), 0);
+    disk.on_operation(|_| Fate::Succeed);
+    let (store, inventory) = open(&disk);
+    assert_eq!(inventory.unfinished.len(), 1, "it reads well");
+    run_to_end(receive(&store, new, COUNT)).unwrap();
+    for seed in 0..20 {
+        let (store, _) = open(&disk.crash(&mut chooser(seed)));
+        assert_whole(&store, new, COUNT);
+    }
+}
+
 #[test]
 fn short_writes_and_reads_are_completed() {
     let disk = MemDisk::new();

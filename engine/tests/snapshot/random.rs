@@ -265,8 +265,6 @@ fn reopen(disk: &MemDisk, model: &mut Model) -> Store {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn a_store_keeps_what_it_promises(steps in prop::collection::vec(step(), 1..40)) {
         run(&steps);
