@@ -13,7 +13,7 @@ use crate::tier::{
     Appended, Base, ENTRY_HEAD_BYTES, Eviction, Index, Memory, Place, base_head, base_record,
     entry_head, entry_record, hard_state_head, hard_state_record, kept_record,
 };
-use crate::{NodeId, ShardId};
+use crate::{LogIndex, NodeId, ShardId};
 
 /// A message and whom it goes to.
 pub(super) type Addressed = (NodeId, Message);
@@ -160,6 +160,11 @@ impl<D: Disk> Storage<D> {
     /// Bytes of entries in memory.
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory.bytes()
+    }
+
+    /// The first entry of a shard that counts as being in memory.
+    pub(super) fn first_in_memory(&self, shard: ShardId) -> Option<LogIndex> {
+        self.memory.first(shard)
     }
 
     /// The next entries that have to leave memory.

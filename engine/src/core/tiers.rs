@@ -4,6 +4,7 @@
 //! All of it happens between turns or in tasks beside the loop; what they find comes back as events.
 //! A shard whose data can't be read any more is halted with the reason, and the others go on.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use coracle_wal::Disk;
@@ -11,12 +12,12 @@ use coracle_wal::Disk;
 use super::cold::{Cold, ColdError, ColdRead, Reader, Want};
 use super::installing::{self, Installing, Pulled, Restored};
 use super::run::Core;
-use super::shard::SnapshotAnswer;
+use super::shard::{Shard, SnapshotAnswer};
 use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
 use crate::limits::COLD_APPLY_BYTES;
 use crate::raft::{self, Fetch};
-use crate::snapshot::{SnapshotId, SnapshotStore, WriteError};
+use crate::snapshot::{Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
 use crate::transfer::cancel::Cancel;
 use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, Term};
@@ -33,6 +34,8 @@ pub(super) struct Tiers<D: Disk> {
     pub(super) writes: Rc<TransferBudget>,
     /// Ends pulls when the core stops.
     pub(super) cancel: Cancel,
+    /// Snapshots that followers were told to fetch.
+    pub(super) offered: BTreeMap<(ShardId, NodeId), Pin>,
 }
 
 impl<E: Env> Core<E> {
@@ -45,6 +48,7 @@ impl<E: Env> Core<E> {
         for i in 0..done {
             let at = self.touched[i];
             if self.shards[at].halted().is_none() {
+                self.keep_offered(at);
                 self.read_for_followers(at);
                 self.read_for_machine(at);
             }
@@ -52,13 +56,26 @@ impl<E: Env> Core<E> {
         while let Some(eviction) = self.storage.next_eviction() {
             sometimes!(entries_evicted);
             if let Some(at) = self.position_of(eviction.shard) {
-                let raft = &mut self.shards[at].raft;
-                raft.evict_to(eviction.up_to.min(raft.log().durable()));
+                self.evict(at);
             }
+        }
+        for i in 0..done {
+            self.evict(self.touched[i]); // what had to stay until it was known as durable, or committed
         }
         self.storage.summarize();
         self.tiers.cold.start(&self.env, &self.inbox);
         self.begin_snapshot();
+    }
+
+    /// Has a replica forget the entries that the budget does not count any more, as far as it can.
+    fn evict(&mut self, at: usize) {
+        let shard = &mut self.shards[at];
+        let log = shard.raft.log();
+        let counted = self.storage.first_in_memory(shard.id);
+        let up_to = counted.map_or(log.last_index(), LogIndex::prev).min(log.durable());
+        if up_to >= log.first_in_memory() {
+            shard.raft.evict_to(up_to);
+        }
     }
 
     fn read_for_machine(&mut self, at: usize) {
@@ -122,9 +139,12 @@ impl<E: Env> Core<E> {
         let ColdRead { want, result } = read;
         let Some(at) = self.position_of(want.shard) else { return };
         if let Err(error) = &result {
-            sometimes!(cold_read_gone, *error == ColdError::Gone);
+            sometimes!(cold_read_gone, matches!(error, ColdError::Gone(_)));
             sometimes!(cold_read_damaged, matches!(error, ColdError::Damaged(_)));
-            tracing::warn!(shard = %want.shard, first = %want.first, "cannot read old entries: {error}");
+            tracing::warn!(
+                shard = %want.shard, first = %want.first, last = %want.last, at = %want.at,
+                "cannot read old entries: {error}"
+            );
         }
         match (want.reader, result) {
             (Reader::Follower(to), Ok(entries)) => {
@@ -142,14 +162,28 @@ impl<E: Env> Core<E> {
             }
             (Reader::Apply, Err(error)) => {
                 self.shards[at].end_cold_read(Vec::new());
-                // A snapshot may have taken its place meanwhile; else nobody has it here.
-                if self.shards[at].wants_cold() == Some(want.first) {
-                    let reason = format!(
-                        "entry {} of shard {} can't be read to be applied: {error}; restore this \
+                if self.shards[at].wants_cold() != Some(want.first) {
+                    return; // a snapshot has taken its place
+                }
+                let now_at = self
+                    .locate(at, Reader::Apply, (want.first, want.last), COLD_APPLY_BYTES)
+                    .map(|now| now.at);
+                match error {
+                    // Or when it is durable: see `keep_promises`.
+                    ColdError::NotYet(end) if self.storage.wal().durable() <= end => {}
+                    ColdError::NotYet(_) => self.touch(at),
+                    ColdError::Gone(_) if now_at.is_some_and(|now| now != want.at) => {
+                        sometimes!(cold_read_moved);
+                        self.touch(at);
+                    }
+                    error => {
+                        let reason = format!(
+                            "entry {} of shard {} can't be read to be applied: {error}; restore this \
                          replica from its peers",
-                        want.first, want.shard
-                    );
-                    self.halt(at, &reason);
+                            want.first, want.shard
+                        );
+                        self.halt(at, &reason);
+                    }
                 }
             }
             (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
@@ -284,6 +318,36 @@ impl<E: Env> Core<E> {
                 tracing::warn!(%shard, "an old snapshot could not be removed: {error}");
             }
         });
+    }
+
+    /// Keeps the files of snapshots that followers were told to fetch, and takes back the offers of those
+    /// that are gone already: the next one is of the newest.
+    fn keep_offered(&mut self, at: usize) {
+        let Shard { id, raft, .. } = &mut self.shards[at];
+        let id = *id;
+        let offered: Vec<(NodeId, LogIndex)> = raft.offered().collect();
+        let pins = &mut self.tiers.offered;
+        let before = pins.len();
+        pins.retain(|(shard, node), pin| {
+            *shard != id || offered.contains(&(*node, pin.id().index))
+        });
+        let released = pins.len() < before;
+        for (node, index) in offered {
+            if pins.contains_key(&(id, node)) {
+                continue;
+            }
+            let newest = self.tiers.store.newest(id).filter(|newest| newest.id.index == index);
+            match newest.and_then(|newest| self.tiers.store.pin(newest.id)) {
+                Some(pin) => drop(pins.insert((id, node), pin)),
+                None => {
+                    sometimes!(snapshot_offer_withdrawn);
+                    raft.withdraw_offer(node);
+                }
+            }
+        }
+        if released {
+            self.remove_older_snapshots(id);
+        }
     }
 
     /// A leader offers a snapshot that this replica lacks.
