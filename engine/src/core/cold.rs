@@ -155,18 +155,31 @@ impl<D: Disk> Cold<D> {
         let key = (want.shard, want.reader);
         let known = self.cursors.borrow_mut().remove(&key).filter(|cursor| cursor.serves(want));
         sometimes!(cold_read_continued, known.is_some());
-        let mut cursor = known.unwrap_or_else(|| Cursor {
+        let is_new = known.is_none();
+        let mut cursor = known.unwrap_or_else(|| self.cursor(want));
+        let entries = match collect(&mut cursor, want).await {
+            // Where the cursor stood was given up; what is wanted lies behind.
+            Err(ColdError::Gone(_)) if !is_new => {
+                sometimes!(cold_cursor_trimmed);
+                cursor = self.cursor(want);
+                collect(&mut cursor, want).await?
+            }
+            other => other?,
+        };
+        self.reads.set(self.reads.get() + 1);
+        cursor.used = self.reads.get();
+        self.keep(key, cursor);
+        Ok(entries)
+    }
+
+    fn cursor(&self, want: &Want) -> Cursor<D> {
+        Cursor {
             reader: self.wal.reader(want.at),
             position: want.at,
             next: want.first,
             pending: VecDeque::new(),
             used: 0,
-        });
-        let entries = collect(&mut cursor, want).await?;
-        self.reads.set(self.reads.get() + 1);
-        cursor.used = self.reads.get();
-        self.keep(key, cursor);
-        Ok(entries)
+        }
     }
 
     /// Keeps a cursor for its next use, in place of the one that was not used for longest.
