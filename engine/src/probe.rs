@@ -341,6 +341,10 @@ declare_probes! {
     /// What was to be read from the log had been given up meanwhile.
     cold_read_gone,
     cold_read_met_end,
+    cold_cursor_trimmed,
+    cold_read_too_early,
+    cold_read_moved,
+    snapshot_offer_withdrawn,
     /// What was to be read from the log was damaged.
     cold_read_damaged,
     /// A state machine was given an entry that was read back.

@@ -15,7 +15,8 @@
 //! request. What it has read and nobody has asked for yet is at most the entries of one batch. What is
 //! read goes to whoever asked and nowhere else: catching up never takes memory from the newest entries.
 //!
-//! Failures: the segment was given up meanwhile ([`ColdError::Gone`]: the shard has a snapshot then);
+//! Failures: the entries were written again, which is not durable yet ([`ColdError::NotYet`]); the segment was
+//! given up meanwhile ([`ColdError::Gone`]: they are elsewhere, or the shard has a snapshot);
 //! it is damaged, or the disk fails ([`ColdError::Damaged`], [`ColdError::Failed`]).
 
 use std::cell::{Cell, RefCell};
@@ -62,9 +63,12 @@ pub(crate) struct Want {
 /// Why entries could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum ColdError {
+    /// They were written again, and the log is durable only up to here.
+    #[error("where they were written again the log is not durable yet, but up to {0}")]
+    NotYet(Lsn),
     /// The segment is no longer there.
-    #[error("the log no longer has them")]
-    Gone,
+    #[error("the log does not have them where they were: {0}")]
+    Gone(String),
     /// The segment is damaged.
     #[error("{0}")]
     Damaged(String),
@@ -151,18 +155,31 @@ impl<D: Disk> Cold<D> {
         let key = (want.shard, want.reader);
         let known = self.cursors.borrow_mut().remove(&key).filter(|cursor| cursor.serves(want));
         sometimes!(cold_read_continued, known.is_some());
-        let mut cursor = known.unwrap_or_else(|| Cursor {
+        let is_new = known.is_none();
+        let mut cursor = known.unwrap_or_else(|| self.cursor(want));
+        let entries = match collect(&mut cursor, want).await {
+            // Where the cursor stood was given up; what is wanted lies behind.
+            Err(ColdError::Gone(_)) if !is_new => {
+                sometimes!(cold_cursor_trimmed);
+                cursor = self.cursor(want);
+                collect(&mut cursor, want).await?
+            }
+            other => other?,
+        };
+        self.reads.set(self.reads.get() + 1);
+        cursor.used = self.reads.get();
+        self.keep(key, cursor);
+        Ok(entries)
+    }
+
+    fn cursor(&self, want: &Want) -> Cursor<D> {
+        Cursor {
             reader: self.wal.reader(want.at),
             position: want.at,
             next: want.first,
             pending: VecDeque::new(),
             used: 0,
-        });
-        let entries = collect(&mut cursor, want).await?;
-        self.reads.set(self.reads.get() + 1);
-        cursor.used = self.reads.get();
-        self.keep(key, cursor);
-        Ok(entries)
+        }
     }
 
     /// Keeps a cursor for its next use, in place of the one that was not used for longest.
@@ -201,8 +218,15 @@ async fn collect<D: Disk>(cursor: &mut Cursor<D>, want: &Want) -> Result<Vec<Ent
                 sometimes!(cold_read_met_end);
                 return Ok(entries);
             }
-            // The index says that it is there, and it was durable when it left the memory.
-            Ok(None) | Err(ReadError::Trimmed { .. }) => return Err(ColdError::Gone),
+            // The index says that it is there, and it was durable when it left the memory; but it was written
+            // again meanwhile, and that is not durable yet.
+            Ok(None) => {
+                sometimes!(cold_read_too_early);
+                return Err(ColdError::NotYet(cursor.reader.position()));
+            }
+            Err(error @ ReadError::Trimmed { .. }) => {
+                return Err(ColdError::Gone(error.to_string()));
+            }
             Err(error @ ReadError::Damaged { .. }) => {
                 return Err(ColdError::Damaged(error.to_string()));
             }

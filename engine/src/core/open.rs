@@ -232,6 +232,7 @@ impl<E: Env> Core<E> {
             transfers,
             writes: Rc::new(budget(SNAPSHOT_WRITE_BYTES_PER_S)),
             cancel: Cancel::default(),
+            offered: BTreeMap::new(),
         };
         let wal_options = &config.wal;
         let disk_budget = Budget::new(

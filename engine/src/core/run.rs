@@ -170,6 +170,8 @@ impl<E: Env> Core<E> {
             if let Some(mark) = promise.mark {
                 self.shards[at].step(raft::Event::Durable(mark));
                 self.touch(at);
+            } else if self.shards[at].wants_cold().is_some() {
+                self.touch(at); // what was written again can be read now
             }
             for (to, message) in promise.messages {
                 self.send(at, to, message);

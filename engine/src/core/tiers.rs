@@ -12,12 +12,12 @@ use coracle_wal::Disk;
 use super::cold::{Cold, ColdError, ColdRead, Reader, Want};
 use super::installing::{self, Installing, Pulled, Restored};
 use super::run::Core;
-use super::shard::SnapshotAnswer;
+use super::shard::{Shard, SnapshotAnswer};
 use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
 use crate::limits::COLD_APPLY_BYTES;
 use crate::raft::{self, Fetch};
-use crate::snapshot::{SnapshotId, SnapshotStore, WriteError};
+use crate::snapshot::{Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
 use crate::transfer::cancel::Cancel;
 use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, Term};
@@ -39,6 +39,8 @@ pub(super) struct Tiers<D: Disk> {
     pub(super) writes: Rc<TransferBudget>,
     /// Ends pulls when the core stops.
     pub(super) cancel: Cancel,
+    /// Snapshots that followers were told to fetch.
+    pub(super) offered: BTreeMap<(ShardId, NodeId), Pin>,
 }
 
 impl<E: Env> Core<E> {
@@ -51,6 +53,7 @@ impl<E: Env> Core<E> {
         for i in 0..done {
             let at = self.touched[i];
             if self.shards[at].halted().is_none() {
+                self.keep_offered(at);
                 self.read_for_followers(at);
                 self.read_for_machine(at);
             }
@@ -136,9 +139,12 @@ impl<E: Env> Core<E> {
         let ColdRead { want, result } = read;
         let Some(at) = self.position_of(want.shard) else { return };
         if let Err(error) = &result {
-            sometimes!(cold_read_gone, *error == ColdError::Gone);
+            sometimes!(cold_read_gone, matches!(error, ColdError::Gone(_)));
             sometimes!(cold_read_damaged, matches!(error, ColdError::Damaged(_)));
-            tracing::warn!(shard = %want.shard, first = %want.first, "cannot read old entries: {error}");
+            tracing::warn!(
+                shard = %want.shard, first = %want.first, last = %want.last, at = %want.at,
+                "cannot read old entries: {error}"
+            );
         }
         match (want.reader, result) {
             (Reader::Follower(to), Ok(entries)) => {
@@ -156,9 +162,27 @@ impl<E: Env> Core<E> {
             }
             (Reader::Apply, Err(error)) => {
                 self.shards[at].end_cold_read(Vec::new());
-                // A snapshot may have taken its place meanwhile.
-                if self.shards[at].wants_cold() == Some(want.first) {
-                    self.read_again_or_lose(at, &want, &error);
+                if self.shards[at].wants_cold() != Some(want.first) {
+                    return; // a snapshot has taken its place
+                }
+                let now_at = self
+                    .locate(at, Reader::Apply, (want.first, want.last), COLD_APPLY_BYTES)
+                    .map(|now| now.at);
+                match error {
+                    // Or when it is durable: see `keep_promises`.
+                    ColdError::NotYet(end) if self.storage.wal().durable() <= end => {}
+                    ColdError::NotYet(_) => self.touch(at),
+                    ColdError::Gone(_) if now_at.is_some_and(|now| now != want.at) => {
+                        sometimes!(cold_read_moved);
+                        self.touch(at);
+                    }
+                    error => {
+                        let Want { first, shard, .. } = want;
+                        let reason = format!(
+                            "entry {first} of shard {shard} can't be read to be applied: {error}"
+                        );
+                        self.lose_log(at, &reason);
+                    }
                 }
             }
             (Reader::Rewrite, Ok(entries)) => self.write_entries_again(at, entries),
@@ -169,26 +193,6 @@ impl<E: Env> Core<E> {
                 }
             }
         }
-    }
-
-    /// An entry could not be read to be applied. If it was written again meanwhile, it is elsewhere; if that
-    /// is not durable yet, it can't be read there before, and the next tick asks for it.
-    fn read_again_or_lose(&mut self, at: usize, want: &Want, error: &ColdError) {
-        let index = self.storage.index().shard(want.shard);
-        let run = index.and_then(|index| index.runs.locate(want.first));
-        if let (ColdError::Gone, Some(run)) = (error, run) {
-            let pending = run.end > self.storage.wal().durable();
-            if pending || run.batch != want.at {
-                sometimes!(cold_read_again);
-                if !pending {
-                    self.touch(at);
-                }
-                return;
-            }
-        }
-        let Want { first, shard, .. } = want;
-        let reason = format!("entry {first} of shard {shard} can't be read to be applied: {error}");
-        self.lose_log(at, &reason);
     }
 
     /// What a shard has to apply next can't be read. The others have it, if there are others.
@@ -392,6 +396,36 @@ impl<E: Env> Core<E> {
                     tracing::warn!(%shard, "{id} could not be removed: {error}");
                 }
             });
+        }
+    }
+
+    /// Keeps the files of snapshots that followers were told to fetch, and takes back the offers of those
+    /// that are gone already: the next one is of the newest.
+    fn keep_offered(&mut self, at: usize) {
+        let Shard { id, raft, .. } = &mut self.shards[at];
+        let id = *id;
+        let offered: Vec<(NodeId, LogIndex)> = raft.offered().collect();
+        let pins = &mut self.tiers.offered;
+        let before = pins.len();
+        pins.retain(|(shard, node), pin| {
+            *shard != id || offered.contains(&(*node, pin.id().index))
+        });
+        let released = pins.len() < before;
+        for (node, index) in offered {
+            if pins.contains_key(&(id, node)) {
+                continue;
+            }
+            let newest = self.tiers.store.newest(id).filter(|newest| newest.id.index == index);
+            match newest.and_then(|newest| self.tiers.store.pin(newest.id)) {
+                Some(pin) => drop(pins.insert((id, node), pin)),
+                None => {
+                    sometimes!(snapshot_offer_withdrawn);
+                    raft.withdraw_offer(node);
+                }
+            }
+        }
+        if released {
+            self.remove_older_snapshots(id);
         }
     }
 
