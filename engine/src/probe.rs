@@ -124,7 +124,6 @@ declare_probes! {
     damaged_found_leader,
     snapshot_rotten_given_up,
     damaged_while_running,
-    cold_read_again,
     replay_damage_outlived,
     replay_damage_outlived_by_snapshot,
     snapshot_unreadable_at_start,
