@@ -120,8 +120,9 @@ impl TierSettings {
     /// Draws them. `needed` is what the states of a core may take at most.
     fn draw(rng: &mut Rng, election_timeout_ms: u64, segment_bytes: u64, needed: u64) -> Self {
         // The smallest budget has room for the log's own needs, and for each state three times: as the old
-        // snapshot, the new one, and one that is received.
-        let disk_min = DISK_SEGMENTS_MIN * segment_bytes + 3 * needed;
+        // snapshot, the new one, and one that is received. The segments here have room for a few batches, which
+        // are mostly padding, so it takes more of them for the same records than in life.
+        let disk_min = DISK_SEGMENTS * segment_bytes + 3 * needed;
         let snapshot_log_bytes = log_uniform(rng, 300, 100_000);
         let odd_time = |rng: &mut Rng| match rng.u8(..4) {
             0 => rng.u64(..2),
@@ -156,6 +157,9 @@ impl TierSettings {
         }
     }
 }
+
+/// Segments in the smallest budget that is drawn.
+const DISK_SEGMENTS: u64 = 3 * DISK_SEGMENTS_MIN;
 
 /// Draws a number whose logarithm is uniform between those of `low` and `high`.
 pub fn log_uniform(rng: &mut Rng, low: u64, high: u64) -> u64 {
@@ -241,7 +245,7 @@ impl Settings {
     #[must_use]
     pub fn tier_config(&self, segment_bytes: u64) -> TierConfig {
         let tiers = &self.tiers;
-        let disk_min = DISK_SEGMENTS_MIN * segment_bytes;
+        let disk_min = DISK_SEGMENTS * segment_bytes;
         let interval = tiers.snapshot_interval_ms;
         TierConfig {
             log_memory_bytes: tiers.log_memory_bytes,
