@@ -316,9 +316,9 @@ impl<D: Disk> Shared<D> {
             let bytes = files.remove(&from).unwrap_or(0);
             files.insert(to, bytes);
         }
-        #[cfg(mutant = "snapshot-name-unsynced")]
-        return Ok(());
-        #[cfg(not(mutant = "snapshot-name-unsynced"))]
+        if cfg!(mutant = "snapshot-name-unsynced") {
+            return Ok(());
+        }
         self.sync_dir(turn).await
     }
 

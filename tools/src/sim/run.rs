@@ -685,6 +685,7 @@ impl<W: Workload> Driver<W> {
         };
         cluster.device(at).fail(kinds, DiskError::Io, (!sticky).then_some(1));
         cluster.note_disk_error(at);
+        self.checks.disk_error(NodeId(at as u64 + 1));
         drop(cluster);
         if sticky {
             // Until somebody has mended it.

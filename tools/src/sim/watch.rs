@@ -117,6 +117,11 @@ impl Checks {
         self.0.watch.checker_mut().is_settled(node)
     }
 
+    /// The disks of a node give errors.
+    pub fn disk_error(&self, node: NodeId) {
+        self.0.watch.checker_mut().disk_error(node);
+    }
+
     /// The disk of a node was damaged.
     pub fn damaged(&self, node: NodeId) {
         self.0.watch.checker_mut().damaged(node);
@@ -216,7 +221,9 @@ struct Turns {
 impl Observer for Turns {
     fn after_turn(&mut self, core: &CoreView<'_>) {
         let mut progress = self.checks.0.progress.borrow_mut();
-        if core.failed && !std::mem::replace(&mut self.failed, true) {
+        let down = core.failed || !core.lost.is_empty();
+        let down = down || core.shards().any(|shard| shard.halted().is_some());
+        if down && !std::mem::replace(&mut self.failed, true) {
             progress.failed.insert(core.node, true);
         }
         if let (bytes, most @ 1..) = core.disk {

@@ -63,6 +63,8 @@ pub struct Checker {
     disks: BTreeMap<(NodeId, CoreId), DurableLog>,
     excused: BTreeSet<NodeId>,
     ever_excused: bool,
+    /// Nodes whose disks have given errors: a replica may not come up then, until the node is started again.
+    unsteady: BTreeSet<NodeId>,
     /// Nodes whose disks were replaced by empty ones.
     wiped: BTreeSet<NodeId>,
     /// How often something was compared.
@@ -79,6 +81,7 @@ impl Checker {
             disks: BTreeMap::new(),
             excused: BTreeSet::new(),
             ever_excused: false,
+            unsteady: BTreeSet::new(),
             wiped: BTreeSet::new(),
             looks: 0,
         }
@@ -136,6 +139,11 @@ impl Checker {
         }
     }
 
+    /// The disks of a node give errors, for a while; what they hold is as it should be.
+    pub fn disk_error(&mut self, node: NodeId) {
+        self.unsteady.insert(node);
+    }
+
     /// Durable bytes of a node were damaged or lost by its disks.
     pub fn damaged(&mut self, node: NodeId) {
         self.ever_excused = true;
@@ -160,6 +168,7 @@ impl Checker {
         let halted = core.shards().filter_map(|shard| Some((shard.id(), shard.halted()?)));
         if let Some((shard, reason)) = lost.chain(halted).next()
             && !self.excused.contains(&core.node)
+            && !self.unsteady.contains(&core.node)
         {
             let expected = "a replica whose disk was not damaged to take part";
             let violation = Violation::new(Invariant::TakesPart, expected, reason);
