@@ -136,6 +136,20 @@ pub fn damage(path: &Path, position: u64) {
     file.sync_all().unwrap();
 }
 
+/// Turns over some bits in each of the blocks of a file from `first` on.
+#[track_caller]
+pub fn damage_all(path: &Path, first: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let end = file.metadata().unwrap().len();
+    for position in (first..end).step_by(4096) {
+        let mut bytes = [0; 16];
+        file.read_exact_at(&mut bytes, position).unwrap();
+        bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+        file.write_all_at(&bytes, position).unwrap();
+    }
+    file.sync_all().unwrap();
+}
+
 /// Gives each of two files the name of the other.
 #[track_caller]
 pub fn swap(a: &Path, b: &Path) {
