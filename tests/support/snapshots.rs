@@ -106,7 +106,7 @@ pub fn disk_bytes(cluster: &Cluster, id: u64) -> u64 {
 pub fn listing(cluster: &Cluster, id: u64) -> Vec<String> {
     let files = files(&cluster.data_dir(id)).into_iter();
     let line = |path: PathBuf| {
-        let kib = fs::metadata(&path).map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES >> 10);
+        let kib = fs::metadata(&path).map_or(0, |meta| (meta.blocks() * STAT_BLOCK_BYTES) >> 10);
         format!("{} {kib} KiB", name_of(&path))
     };
     files.map(line).collect()
