@@ -106,7 +106,7 @@ pub fn disk_bytes(cluster: &Cluster, id: u64) -> u64 {
 pub fn listing(cluster: &Cluster, id: u64) -> Vec<String> {
     let files = files(&cluster.data_dir(id)).into_iter();
     let line = |path: PathBuf| {
-        let kib = fs::metadata(&path).map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES >> 10);
+        let kib = fs::metadata(&path).map_or(0, |meta| (meta.blocks() * STAT_BLOCK_BYTES) >> 10);
         format!("{} {kib} KiB", name_of(&path))
     };
     files.map(line).collect()
@@ -133,6 +133,20 @@ pub fn damage(path: &Path, position: u64) {
     file.read_exact_at(&mut bytes, position).unwrap();
     bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
     file.write_all_at(&bytes, position).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// Turns over some bits in each of the blocks of a file from `first` on.
+#[track_caller]
+pub fn damage_all(path: &Path, first: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let end = file.metadata().unwrap().len();
+    for position in (first..end).step_by(4096) {
+        let mut bytes = [0; 16];
+        file.read_exact_at(&mut bytes, position).unwrap();
+        bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+        file.write_all_at(&bytes, position).unwrap();
+    }
     file.sync_all().unwrap();
 }
 

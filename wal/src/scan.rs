@@ -349,6 +349,8 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             let mut lost = self.extent(halt.place, probe.next);
             if let Some(segment) = self.unreadable(&halt, probe.next) {
                 (lost.segment, lost.offset) = (segment.name.clone(), 0);
+            } else if let Some(last) = self.last_damaged(&halt, probe.next) {
+                lost.segment = format!("{} or {}", last.name, lost.segment);
             }
             if let Some(position) = self.impostor(&halt) {
                 lost.from = position;
@@ -573,6 +575,15 @@ impl<'s, F: DiskFile> Scan<'s, F> {
             None => segment.id.map_or(start, |id| id.end()),
         };
         Extent { segment: segment.name.clone(), offset: from.1, from: start, to }
+    }
+
+    /// The last segment that is damaged, if it is another one than that in which the damage seems to begin:
+    /// where a segment's records end is what the next one says, so a stretch that nothing tells of may
+    /// just be the unused end of a whole segment.
+    fn last_damaged(&self, halt: &Halt, next: Option<Place>) -> Option<&'s Segment<F>> {
+        let (index, offset) = next?;
+        let last = if offset == FIRST_BATCH_OFFSET { index.checked_sub(1)? } else { index };
+        (last > halt.place.0).then(|| &self.segments[last])
     }
 
     /// Reports the first segments as missing if what lay in them had not been given up.

@@ -34,8 +34,7 @@ fn the_format_is_that_of_version_1() {
     golden.extend_from_slice(&[4, 3, 0x80, 0x20, 0xac, 2, 2]);
     golden.extend_from_slice(&[1, 0xc8, 1, 0, 1, 4, 2, 0xa8, 6, 0xbc, 5]);
     golden.extend_from_slice(&[2, 3, 0, 33, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-    golden.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0]);
-    golden.extend_from_slice(&[0; 9]);
+    golden.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encode(START, &items()), golden);
     assert_eq!(decode(&golden, START, END), Some(items()));
 }
