@@ -364,6 +364,10 @@ declare_probes! {
     compaction_rewrites_much,
     /// Nothing more is written again until something new is.
     rewriting_paused,
+    /// The log had no room for what should have been written again.
+    rewriting_refused,
+    /// A follower was offered a snapshot although the log has what it lacks.
+    snapshot_preferred,
     /// Entries were written again at the head of the log.
     entries_written_again,
     /// A hard state or a base was written again at the head of the log.

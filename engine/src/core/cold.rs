@@ -23,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use coracle_wal::{Disk, LogReader, Lsn, ReadError, RecordView, Wal};
+use coracle_wal::{ColdRecord, Disk, LogReader, Lsn, ReadError, RecordView, Wal};
 use thiserror::Error;
 
 use super::inbox::{Event, Inbox};
@@ -234,16 +234,20 @@ async fn collect<D: Disk>(cursor: &mut Cursor<D>, want: &Want) -> Result<Vec<Ent
         };
         cursor.position = batch.next;
         for record in batch.records().filter(|record| record.stream == want.shard.0) {
-            let (stream, kind, lsn) = (record.stream, record.kind, record.lsn);
-            let view =
-                RecordView { stream, kind, payload: &record.payload, lsn, batch: batch.position };
-            let (Ok(LogRecord::Entry { term, index, kind, payload })
-            | Ok(LogRecord::Kept { term, index, kind, payload })) = decode_record(&view)
-            else {
-                continue;
-            };
-            let payload = record.payload.slice_ref(payload);
-            cursor.pending.push_back(Entry { term, index, kind, payload });
+            cursor.pending.extend(entry_of(&record, batch.position));
         }
     }
+}
+
+/// The entry that a record of the batch at `batch` holds, if it holds one. Its payload is a slice of what was
+/// read.
+pub(super) fn entry_of(record: &ColdRecord, batch: Lsn) -> Option<Entry> {
+    let ColdRecord { stream, kind, lsn, .. } = *record;
+    let view = RecordView { stream, kind, payload: &record.payload, lsn, batch };
+    let (LogRecord::Entry { term, index, kind, payload }
+    | LogRecord::Kept { term, index, kind, payload }) = decode_record(&view).ok()?
+    else {
+        return None;
+    };
+    Some(Entry { term, index, kind, payload: record.payload.slice_ref(payload) })
 }

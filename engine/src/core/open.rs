@@ -244,7 +244,7 @@ impl<E: Env> Core<E> {
         );
         let mut core = Self {
             letters,
-            storage: Storage::new(wal, index, memory, limits),
+            storage: Storage::new(wal, index, memory, promised, limits),
             tiers,
             env,
             config,
@@ -258,7 +258,7 @@ impl<E: Env> Core<E> {
             recovery,
             news_missed: false,
             failed: false,
-            upkeep: Upkeep::new(disk_budget, promised),
+            upkeep: Upkeep::new(disk_budget),
             observer: None,
         };
         for shard in &core.shards {
@@ -266,6 +266,9 @@ impl<E: Env> Core<E> {
                 core.upkeep.note_snapshot(shard.id, core.env.unix_ms());
             }
         }
+        core.apply_old().await;
+        // Before anything is accepted: how much room there is.
+        core.keep_up(core.env.now());
         // What bringing them up has left to be stored.
         (0..core.shards.len()).for_each(|at| core.touch(at));
         Ok(core)

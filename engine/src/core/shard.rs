@@ -270,6 +270,15 @@ impl Shard {
         (!self.restoring && !self.cold_reading && self.lacks_next()).then(|| self.applied.next())
     }
 
+    /// Applies an entry that was read back, if it is the one that [`Shard::wants_cold`] names.
+    pub(super) fn apply_old(&mut self, entry: Entry, counters: &mut CoreCounters) {
+        let next = self.applied.next();
+        if entry.index == next && self.raft.log().term_at(next) == Some(entry.term) {
+            self.cold.push_back(entry);
+            counters.applied += u64::from(self.apply_next());
+        }
+    }
+
     /// A read for [`Shard::wants_cold`] begins.
     pub(super) fn begin_cold_read(&mut self) {
         self.cold_reading = true;

@@ -2,7 +2,7 @@
 //! what the log holds: where each record went is noted in the [`Index`], and which entries are in memory
 //! in [`Memory`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::Context;
 
 use coracle_wal::{AppendError, Disk, Lsn, Wal};
@@ -44,12 +44,17 @@ pub(super) struct Again {
     pub(super) entries: Vec<Entry>,
 }
 
-/// Reused for each group.
-#[derive(Default)]
-struct Scratch {
-    /// The fixed parts of the records.
+/// What is known of the records that the log has taken.
+struct Books {
+    /// Where they are.
+    index: Index,
+    /// Which entries are in memory.
+    memory: Memory,
+    /// The newest hard state of each shard.
+    hard_states: BTreeMap<ShardId, HardState>,
+    /// Reused for the fixed parts of the records of a group.
     heads: Vec<[u8; ENTRY_HEAD_BYTES]>,
-    /// What the index is told.
+    /// Reused for what the index is told.
     notes: Vec<Appended>,
 }
 
@@ -62,25 +67,26 @@ pub(super) struct Storage<D: Disk> {
     refused: VecDeque<Group>,
     /// Ordered by position.
     promises: VecDeque<(Lsn, Promise)>,
-    /// Where the records of the log are.
-    index: Index,
-    /// Which entries are in memory.
-    memory: Memory,
-    scratch: Scratch,
+    books: Books,
     limits: Limits,
 }
 
 impl<D: Disk> Storage<D> {
-    pub(super) fn new(wal: Wal<D>, index: Index, memory: Memory, limits: Limits) -> Self {
+    /// `index`, `memory` and `hard_states` are what was recovered.
+    pub(super) fn new(
+        wal: Wal<D>,
+        index: Index,
+        memory: Memory,
+        hard_states: BTreeMap<ShardId, HardState>,
+        limits: Limits,
+    ) -> Self {
         let appended = wal.durable();
         Self {
             wal,
             appended,
             refused: VecDeque::new(),
             promises: VecDeque::new(),
-            index,
-            memory,
-            scratch: Scratch::default(),
+            books: Books { index, memory, hard_states, heads: Vec::new(), notes: Vec::new() },
             limits,
         }
     }
@@ -133,33 +139,49 @@ impl<D: Disk> Storage<D> {
         }
         // What these replace is gone from memory, also while the log does not take them.
         match (&base, entries.first()) {
-            (Some(Base { reset: true, .. }), _) => self.memory.reset(shard),
-            (_, Some(first)) => self.memory.truncate_from(shard, first.index),
+            (Some(Base { reset: true, .. }), _) => self.books.memory.reset(shard),
+            (_, Some(first)) => self.books.memory.truncate_from(shard, first.index),
             _ => {}
         }
         if let Some(base) = &base {
-            self.memory.compact_to(shard, base.index);
+            self.books.memory.compact_to(shard, base.index);
         }
         let promise = Promise { shard, mark: effects.write_mark.take(), messages };
         self.push(Group { base, hard_state, entries, kept: false, promise });
     }
 
-    /// Writes again what the log is about to lose. The log takes everything at the moment.
-    pub(super) fn write_again(&mut self, shard: ShardId, again: Again) {
-        assert!(self.is_accepting(), "what is written again must not overtake what waits");
+    /// Writes again what the log is about to lose, as it is in the log: ahead of groups that wait, for it may
+    /// be what makes room for them. `false` if the log has no room for it either.
+    pub(super) fn write_again(&mut self, shard: ShardId, again: Again) -> bool {
         let Again { base, hard_state, entries } = again;
         let promise = Promise { shard, mark: None, messages: Vec::new() };
-        self.push(Group { base, hard_state, entries, kept: true, promise });
+        let mut group = Group { base, hard_state, entries, kept: true, promise };
+        let bytes_max = self.limits.append_group_bytes_max;
+        match append(&self.wal, &mut group, &mut self.books, bytes_max) {
+            Ok(appended) => {
+                self.appended = appended.unwrap_or(self.appended);
+                true
+            }
+            Err(_) => {
+                sometimes!(rewriting_refused);
+                false
+            }
+        }
+    }
+
+    /// The newest hard state of a shard that the log has taken.
+    pub(super) fn hard_state(&self, shard: ShardId) -> Option<HardState> {
+        self.books.hard_states.get(&shard).copied()
     }
 
     /// Where the records of the log are.
     pub(super) fn index(&self) -> &Index {
-        &self.index
+        &self.books.index
     }
 
     /// Bytes of entries in memory.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.memory.bytes()
+        self.books.memory.bytes()
     }
 
     /// The next entries that have to leave memory, of those up to where `evictable` says that a shard
@@ -168,14 +190,16 @@ impl<D: Disk> Storage<D> {
         &mut self,
         evictable: impl Fn(ShardId) -> LogIndex,
     ) -> Option<Eviction> {
-        self.memory.next_eviction(self.wal.durable(), evictable)
+        self.books.memory.next_eviction(self.wal.durable(), evictable)
     }
 
     /// Gives the log the summary of each segment that was sealed since.
     pub(super) fn summarize(&mut self) {
         while let Some(sealed) = self.wal.take_sealed() {
             let bytes_max = self.wal.summary_bytes_max();
-            if let Some(summary) = self.index.take_summary(sealed.start, sealed.end, bytes_max) {
+            if let Some(summary) =
+                self.books.index.take_summary(sealed.start, sealed.end, bytes_max)
+            {
                 self.wal.summarize(sealed.sequence, summary);
             }
         }
@@ -195,8 +219,7 @@ impl<D: Disk> Storage<D> {
         while let Some(group) = self.refused.front_mut() {
             #[cfg(mutant = "promise-rests-on-previous")]
             let previous = self.appended;
-            let books = (&mut self.index, &mut self.memory, &mut self.scratch);
-            match append(&self.wal, group, books, self.limits.append_group_bytes_max) {
+            match append(&self.wal, group, &mut self.books, self.limits.append_group_bytes_max) {
                 Ok(Some(lsn)) => self.appended = lsn,
                 // Nothing to write: the promise rests on what was appended before.
                 Ok(None) => {}
@@ -242,7 +265,7 @@ impl<D: Disk> Storage<D> {
 fn append<D: Disk>(
     wal: &Wal<D>,
     group: &mut Group,
-    (index, memory, scratch): (&mut Index, &mut Memory, &mut Scratch),
+    books: &mut Books,
     bytes_max: usize,
 ) -> Result<Option<Lsn>, AppendError> {
     let shard = group.promise.shard;
@@ -255,7 +278,8 @@ fn append<D: Disk>(
             true => state,
             false => hint(state, entries),
         });
-        let Scratch { heads, notes } = scratch;
+        let noted = state;
+        let Books { index, memory, hard_states, heads, notes } = books;
         heads.clear();
         heads.extend(entries.iter().map(entry_head));
         notes.clear();
@@ -286,6 +310,9 @@ fn append<D: Disk>(
         }
         if let (false, Some(first)) = (group.kept, entries.first()) {
             memory.admit(shard, first.index, entries.iter().map(Entry::cost), end);
+        }
+        if let Some(noted) = noted {
+            hard_states.insert(shard, noted);
         }
         appended = Some(end);
         group.base = None;

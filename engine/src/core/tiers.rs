@@ -9,13 +9,13 @@ use std::rc::Rc;
 
 use coracle_wal::Disk;
 
-use super::cold::{Cold, ColdError, ColdRead, Reader, Want};
+use super::cold::{self, Cold, ColdError, ColdRead, Reader, Want};
 use super::installing::{self, Installing, Pulled, Restored};
 use super::run::Core;
 use super::shard::{Shard, SnapshotAnswer};
 use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
-use crate::limits::COLD_APPLY_BYTES;
+use crate::limits::{COLD_APPLY_BYTES, SNAPSHOT_CHUNK_TARGET_BYTES};
 use crate::raft::{self, Fetch};
 use crate::snapshot::{Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
@@ -78,6 +78,36 @@ impl<E: Env> Core<E> {
         self.begin_snapshot();
     }
 
+    /// At start: gives the state machines what their snapshots do not have, as far as it is known to be
+    /// committed, in one pass over the log for all of them. Each by itself would read the batches of all
+    /// others, too. What does not come in order (it was written again), and what can't be read, is left
+    /// to the ordinary way.
+    pub(super) async fn apply_old(&mut self) {
+        let index = self.storage.index();
+        let begins = |shard: &Shard| {
+            let first = shard.wants_cold()?;
+            index.shard(shard.id)?.runs.locate(first).map(|run| run.batch)
+        };
+        let Some(from) = self.shards.iter().filter_map(begins).min() else { return };
+        let end = self.storage.wal().durable();
+        tracing::info!(core = %self.config.core, %from, %end, "applying what the snapshots do not have");
+        let mut reader = self.storage.wal().reader(from);
+        while let Ok(Some(batch)) = reader.next().await {
+            for record in batch.records() {
+                let Some(at) = self.position_of(ShardId(record.stream)) else { continue };
+                let shard = &mut self.shards[at];
+                if let Some(entry) =
+                    shard.wants_cold().and_then(|_| cold::entry_of(&record, batch.position))
+                {
+                    shard.apply_old(entry, &mut self.counters);
+                }
+            }
+            if batch.next >= end || self.shards.iter().all(|shard| shard.wants_cold().is_none()) {
+                return;
+            }
+        }
+    }
+
     fn read_for_machine(&mut self, at: usize) {
         let Some(first) = self.shards[at].wants_cold() else { return };
         let last = self.shards[at].raft.commit();
@@ -100,6 +130,10 @@ impl<E: Env> Core<E> {
     fn read_for_followers(&mut self, at: usize) {
         let mut fetches = std::mem::take(&mut self.shards[at].effects.fetches);
         for Fetch { to, first, bytes_max } in fetches.drain(..) {
+            if self.is_snapshot_cheaper(at, to, first) {
+                self.step(at, raft::Event::SnapshotPreferred { to, first });
+                continue;
+            }
             let last = self.shards[at].raft.log().first_in_memory().prev();
             let want = self.locate(at, Reader::Follower(to), (first, last.max(first)), bytes_max);
             match want {
@@ -108,6 +142,28 @@ impl<E: Env> Core<E> {
             }
         }
         self.shards[at].effects.fetches = fetches; // keeps its memory
+    }
+
+    /// Whether a follower that lacks everything from `first` on should rather have the newest snapshot: one
+    /// that has lost its data, or whose part of the log is larger than the state by far.
+    fn is_snapshot_cheaper(&self, at: usize, to: NodeId, first: LogIndex) -> bool {
+        let shard = &self.shards[at];
+        let Some(newest) = self.tiers.store.newest(shard.id) else { return false };
+        if newest.id.index < first || shard.raft.snapshot().is_none() {
+            return false;
+        }
+        let mut followers = shard.raft.followers();
+        let returning = followers.any(|known| known.id == to && known.returning.is_some());
+        let enough = match returning {
+            true => SNAPSHOT_CHUNK_TARGET_BYTES as u64,
+            false => (2 * newest.bytes).max(self.config.tiers.keep_log_bytes),
+        };
+        let Some(index) = self.storage.index().shard(shard.id) else { return false };
+        let mut bytes = 0;
+        index.runs.overlapping(first, newest.id.index).any(|run| {
+            bytes += run.live_bytes();
+            bytes > enough
+        })
     }
 
     /// Where entries from `first` on lie, as far as they belong together.
@@ -204,10 +260,7 @@ impl<E: Env> Core<E> {
         let incarnation = self.env.random().max(1);
         let shard = &mut self.shards[at];
         shard.become_damaged(incarnation, reason);
-        let (id, promised) = (shard.id, shard.effects.hard_state);
-        if let Some(promised) = promised {
-            self.upkeep.note_damaged(id, promised);
-        }
+        let id = shard.id;
         self.tiers.cold.forget(id);
         self.touch(at);
     }

@@ -15,7 +15,7 @@ use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
 use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS};
-use crate::raft::{Base, Entry, HardState, Standing};
+use crate::raft::{Base, Entry, Standing};
 use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
 
@@ -36,12 +36,10 @@ pub(super) struct Upkeep {
     again: bool,
     /// When the newest snapshot of a shard became durable, or was found, in milliseconds since 1970.
     saved_ms: BTreeMap<ShardId, u64>,
-    /// What shards had promised when they were found; it counts for those that are lost or damaged.
-    lost: BTreeMap<ShardId, HardState>,
 }
 
 impl Upkeep {
-    pub(super) fn new(budget: Budget, lost: BTreeMap<ShardId, HardState>) -> Self {
+    pub(super) fn new(budget: Budget) -> Self {
         Self {
             compactor: Compactor::default(),
             budget,
@@ -51,18 +49,12 @@ impl Upkeep {
             rewriting: VecDeque::new(),
             again: false,
             saved_ms: BTreeMap::new(),
-            lost,
         }
     }
 
     /// The newest snapshot of a shard became durable, or was found, at this time.
     pub(super) fn note_snapshot(&mut self, shard: ShardId, unix_ms: u64) {
         self.saved_ms.insert(shard, unix_ms);
-    }
-
-    /// A shard was found damaged; this is what is stored of it until it begins anew.
-    pub(super) fn note_damaged(&mut self, shard: ShardId, promised: HardState) {
-        self.lost.insert(shard, promised);
     }
 
     /// Whether nothing may be accepted that makes the log grow.
@@ -220,26 +212,18 @@ impl<E: Env> Core<E> {
         hard_state: bool,
         base: bool,
     ) {
-        if !self.storage.is_accepting() || self.failed {
-            return; // decided again when the log takes everything
+        if self.failed {
+            return;
         }
         let at = self.position_of(shard);
-        let promised = match at {
-            Some(at) if !self.shards[at].raft.is_damaged() => {
-                Some(self.shards[at].raft.hard_state())
-            }
-            _ => self.upkeep.lost.get(&shard).copied(),
-        };
         let Some(index) = self.storage.index().shard(shard) else { return };
-        let (known, last) = (Some(index.base()), index.last());
-        // What this turn has appended is not in the log yet.
-        let in_log = |state: HardState| HardState { commit: state.commit.min(last), ..state };
-        let hard_state = promised.filter(|_| hard_state).map(in_log);
-        let base = known.filter(|_| base).map(|(index, term)| Base { index, term, reset: false });
+        let (known, term) = index.base();
+        let base = base.then_some(Base { index: known, term, reset: false });
+        let hard_state = self.storage.hard_state(shard).filter(|_| hard_state);
         if hard_state.is_some() || base.is_some() {
             sometimes!(state_written_again);
-            self.upkeep.again = true;
-            self.storage.write_again(shard, Again { base, hard_state, entries: Vec::new() });
+            let again = Again { base, hard_state, entries: Vec::new() };
+            self.upkeep.again |= self.storage.write_again(shard, again);
         }
         if let (Some(_), Some((first, last))) = (at, entries) {
             self.upkeep.rewriting.push_back((shard, first, last));
@@ -273,7 +257,7 @@ impl<E: Env> Core<E> {
         let Some((rewriting, next, last)) = self.upkeep.rewriting.front_mut() else { return };
         assert_eq!(*rewriting, shard, "they are read one after the other");
         *next = entries.last().map_or(*last, |entry| entry.index).next();
-        if !self.storage.is_accepting() || self.failed {
+        if self.failed {
             return self.end_rewriting();
         }
         let index = self.storage.index().shard(shard);
@@ -282,7 +266,9 @@ impl<E: Env> Core<E> {
         let entries: Vec<Entry> = entries.into_iter().filter(live).collect();
         if !entries.is_empty() {
             sometimes!(entries_written_again);
-            self.storage.write_again(shard, Again { entries, ..Again::default() });
+            if !self.storage.write_again(shard, Again { entries, ..Again::default() }) {
+                return self.end_rewriting(); // decided again
+            }
         }
         self.rewrite_next();
     }

@@ -74,6 +74,14 @@ pub enum Event {
         /// At least one.
         entries: Vec<Entry>,
     },
+    /// What a [`Fetch`] asked for could be read, but the follower lacks so much that the newest snapshot of this
+    /// replica is cheaper for both.
+    SnapshotPreferred {
+        /// [`Fetch::to`].
+        to: NodeId,
+        /// [`Fetch::first`].
+        first: LogIndex,
+    },
     /// What a [`Fetch`] asked for can't be had now. It is asked for again at a later heartbeat.
     FetchFailed {
         /// [`Fetch::to`].
@@ -84,7 +92,7 @@ pub enum Event {
 }
 
 /// Asks for entries that are not in memory, for a follower that lacks them. The answer is
-/// [`Event::Fetched`] or [`Event::FetchFailed`]. Per follower one is under way at a time; after a change of
+/// [`Event::Fetched`], [`Event::SnapshotPreferred`] or [`Event::FetchFailed`]. Per follower one is under way at a time; after a change of
 /// leadership one may be forgotten, and its answer, if it comes, is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {

@@ -194,6 +194,9 @@ impl Raft {
             Event::Snapshot { index, term } => self.on_snapshot(index, term, effects),
             Event::Installed { index, term } => self.on_installed(index, term, effects),
             Event::Fetched { to, first, entries } => self.on_fetched(to, first, &entries, effects),
+            Event::SnapshotPreferred { to, first } => {
+                self.on_snapshot_preferred(to, first, effects);
+            }
             Event::FetchFailed { to, first } => self.on_fetched(to, first, &[], effects),
         }
         self.rejoin_if_readmitted(effects);

@@ -109,6 +109,22 @@ impl Raft {
         self.send_offer(place, effects);
     }
 
+    /// The owner would rather have a follower fetch the newest snapshot than read it all that it lacks.
+    pub(super) fn on_snapshot_preferred(
+        &mut self,
+        to: NodeId,
+        first: LogIndex,
+        effects: &mut Effects,
+    ) {
+        let Some(place) = self.peer(to) else { return };
+        let waits = self.peers[place].progress.fetching == Fetching::Since(first);
+        let useful = self.snapshot.is_some_and(|(index, _)| index >= first);
+        if self.role == Role::Leader && waits && useful {
+            sometimes!(snapshot_preferred);
+            self.begin_offering(place, effects);
+        }
+    }
+
     /// Offers the newest snapshot to a follower that is heard of and has no offer.
     pub(super) fn renew_offer(&mut self, place: usize, effects: &mut Effects) {
         let progress = &mut self.peers[place].progress;
