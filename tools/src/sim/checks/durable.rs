@@ -7,6 +7,7 @@
 //!
 //! What a log has given up (the segments that its batches call trimmed) must not be needed any more: no
 //! entry above its shard's base, no newest hard state or base. And no base is beyond the newest snapshot.
+//! Of a replica that is damaged, only its hard state counts; one that returns may have a base without snapshot.
 
 use std::collections::BTreeMap;
 
@@ -114,7 +115,8 @@ impl DurableShard {
             }
             LogRecord::Base(base) => {
                 let (index, term) = (base.index, base.term);
-                if index < self.base {
+                // A damaged replica may have an older snapshot, or none.
+                if index < self.base && !(base.reset && self.is_returning()) {
                     let expected = format!("a base of at least {}", self.base);
                     let seen = format!("one at {index} on disk");
                     let violation = Violation::new(Invariant::DurableRecords, expected, seen);
@@ -177,7 +179,8 @@ impl DurableShard {
     /// Holds the snapshot against the log, as recovery does.
     fn settle(&mut self, history: &dyn Fn(LogIndex, Term) -> Checked<Chain>) -> Checked {
         let newest = self.snapshot.map_or(LogIndex(0), |(index, _)| index);
-        if self.base > newest {
+        // A damaged replica may have no snapshot of what it has applied. It needs one before it is a member.
+        if self.base > newest && !self.is_returning() {
             let expected = format!("a snapshot at {} or behind on disk", self.base);
             let seen = format!("a log that begins there, and one at {newest}");
             return fail(Violation::new(Invariant::LogNeeded, expected, seen).index(self.base));
@@ -194,7 +197,10 @@ impl DurableShard {
     /// Nothing that lies before `trimmed` may be needed.
     fn check_trimmed(&self, trimmed: Lsn) -> Checked {
         let gone = |at: Option<Lsn>| at.is_some_and(|at| at < trimmed);
-        let above = usize::try_from(self.base.0).unwrap_or(usize::MAX).min(self.places.len());
+        // What was found damaged is given up, all but the hard state.
+        let damaged = self.hard_state.standing == Standing::DAMAGED;
+        let base = if damaged { self.log.last() } else { self.base };
+        let above = usize::try_from(base.0).unwrap_or(usize::MAX).min(self.places.len());
         let entry = self.places[above..].iter().position(|place| *place < trimmed);
         let seen = if let Some(entry) = entry {
             format!(
@@ -204,7 +210,7 @@ impl DurableShard {
             )
         } else if gone(self.hard_state_at) {
             "the newest hard state was in it".to_owned()
-        } else if self.base > LogIndex(0) && gone(self.base_at) {
+        } else if self.base > LogIndex(0) && gone(self.base_at) && !damaged {
             format!("the newest base, {}, was in it", self.base)
         } else {
             return Ok(());
@@ -231,6 +237,12 @@ impl DurableShard {
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.hard_state_at.is_some() && self.hard_state.standing == Standing::Member
+    }
+
+    /// Whether it has a hard state that says that it has lost its data.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        matches!(self.hard_state.standing, Standing::Returning(_))
     }
 
     /// Whether the log that ends with this link is on disk: in the log, or as what the snapshot stands for.

@@ -21,6 +21,9 @@
 //! A disk that was wiped or damaged breaks promises by itself: its node is *excused* from then on. It
 //! counts as having what it has promised, and its own promises are not compared with its disk.
 //!
+//! A replica may find that it is damaged, at its start or later, if its node is excused or its disks gave errors.
+//! It begins anew then, as one whose disk was wiped; but its term and its vote stay, and what was applied.
+//!
 //! What clients see is another matter: [`history`].
 
 mod chain;
@@ -40,8 +43,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_engine::core::{CoreView, Queues};
 use coracle_engine::limits::{FRAME_BYTES_MAX, LINK_RESERVE_BYTES, Limits, MEMORY_GROUP_BYTES_MAX};
-use coracle_engine::raft::Role;
 use coracle_engine::raft::quorum::majority;
+use coracle_engine::raft::{HardState, Role, Standing};
 use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, Term};
 
 pub use chain::{Chain, Link, hash_bytes, hash_entry};
@@ -194,6 +197,13 @@ impl Checker {
         let id = replica.id();
         let Some(truth) = self.shards.get_mut(id.0 as usize) else { return Ok(()) };
         let first = !truth.mirrors.contains_key(&node);
+        // Disks that gave errors may have kept a replica from reading what it has.
+        let explained = self.excused.contains(&node) || self.unsteady.contains(&node);
+        if !explained && truth.is_newly_damaged(node, replica) {
+            let expected = "a replica whose disk was not damaged to find what it has stored";
+            let seen = "it takes itself for damaged";
+            return fail(Violation::new(Invariant::TakesPart, expected, seen));
+        }
         let committed = truth.look(node, replica)?;
         if first {
             self.check_recovery(node, replica)?;
@@ -323,15 +333,17 @@ impl Checker {
         Ok(Some(disk.shard_mut(shard)))
     }
 
-    /// The same for what others rest on: a replica that has lost its data, and is no member again, counts as
-    /// having what it had.
+    /// The same for what others rest on: a replica that has lost its data, or has given it up because it was
+    /// damaged, counts as having what it had until it is a member again.
     fn on_disk_of_member(
         &mut self,
         node: NodeId,
         shard: ShardId,
     ) -> Checked<Option<&DurableShard>> {
         let wiped = self.wiped.contains(&node);
-        Ok(self.on_disk(node, shard)?.filter(|disk| !wiped || disk.is_member()))
+        Ok(self
+            .on_disk(node, shard)?
+            .filter(|disk| !(wiped || disk.is_returning()) || disk.is_member()))
     }
 
     /// Whether all replicas of a node have it on disk that they are members.
@@ -340,7 +352,10 @@ impl Checker {
         let places: Vec<_> = shards.filter_map(|id| Some((id, self.place(node, id)?))).collect();
         places.into_iter().all(|(id, place)| {
             let settled = self.disks.get(&place).and_then(|disk| disk.shard(id));
-            settled.is_some_and(DurableShard::is_member)
+            let mirror = self.truth(id).and_then(|truth| truth.mirrors.get(&node));
+            // It may know that it is damaged, and its disk not yet.
+            let returns = mirror.is_some_and(|mirror| mirror.state.standing != Standing::Member);
+            !returns && settled.is_some_and(DurableShard::is_member)
         })
     }
 
@@ -354,6 +369,9 @@ impl Checker {
         let state = replica.hard_state();
         let Some(disk) = self.on_disk(node, id)? else { return Ok(()) };
         let stored = disk.recovered();
+        if replica.is_damaged() {
+            return check_promised(stored, state);
+        }
         if stored != state {
             let (expected, seen) = (format!("{stored:?}, as on disk"), format!("{state:?}"));
             return fail(Violation::new(Invariant::Recovery, expected, seen).term(state.term));
@@ -486,6 +504,18 @@ impl Checker {
     pub fn has_leader(&self, shard: ShardId) -> bool {
         self.truth(shard).is_some_and(|t| t.mirrors.values().any(|m| m.role == Role::Leader))
     }
+}
+
+/// A replica that was found damaged gives up all but its term and vote. It may be in a later term, that of
+/// its snapshot.
+fn check_promised(stored: HardState, state: HardState) -> Checked {
+    let kept = (stored.term, stored.vote) == (state.term, state.vote);
+    if kept || stored.term < state.term {
+        return Ok(());
+    }
+    let expected = format!("term {} and vote {:?}, as on disk", stored.term, stored.vote);
+    let seen = format!("term {} and vote {:?}", state.term, state.vote);
+    fail(Violation::new(Invariant::Recovery, expected, seen).term(state.term))
 }
 
 /// Entries in memory are those that count for the budget, and those that are not durable or that a leader

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_engine::core::ShardView;
-use coracle_engine::raft::{Entry, FollowerStatus, HardState, Role};
+use coracle_engine::raft::{Entry, FollowerStatus, HardState, Role, Standing};
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
 use super::chain::{Chain, Link, hash_entry};
@@ -59,6 +59,10 @@ pub trait Replica {
     /// Why it takes no part any more.
     fn halted(&self) -> Option<&str> {
         None
+    }
+    /// Whether it was found damaged and has heard no leader since.
+    fn is_damaged(&self) -> bool {
+        false
     }
     /// What a leader knows of the others.
     fn followers(&self) -> impl Iterator<Item = FollowerStatus>;
@@ -130,6 +134,10 @@ impl Replica for ShardView<'_> {
         ShardView::halted(self)
     }
 
+    fn is_damaged(&self) -> bool {
+        self.raft().is_damaged()
+    }
+
     fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
         self.raft().followers()
     }
@@ -187,6 +195,26 @@ impl Mirror {
             applied_new: Vec::new(),
             applied_last: LogIndex(0),
         }
+    }
+
+    /// Whether the replica was found damaged since the last look; at the first look, whether it is.
+    pub(super) fn is_newly_damaged(&self, replica: &impl Replica) -> bool {
+        let standing = replica.hard_state().standing;
+        // Each time it is damaged, it returns under a new number. One that is blank has nothing to lose.
+        let returns_anew = matches!(standing, Standing::Returning(_))
+            && standing != self.state.standing
+            && self.log.last() > LogIndex(0);
+        returns_anew || (replica.is_damaged() && standing != self.state.standing)
+    }
+
+    /// The replica gives up its log, and what it knew to be committed. It keeps its term, its vote, and what
+    /// its state machine has.
+    pub(super) fn give_up(&mut self, replica: &impl Replica) {
+        self.log = Chain::default();
+        self.rewrites = replica.rewrites();
+        self.state.commit = LogIndex(0);
+        self.role = Role::Follower;
+        self.uncommitted = 0;
     }
 
     /// Follows the replica's log; only what is new in it is looked at. Returns the first index that is

@@ -229,14 +229,25 @@ impl ShardTruth {
         self.applied.range(..index).next_back().map_or(LogIndex(0), |(index, _)| *index)
     }
 
+    /// Whether a replica was found damaged since it was last looked at.
+    pub(super) fn is_newly_damaged(&self, node: NodeId, replica: &impl Replica) -> bool {
+        match self.mirrors.get(&node) {
+            Some(mirror) => mirror.is_newly_damaged(replica),
+            None => replica.is_damaged(),
+        }
+    }
+
     /// Follows a replica through one turn, except for what needs the disks. Returns whether it has
     /// committed what nobody had before, and the term in which it did.
     pub(super) fn look(&mut self, node: NodeId, replica: &impl Replica) -> Checked<Option<Term>> {
         let mirror = self.mirrors.entry(node).or_insert_with(Mirror::new);
+        let (was, old_term) = (mirror.role, mirror.state.term);
+        if mirror.is_newly_damaged(replica) {
+            mirror.give_up(replica);
+        }
         mirror.check_cursors(replica)?;
         mirror.check_windows(replica)?;
         let first = mirror.follow(replica, &self.registry, &self.committed)?;
-        let (was, old_term) = (mirror.role, mirror.state.term);
         mirror.remember(replica);
         let state = replica.hard_state();
         self.check_matching(node, first)?;
