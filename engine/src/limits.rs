@@ -395,7 +395,7 @@ pub const COLD_SKIP_BYTES_MAX: u64 = RUN_SPAN_BYTES_MAX;
 pub const COLD_APPLY_BYTES: usize = 1 << 20;
 
 /// Snapshots that one core takes over from leaders at the same time. Each holds a window of chunks.
-pub const PULLS_MAX: usize = 2;
+pub const PULLS_MAX: usize = 4;
 
 /// Who may wait for the next snapshot of one shard.
 pub const SNAPSHOT_ANSWERS_MAX: usize = 64;
@@ -420,3 +420,7 @@ pub const UPKEEP_PAUSE: Duration = Duration::from_millis(500);
 /// The upkeep of a log is looked at before the next tick when this part of a segment was appended: a burst
 /// must not use up the reserve unseen.
 pub const UPKEEP_SEGMENT_PARTS: u64 = 4;
+
+/// Cost of a shard's entries after which the commit index is stored along with more of them: what a restart
+/// can't apply before it hears of a leader.
+pub const COMMIT_HINT_BYTES: usize = 256 << 10;

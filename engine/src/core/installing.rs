@@ -61,6 +61,8 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Installing {
     shards: BTreeMap<ShardId, (SnapshotId, Stage)>,
+    /// The last offers of others, which begin when one of them is through.
+    waiting: BTreeMap<ShardId, (NodeId, SnapshotId)>,
     /// How far those are that are being pulled.
     progress: BTreeMap<ShardId, Rc<PullProgress>>,
     /// Bytes that pulls have received which are over.
@@ -68,16 +70,27 @@ pub(super) struct Installing {
 }
 
 impl Installing {
-    /// Takes up an offer, unless that shard or too many others are busy with one.
-    pub(super) fn begin(&mut self, id: SnapshotId) -> bool {
+    /// Takes up an offer, unless the shard is busy with one. If too many others are, it waits.
+    pub(super) fn begin(&mut self, id: SnapshotId, from: NodeId) -> bool {
         let busy = self.shards.contains_key(&id.shard);
         sometimes!(offer_while_busy, busy);
-        if busy || self.shards.len() >= PULLS_MAX {
-            sometimes!(offer_waits, !busy);
+        if busy {
             return false;
         }
+        if self.shards.len() >= PULLS_MAX {
+            sometimes!(offer_waits);
+            self.waiting.insert(id.shard, (from, id));
+            return false;
+        }
+        self.waiting.remove(&id.shard);
         self.shards.insert(id.shard, (id, Stage::Pulling));
         true
+    }
+
+    /// The next offer that waited, if it need not any more.
+    pub(super) fn next(&mut self) -> Option<(NodeId, SnapshotId)> {
+        let room = self.shards.len() < PULLS_MAX;
+        room.then(|| self.waiting.pop_first()).flatten().map(|(_, offer)| offer)
     }
 
     /// What was pulled is durable and is now given to the state machine.

@@ -478,6 +478,7 @@ impl<E: Env> Core<E> {
             shard.effects.clear();
             return;
         }
+        shard.hint_commit();
         self.storage.take(shard.id, &mut shard.effects);
         let offered = shard.effects.offered.take();
         let leadership_changed = shard.effects.soft_state.take().is_some();

@@ -25,7 +25,7 @@ use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
 use super::status::{CoreCounters, ShardStatus};
-use crate::limits::{Limits, REPLY_SCRATCH_BYTES};
+use crate::limits::{COMMIT_HINT_BYTES, Limits, REPLY_SCRATCH_BYTES};
 use crate::raft::{Effects, Entry, EntryKind, Event, Message, Raft, Refusal, Role};
 use crate::{
     Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotError,
@@ -71,6 +71,8 @@ pub(super) struct Shard {
     pub(super) touched: bool,
     /// Why this replica takes no part any more, if it does not.
     halted: Option<String>,
+    /// Cost of the entries stored since the commit index was stored last.
+    unhinted: usize,
     machine: Machine,
     applied: LogIndex,
     /// Entries from `applied + 1` on that were read back from the log.
@@ -106,6 +108,7 @@ impl Shard {
             effects: Effects::default(),
             touched: false,
             halted: None,
+            unhinted: 0,
             machine,
             applied,
             cold: VecDeque::new(),
@@ -449,6 +452,21 @@ impl Shard {
     /// Whether anybody waits for an answer.
     pub(super) fn is_busy(&self) -> bool {
         !(self.waiting.is_empty() && self.incoming.is_empty() && self.reads.is_empty())
+    }
+
+    /// Has the commit index stored along with entries, now and then: a restart then applies as much in one
+    /// pass over the log, before it hears of a leader.
+    pub(super) fn hint_commit(&mut self) {
+        if self.effects.entries.is_empty() {
+            return;
+        }
+        self.unhinted += self.effects.entries.iter().map(Entry::cost).sum::<usize>();
+        if self.effects.hard_state.is_none() && self.unhinted >= COMMIT_HINT_BYTES {
+            self.effects.hard_state = Some(self.raft.hard_state());
+        }
+        if self.effects.hard_state.is_some() {
+            self.unhinted = 0;
+        }
     }
 
     /// This replica takes no part any more: what it holds is damaged, or it was told what can't be. It

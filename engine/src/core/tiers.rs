@@ -74,6 +74,7 @@ impl<E: Env> Core<E> {
         }
         self.storage.summarize();
         self.keep_up_with_turn();
+        self.take_up_offers();
         self.tiers.cold.start(&self.env, &self.inbox);
         self.begin_snapshot();
     }
@@ -488,12 +489,24 @@ impl<E: Env> Core<E> {
         let id = SnapshotId { shard, index, term };
         // One that can't be read stands in the way until the next tick.
         let waits = self.tiers.unreadable.contains_key(&shard);
-        if waits || self.shards[at].applied() >= index || !self.tiers.installing.begin(id) {
+        if waits || self.shards[at].applied() >= index || !self.tiers.installing.begin(id, from) {
             return;
         }
         tracing::info!(%shard, %index, %from, "taking over a snapshot");
         sometimes!(snapshot_pulled);
         installing::start_pull(&self.env, &self.inbox, &self.gate, &mut self.tiers, id, from);
+    }
+
+    /// Takes up offers that waited for others.
+    fn take_up_offers(&mut self) {
+        while let Some((from, id)) = self.tiers.installing.next() {
+            if let Some(at) = self.position_of(id.shard)
+                && self.shards[at].raft.needs_snapshot(id.index)
+                && self.shards[at].halted().is_none()
+            {
+                self.on_offer(at, (from, id.index, id.term));
+            }
+        }
     }
 
     pub(super) fn on_snapshot_pulled(&mut self, pulled: Pulled) {
