@@ -430,6 +430,12 @@ impl Cluster {
         !self.is_damaged(at) && self.checks.is_settled(self.nodes[at].id)
     }
 
+    /// Whether a node has started, and what its replicas have found is not known yet.
+    #[must_use]
+    pub fn is_starting(&self, at: usize) -> bool {
+        self.nodes[at].health == Health::Up && !self.checks.is_up(self.nodes[at].id)
+    }
+
     /// Notes that a node's disk may hold less than the node promised; `hidden` if no log can find out.
     pub fn note_damage(&mut self, at: usize, hidden: bool) {
         self.nodes[at].damaged = true;

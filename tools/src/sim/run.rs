@@ -465,7 +465,7 @@ impl<W: Workload> Driver<W> {
     fn perform(&mut self, due: Due) {
         match due {
             Due::Fault(fault) => self.inflict(fault),
-            Due::Restart(at) => self.cluster.borrow_mut().start(at),
+            Due::Restart(at) => self.restart(at),
             Due::Resume(at) => self.cluster.borrow_mut().resume(at),
             Due::Unblock(from, to) => self.unblock(from, to),
             Due::Unclog(from, to) => self.net.clog(host(from), host(to), 1.0),
@@ -657,6 +657,16 @@ impl<W: Workload> Driver<W> {
         true
     }
 
+    /// A start whose syncs fail may find no snapshot that it can use, and then a replica is damaged: such an
+    /// error goes away before, if this node can't be spared.
+    fn restart(&self, at: usize) {
+        let fails = self.cluster.borrow().device(at).will_fail(OpKind::Sync);
+        if fails && !self.may_damage(at) {
+            self.cluster.borrow().device(at).heal();
+        }
+        self.cluster.borrow_mut().start(at);
+    }
+
     fn block(&mut self, from: usize, to: usize, duration: Duration) {
         let holds = self.blocks.entry((from, to)).or_insert(0);
         *holds += 1;
@@ -677,6 +687,10 @@ impl<W: Workload> Driver<W> {
 
     fn disk_error(&mut self, who: Who, op: DiskOp, sticky: bool) -> bool {
         let Some(at) = self.victim(who) else { return false };
+        let starting = self.cluster.borrow().is_starting(at);
+        if op == DiskOp::Sync && starting && !self.may_damage(at) {
+            return false;
+        }
         let mut cluster = self.cluster.borrow_mut();
         let kinds: &'static [OpKind] = match op {
             DiskOp::Write => &[OpKind::Write, OpKind::WriteDurable],
@@ -695,12 +709,14 @@ impl<W: Workload> Driver<W> {
     }
 
     /// Whether a majority of sound nodes is left if this one is damaged. A node that has lost its data is
-    /// sound when all its replicas are members again; so are the nodes of a new cluster.
+    /// sound when all its replicas are members again; so are the nodes of a new cluster. One that is starting
+    /// may yet find out that it is damaged.
     fn may_damage(&self, at: usize) -> bool {
         let cluster = self.cluster.borrow();
         let spare = self.nodes() - self.settings.majority() as usize;
         let others = (0..self.nodes()).filter(|other| *other != at);
-        cluster.is_damaged(at) || others.filter(|other| !cluster.is_settled(*other)).count() < spare
+        let unsound = |other| !cluster.is_settled(other) || cluster.is_starting(other);
+        cluster.is_damaged(at) || others.filter(|other| unsound(*other)).count() < spare
     }
 
     fn damage(&mut self, who: Who, what: Damage) -> bool {

@@ -117,6 +117,11 @@ impl Checks {
         self.0.watch.checker_mut().is_settled(node)
     }
 
+    /// Whether all replicas of a node were seen since its process began.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.0.watch.checker().is_up(node)
+    }
+
     /// The disks of a node give errors.
     pub fn disk_error(&self, node: NodeId) {
         self.0.watch.checker_mut().disk_error(node);

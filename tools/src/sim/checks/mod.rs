@@ -346,6 +346,12 @@ impl Checker {
             .filter(|disk| !(wiped || disk.is_returning()) || disk.is_member()))
     }
 
+    /// Whether all replicas of a node were seen since its process began.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.shards.iter().all(|truth| truth.mirrors.contains_key(&node))
+    }
+
     /// Whether all replicas of a node have it on disk that they are members.
     pub fn is_settled(&mut self, node: NodeId) -> bool {
         let shards = (0..self.shards.len() as u32).map(ShardId);

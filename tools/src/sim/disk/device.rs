@@ -323,6 +323,12 @@ impl SimDevice {
         self.0.device.borrow_mut().failures.push(Failure { kinds, error, left: times });
     }
 
+    /// Whether an operation of this kind will fail.
+    #[must_use]
+    pub fn will_fail(&self, kind: OpKind) -> bool {
+        self.0.device.borrow().failures.iter().any(|failure| failure.kinds.contains(&kind))
+    }
+
     /// Ends what [`SimDevice::fail`], [`SimDevice::stall`], [`SimDevice::set_lying`] and
     /// [`SimDevice::set_capacity`] began.
     pub fn heal(&self) {
