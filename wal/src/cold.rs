@@ -31,7 +31,7 @@ use thiserror::Error;
 
 use self::window::Window;
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Chain, FIRST_BATCH_OFFSET, Flaw};
-use crate::limits::{BLOCK_BYTES, READER_FILES_MAX};
+use crate::limits::{BLOCK_BYTES, READER_FILES_MAX, READS_IN_FLIGHT_MAX};
 use crate::recovery::Extent;
 use crate::segment::FileName;
 use crate::state::{Locate, Spot};
@@ -139,6 +139,14 @@ enum Found {
 impl<D: Disk> LogReader<D> {
     pub(crate) fn new(wal: Wal<D>, from: Lsn) -> Self {
         Self { wal, position: from, chain: None, window: Window::new(), files: Vec::new() }
+    }
+
+    /// Has `reads` of 1 MiB under way ahead of what is read in sequence, 1 to
+    /// [`READS_IN_FLIGHT_MAX`](crate::limits::READS_IN_FLIGHT_MAX): for a reader that is alone.
+    #[must_use]
+    pub fn ahead(mut self, reads: usize) -> Self {
+        self.window.ahead = reads.clamp(1, READS_IN_FLIGHT_MAX);
+        self
     }
 
     /// Where the next batch begins, or the last one ended.

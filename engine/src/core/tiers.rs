@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use coracle_wal::Disk;
+use coracle_wal::limits::READS_IN_FLIGHT_MAX;
 
 use super::cold::{self, Cold, ColdError, ColdRead, Reader, Want};
 use super::installing::{self, Installing, Pulled, Restored};
@@ -92,7 +93,7 @@ impl<E: Env> Core<E> {
         let Some(from) = self.shards.iter().filter_map(begins).min() else { return };
         let end = self.storage.wal().durable();
         tracing::info!(core = %self.config.core, %from, %end, "applying what the snapshots do not have");
-        let mut reader = self.storage.wal().reader(from);
+        let mut reader = self.storage.wal().reader(from).ahead(READS_IN_FLIGHT_MAX);
         while let Ok(Some(batch)) = reader.next().await {
             for record in batch.records() {
                 let Some(at) = self.position_of(ShardId(record.stream)) else { continue };

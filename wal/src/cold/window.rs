@@ -53,6 +53,8 @@ pub(super) struct Window<F> {
     next_read: u64,
     /// The reader goes on where it stopped.
     pub(super) sequential: bool,
+    /// Reads under way ahead of the cursor, if it moves in sequence.
+    pub(super) ahead: usize,
     buffers: Buffers,
 }
 
@@ -65,6 +67,7 @@ impl<F: DiskFile> Window<F> {
             reads: FuturesOrdered::new(),
             next_read: 0,
             sequential: false,
+            ahead: READ_AHEAD,
             buffers: Buffers::default(),
         }
     }
@@ -134,7 +137,7 @@ impl<F: DiskFile> Window<F> {
 
     /// Has reads under way for all up to `end`, and ahead of it if the window moves in sequence.
     fn submit(&mut self, offset: u64, end: u64, limit: u64) {
-        let ahead = if self.sequential { (READ_AHEAD * READ_BYTES_MAX) as u64 } else { 0 };
+        let ahead = if self.sequential { (self.ahead * READ_BYTES_MAX) as u64 } else { 0 };
         let wanted = end.max(offset + ahead).min(limit);
         let Some((_, file)) = &self.segment else { return };
         while self.next_read < wanted {
