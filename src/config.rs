@@ -114,8 +114,9 @@ pub struct Config {
     /// Size of a log segment in MiB.
     #[serde(default = "default_segment_mib")]
     pub segment_mib: u32,
-    /// Memory for log entries in MiB, of the whole node; its cores share it equally. Entries beyond it lie on
-    /// the disk alone. At least 1 for each core.
+    /// Memory for the log in MiB, of the whole node; its cores share it equally. Three quarters are for the newest
+    /// entries, those beyond lie on the disk alone; the rest is for buffers that read, write and send them.
+    /// At least 1 for each core.
     #[serde(default = "default_log_memory_mib")]
     pub log_memory_mib: u64,
     /// Disk space for logs and snapshots in MiB, of the whole node; its cores share it equally. When it
@@ -388,7 +389,8 @@ impl Config {
     pub fn tiers(&self) -> TierConfig {
         let share = |mib: u64| (mib << 20) / u64::from(self.cores.max(1));
         TierConfig {
-            log_memory_bytes: share(self.log_memory_mib),
+            // The rest is for what reads, writes and sends entries: see the docs of the setting.
+            log_memory_bytes: share(self.log_memory_mib) / 4 * 3,
             disk_bytes_max: share(self.log_disk_mib),
             snapshot_log_bytes: self.snapshot_log_mib << 20,
             snapshot_interval: (self.snapshot_interval_s != 0)
@@ -480,7 +482,7 @@ mod tests {
         let config = Config::from_toml(&text).unwrap();
         config.validate().unwrap();
         let tiers = config.tiers();
-        assert_eq!((tiers.log_memory_bytes, tiers.disk_bytes_max), (128 << 20, 2048 << 20));
+        assert_eq!((tiers.log_memory_bytes, tiers.disk_bytes_max), (96 << 20, 2048 << 20));
         assert_eq!(tiers.snapshot_interval, Some(Duration::from_secs(60)));
         assert!(tiers.archive);
         let mut wal = coracle_wal::Options::default();

@@ -48,7 +48,7 @@ impl Default for TierConfig {
     /// What a node of one core has by default.
     fn default() -> Self {
         Self {
-            log_memory_bytes: 256 << 20,
+            log_memory_bytes: 192 << 20,
             disk_bytes_max: 0,
             snapshot_log_bytes: 64 << 20,
             snapshot_interval: None,

@@ -120,7 +120,7 @@ pub const UNSAFE_PLACES: &[(&str, &str)] = &[
     ("bench/src/wal/raw.rs", "the raw device: a bare ring, to compare ours with"),
     ("src/cli/signals.rs", "the signal mask"),
     ("src/runtime/net.rs", "gather writes and receives that the runtime does not offer"),
-    ("src/runtime/preflight.rs", "resource limits and CPU sets"),
+    ("src/runtime/preflight.rs", "resource limits, CPU sets and the allocator"),
     ("src/runtime/tests.rs", "a socket with a full backlog, and the CPU of a thread"),
     ("src/uring", "the ring: the kernel reads and writes memory that slots keep alive"),
     ("tests/support", "resource limits, signals and a seccomp filter for child processes"),
