@@ -17,6 +17,8 @@ use coracle_wal::{Disk as _, Lsn, Wal};
 
 use super::*;
 
+mod damage;
+
 const SHARD: ShardId = ShardId(0);
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
