@@ -169,13 +169,9 @@ impl Mirror {
     pub(super) fn follow(&mut self, replica: &impl Replica) -> Checked<LogIndex> {
         let last = replica.last();
         if replica.rewrites() != self.rewrites || last < self.log.last() {
-            let same = |index: LogIndex| {
-                let own = self.log.at(index).map(|link| link.term);
-                index.0 == 0 || own == replica.entry(index).map(|entry| entry.term)
-            };
             // Nothing below the commit index can have been cut; if it was, it shows here.
             let mut keep = last.min(self.log.last()).min(self.state.commit);
-            while !same(keep) {
+            while !self.agrees(replica, keep) {
                 keep = keep.prev();
             }
             let leads = self.role == Role::Leader && replica.role() == Role::Leader;
@@ -211,17 +207,19 @@ impl Mirror {
         Ok(first)
     }
 
+    /// Whether the replica still has the entry that was seen at `index`.
+    fn agrees(&self, replica: &impl Replica, index: LogIndex) -> bool {
+        let seen = self.log.at(index).map(|link| link.term);
+        index.0 == 0 || seen == replica.entry(index).map(|entry| entry.term)
+    }
+
     /// A log is cut only where an entry of another leader takes the place of the first one that goes. If
     /// it was cut more than once, that entry may have come back by now.
     fn check_truncation(&self, replica: &impl Replica, keep: LogIndex) -> Checked {
         let (last, term) = (replica.last(), replica.hard_state().term);
         let once = replica.rewrites() == self.rewrites + 1;
-        let same = |index: &LogIndex| {
-            let own = self.log.at(*index).map(|link| link.term);
-            own == replica.entry(*index).map(|entry| entry.term)
-        };
         let mut kept = (keep.0 + 1..=last.min(self.log.last()).0).map(LogIndex);
-        if !once || last >= self.log.last() || !kept.all(|index| same(&index)) {
+        if !once || last >= self.log.last() || !kept.all(|index| self.agrees(replica, index)) {
             return Ok(());
         }
         let expected = format!("an entry in the place of {}", self.log.describe(last.next()));
