@@ -12,8 +12,6 @@ use crate::LogIndex;
 pub(super) struct Reads {
     /// Number of the newest round; counted within the term.
     round: u64,
-    /// Number of the newest round that a majority has confirmed.
-    confirmed: u64,
     /// Commit index when that round began.
     index: LogIndex,
     confirming: Vec<u64>,
@@ -42,7 +40,7 @@ impl Reads {
 
     /// Number of the newest round that a majority has confirmed; 0 before the first of a term.
     pub(super) fn confirmed_round(&self) -> u64 {
-        self.confirmed
+        self.round - u64::from(self.is_confirming())
     }
 
     pub(super) fn is_confirming(&self) -> bool {
@@ -62,7 +60,6 @@ impl Reads {
 
     /// Ends the round under way: its reads may be answered from the state at the returned index.
     pub(super) fn confirmed(&mut self) -> (LogIndex, impl Iterator<Item = u64>) {
-        self.confirmed = self.round;
         (self.index, self.confirming.drain(..))
     }
 
@@ -71,6 +68,6 @@ impl Reads {
         sometimes!(reads_lost, self.pending() > 0);
         failed.append(&mut self.confirming);
         failed.append(&mut self.waiting);
-        (self.round, self.confirmed) = (0, 0);
+        self.round = 0;
     }
 }

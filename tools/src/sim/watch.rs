@@ -247,11 +247,9 @@ impl Observer for Turns {
         let now = self.checks.0.world.now();
         for shard in core.touched() {
             let (raft, place) = (shard.raft(), (core.node, shard.id()));
-            let voters = raft.config().voters.iter().copied();
-            let others: Vec<NodeId> = voters.filter(|voter| *voter != core.node).collect();
             let leads = raft.role() == Role::Leader;
-            let found =
-                self.checks.0.contact.borrow_mut().look(place, leads, others.into_iter(), now);
+            let voters = &raft.config().voters;
+            let found = self.checks.0.contact.borrow_mut().look(place, leads, voters, now);
             self.checks.0.watch.keep(found);
         }
         self.watch.after_turn(core);

@@ -61,7 +61,7 @@ impl Contact {
         fail(violation.on(node, shard).term(state.term))
     }
 
-    /// A replica after a turn; `others` are the other voters.
+    /// A replica after a turn; `voters` are all voters of its shard.
     ///
     /// # Errors
     /// It leads, and has heard no majority for much longer than an election timeout. What arrives counts,
@@ -70,15 +70,15 @@ impl Contact {
         &mut self,
         (node, shard): (NodeId, ShardId),
         leads: bool,
-        others: impl ExactSizeIterator<Item = NodeId>,
+        voters: &[NodeId],
         now: Duration,
     ) -> Checked {
-        let voters = others.len() + 1;
-        let is_heard = |from: &NodeId| {
-            let last = self.heard.get(&(node, *from, shard));
-            last.is_some_and(|last| now.saturating_sub(*last) <= self.election_timeout)
+        let is_heard = |from: &&NodeId| {
+            let last = self.heard.get(&(node, **from, shard));
+            let heard = last.is_some_and(|last| now.saturating_sub(*last) <= self.election_timeout);
+            **from == node || heard
         };
-        if !leads || others.filter(is_heard).count() + 1 >= majority(voters) {
+        if !leads || voters.iter().filter(is_heard).count() >= majority(voters.len()) {
             self.alone.remove(&(node, shard));
             return Ok(());
         }
@@ -113,7 +113,7 @@ mod tests {
         let (one, two, shard) = (NodeId(1), NodeId(2), ShardId(0));
         let mut contact = Contact::new(Duration::from_millis(100));
         let look = |contact: &mut Contact, leads, ms| {
-            contact.look((one, shard), leads, [two].into_iter(), Duration::from_millis(ms)).is_ok()
+            contact.look((one, shard), leads, &[one, two], Duration::from_millis(ms)).is_ok()
         };
         contact.heard(two, one, shard, Duration::from_millis(10));
         assert!(look(&mut contact, true, 110), "heard");

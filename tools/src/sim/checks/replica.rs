@@ -229,13 +229,9 @@ impl Mirror {
         let last = replica.last();
         let (base, base_term) = replica.base();
         if replica.rewrites() != self.rewrites || last < self.log.last() {
-            let same = |index: LogIndex| {
-                let own = self.log.at(index).map(|link| link.term);
-                index.0 == 0 || index < base || own == replica.term_at(index)
-            };
             // Nothing below the commit index can have been cut; if it was, it shows here.
             let mut keep = last.min(self.log.last()).min(self.state.commit);
-            while !same(keep) {
+            while !self.agrees(replica, keep) {
                 keep = keep.prev();
             }
             let leads = self.role == Role::Leader && replica.role() == Role::Leader;
@@ -286,17 +282,19 @@ impl Mirror {
         Ok(first)
     }
 
+    /// Whether the replica still has the entry that was seen at `index`; below its base nobody can tell.
+    fn agrees(&self, replica: &impl Replica, index: LogIndex) -> bool {
+        let seen = self.log.at(index).map(|link| link.term);
+        index.0 == 0 || index < replica.base().0 || seen == replica.term_at(index)
+    }
+
     /// A log is cut only where an entry of another leader takes the place of the first one that goes. If
     /// it was cut more than once, that entry may have come back by now.
     fn check_truncation(&self, replica: &impl Replica, keep: LogIndex) -> Checked {
         let (last, term) = (replica.last(), replica.hard_state().term);
         let once = replica.rewrites() == self.rewrites + 1;
-        let same = |index: &LogIndex| {
-            let own = self.log.at(*index).map(|link| link.term);
-            own == replica.entry(*index).map(|entry| entry.term)
-        };
         let mut kept = (keep.0 + 1..=last.min(self.log.last()).0).map(LogIndex);
-        if !once || last >= self.log.last() || !kept.all(|index| same(&index)) {
+        if !once || last >= self.log.last() || !kept.all(|index| self.agrees(replica, index)) {
             return Ok(());
         }
         let expected = format!("an entry in the place of {}", self.log.describe(last.next()));
