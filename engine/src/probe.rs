@@ -121,11 +121,19 @@ declare_probes! {
     snapshot_replaced_conflict,
     /// A replica without data heard of a leader before it knew whether the cluster is new.
     blank_found_leader,
+    /// A damaged replica heard of a leader.
     damaged_found_leader,
+    /// A damaged snapshot was removed, so that one of the same index can take its place.
     snapshot_rotten_given_up,
+    /// A replica could not read what it had to apply next.
     damaged_while_running,
+    /// A damaged replica ignored its leader until what it had applied was in a snapshot.
+    damaged_without_snapshot,
+    /// What was damaged in the log at a start, was needed no more.
     replay_damage_outlived,
+    /// What was damaged in the log at a start, is in a snapshot.
     replay_damage_outlived_by_snapshot,
+    /// The newest snapshot could not be read at a start.
     snapshot_unreadable_at_start,
     /// A new member gave up its vote in a term in which it may have voted before.
     blank_gives_up_vote,

@@ -264,7 +264,16 @@ impl<E: Env> Core<E> {
         shard.become_damaged(incarnation, reason);
         let id = shard.id;
         self.tiers.cold.forget(id);
+        self.save_damaged(at);
         self.touch(at);
+    }
+
+    /// A damaged replica comes back only with a snapshot of what it has applied.
+    pub(super) fn save_damaged(&mut self, at: usize) {
+        let shard = &self.shards[at];
+        if shard.raft.awaits_snapshot() && shard.halted().is_none() {
+            self.tiers.taking.want(shard.id, self.env.now());
+        }
     }
 
     /// Old entries up to `last` are damaged on the disk. What they did is in the state, so a snapshot
@@ -348,6 +357,11 @@ impl<E: Env> Core<E> {
                 Err(SnapshotError::Unsupported) => {
                     let error = SnapshotRequestError::Unsupported(shard);
                     self.tiers.taking.refuse(shard, &error, now);
+                    if self.shards[at].raft.awaits_snapshot() {
+                        let reason = "its log is damaged, and its state machine takes no snapshots: \
+                                      restart this node, and it gets the whole log from the others";
+                        self.halt(at, reason);
+                    }
                 }
                 Err(error) => {
                     let error =

@@ -87,6 +87,7 @@ impl<E: Env> Core<E> {
         self.upkeep.again = false;
         self.give_up_unreadable();
         self.replace_rotten();
+        (0..self.shards.len()).for_each(|at| self.save_damaged(at));
         // Snapshots take their part of the budget first: only the log can do with less.
         let snapshots = self.tiers.store.disk_bytes();
         let left = self.config.tiers.disk_bytes_max.saturating_sub(snapshots);

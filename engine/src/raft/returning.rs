@@ -18,7 +18,9 @@
 //!
 //! **Damaged.** A replica that may lack a part of what it acknowledged, but knows its term and vote
 //! ([`Config::damaged`](super::Config::damaged)), is as one that is blank, but asks nobody: it was here before.
-//! When a leader sends it something, it gives up what is left of its log and is returning.
+//! When a leader sends it something, it gives up what is left of its log and is returning. Found damaged while it
+//! runs, it first waits for a durable snapshot of what it has applied: its log will begin behind that, and what a
+//! member has must outlive it.
 //!
 //! **Returning.** It takes entries and snapshots and acknowledges them, and says in each answer that it is
 //! returning. It neither votes nor campaigns nor answers pre-votes, after a restart, too. It takes no commit
@@ -122,6 +124,17 @@ impl Raft {
         self.asking.as_ref().is_some_and(|asking| asking.damaged)
     }
 
+    /// Whether it is damaged and deaf until there is a durable snapshot
+    /// ([`Event::Snapshot`](super::Event::Snapshot)) of what its log is to begin behind.
+    #[must_use]
+    pub fn awaits_snapshot(&self) -> bool {
+        self.is_damaged() && !self.base_is_in_snapshot()
+    }
+
+    fn base_is_in_snapshot(&self) -> bool {
+        self.log.base_index() <= self.snapshot.map_or(LogIndex(0), |(index, _)| index)
+    }
+
     /// What the log has behind `index`, which the state machine has, can't be read any more: from here on this
     /// replica is as one that was found damaged, with a log that begins behind `index`. `incarnation` is as in
     /// [`Config::damaged`](super::Config::damaged). What `effects` holds of earlier steps must be gone.
@@ -182,6 +195,10 @@ impl Raft {
             Message::CensusReply(m) => self.on_census_reply(from, *m, effects),
             Message::Append(_) | Message::Heartbeat(_) | Message::SnapshotOffer(_) => {
                 // One of an earlier term may lead no more; it learns of ours and does not count as a leader.
+                if self.awaits_snapshot() {
+                    sometimes!(damaged_without_snapshot);
+                    return false;
+                }
                 if let Some(asking) = &self.asking
                     && message.term() >= self.term
                 {
@@ -270,6 +287,11 @@ impl Raft {
     pub(super) fn rejoin_if_readmitted(&mut self, effects: &mut Effects) {
         if self.readmission.is_some_and(|at| at <= self.log.committed()) {
             sometimes!(readmitted);
+            let (base, snapshot) = (self.log.base_index(), self.snapshot);
+            assert!(
+                self.base_is_in_snapshot(),
+                "a member from {base} on has snapshot {snapshot:?}"
+            );
             self.readmission = None;
             self.standing = Standing::Member;
             self.restart_election_timer();

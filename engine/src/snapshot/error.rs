@@ -12,10 +12,12 @@ use super::{ManifestError, SnapshotId};
 /// Why the store could not be opened. A problem with one shard's files is none: see
 /// [`Inventory`](super::Inventory).
 #[derive(Debug, Error)]
-#[error("{action} the directory of snapshots failed: {source}")]
+#[error("{action} {what} failed: {source}; nothing was changed")]
 pub struct OpenError {
     /// What was being done.
     pub action: &'static str,
+    /// What it was done to: a file, or the directory.
+    pub what: String,
     /// What the system said.
     #[source]
     pub source: io::Error,

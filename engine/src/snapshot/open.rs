@@ -13,6 +13,9 @@
 //! | | | there | left over: removed |
 //!
 //! A `.part` is always left over. A problem stays until a newer snapshot of the shard is durable.
+//!
+//! What can't be read is damage of that snapshot. What can't be opened or synced says nothing about any
+//! snapshot, only that this is no time to judge: opening fails.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,8 +136,8 @@ enum Sheet {
 struct Found {
     manifest: Option<Sheet>,
     offer: Option<Sheet>,
-    /// Bytes of the file of chunks, or what the system said.
-    chunks: Option<Result<u64, String>>,
+    /// Bytes of the file of chunks.
+    chunks: Option<u64>,
 }
 
 /// What becomes of the files.
@@ -191,11 +194,7 @@ fn classify(found: BTreeMap<SnapshotId, Found>) -> Verdict {
 }
 
 /// Judges a snapshot by its manifest and its chunks.
-fn judge(
-    id: SnapshotId,
-    sheet: Sheet,
-    chunks: Option<Result<u64, String>>,
-) -> Result<Rc<Manifest>, Problem> {
+fn judge(id: SnapshotId, sheet: Sheet, chunks: Option<u64>) -> Result<Rc<Manifest>, Problem> {
     let problem = |file, kind| {
         let file = FileName::new(id, file).text();
         Err(Problem { id, file, kind })
@@ -207,11 +206,10 @@ fn judge(
     let expected = manifest.file_bytes();
     match chunks {
         None => problem(Kind::Chunks, ProblemKind::ChunksMissing),
-        Some(Err(error)) => problem(Kind::Chunks, ProblemKind::Unreadable(error)),
-        Some(Ok(found)) if found < expected => {
+        Some(found) if found < expected => {
             problem(Kind::Chunks, ProblemKind::ChunksShort { found, expected })
         }
-        Some(Ok(_)) => Ok(manifest),
+        Some(_) => Ok(manifest),
     }
 }
 
@@ -220,16 +218,17 @@ impl<D: Disk> SnapshotStore<D> {
     /// not of snapshots are not looked at.
     ///
     /// # Errors
-    /// Only what concerns the whole directory: it can't be listed or synced. Everything else is in the
-    /// [`Inventory`].
+    /// The directory can't be listed, or it or a file in it can't be opened or synced. What is damaged is in
+    /// the [`Inventory`].
     pub async fn open(disk: D, log_id: [u8; 16]) -> Result<(Self, Inventory), OpenError> {
         // What is listed may be in a cache only; a snapshot counts when it survives.
         let synced = disk.sync_dir().await;
-        synced.map_err(|source| OpenError { action: "syncing", source })?;
-        let names = disk.list().await;
-        let names = names.map_err(|source| OpenError { action: "listing", source })?;
+        let directory =
+            |action| move |source| OpenError { action, what: "the directory".into(), source };
+        synced.map_err(directory("syncing"))?;
+        let names = disk.list().await.map_err(directory("listing"))?;
         let names: BTreeSet<_> = names.iter().filter_map(|name| FileName::parse(name)).collect();
-        let (found, files) = look(&disk, &log_id, &names).await;
+        let (found, files) = look(&disk, &log_id, &names).await?;
         let verdict = classify(found);
 
         let mut state = State { files, ..State::default() };
@@ -276,80 +275,68 @@ async fn look<D: Disk>(
     disk: &D,
     log_id: &[u8; 16],
     names: &BTreeSet<FileName>,
-) -> (BTreeMap<SnapshotId, Found>, BTreeMap<FileName, u64>) {
-    enum Seen {
-        Sheet(Sheet),
-        Chunks(Result<u64, String>),
-        Nothing,
-    }
+) -> Result<(BTreeMap<SnapshotId, Found>, BTreeMap<FileName, u64>), OpenError> {
     let look_at = |name: FileName| async move {
-        match name.kind {
-            Kind::Manifest | Kind::Offer => {
-                let (sheet, bytes) = sheet(disk, log_id, name).await;
-                (name, Seen::Sheet(sheet), bytes)
-            }
-            Kind::Chunks => {
-                let size = size(disk, name).await.map_err(|error| error.to_string());
-                let bytes = *size.as_ref().unwrap_or(&0);
-                (name, Seen::Chunks(size), bytes)
-            }
-            Kind::Part => (name, Seen::Nothing, size(disk, name).await.unwrap_or(0)),
-        }
+        let (file, bytes) = open(disk, name).await?;
+        let sheet = match name.kind {
+            Kind::Manifest | Kind::Offer => Some(sheet(&file, bytes, log_id, name).await),
+            Kind::Chunks | Kind::Part => None,
+        };
+        Ok((name, sheet, bytes))
     };
     let mut found: BTreeMap<SnapshotId, Found> = BTreeMap::new();
     let mut files = BTreeMap::new();
     let looks = stream::iter(names.iter().copied()).map(look_at);
     let mut looks = std::pin::pin!(looks.buffer_unordered(SNAPSHOTS_OPENED_AT_ONCE_MAX));
-    while let Some((name, seen, bytes)) = looks.next().await {
+    while let Some(looked) = looks.next().await {
+        let (name, sheet, bytes) = looked?;
         files.insert(name, bytes);
         let of_id = found.entry(name.id).or_default();
-        match seen {
-            Seen::Sheet(sheet) if name.kind == Kind::Manifest => of_id.manifest = Some(sheet),
-            Seen::Sheet(sheet) => of_id.offer = Some(sheet),
-            Seen::Chunks(size) => of_id.chunks = Some(size),
-            Seen::Nothing => {}
+        match name.kind {
+            Kind::Manifest => of_id.manifest = sheet,
+            Kind::Offer => of_id.offer = sheet,
+            Kind::Chunks => of_id.chunks = Some(bytes),
+            Kind::Part => {}
         }
     }
-    (found, files)
+    Ok((found, files))
 }
 
-async fn size<D: Disk>(disk: &D, name: FileName) -> io::Result<u64> {
-    let file = disk.open(&name.text(), OpenMode::Existing).await?;
-    // What is read later may be in a cache only; see above.
-    file.sync().await?;
-    file.size().await
+/// Opens a file, and gives its size. What is read of it may be in a cache only; see above.
+async fn open<D: Disk>(disk: &D, name: FileName) -> Result<(D::File, u64), OpenError> {
+    let failed = |action| move |source| OpenError { action, what: name.text(), source };
+    let file = disk.open(&name.text(), OpenMode::Existing).await.map_err(failed("opening"))?;
+    file.sync().await.map_err(failed("syncing"))?;
+    let size = file.size().await.map_err(failed("measuring"))?;
+    Ok((file, size))
 }
 
-/// Reads a manifest. Also gives the size of its file.
-async fn sheet<D: Disk>(disk: &D, log_id: &[u8; 16], name: FileName) -> (Sheet, u64) {
-    let (bytes, size) = match read_sheet(disk, name).await {
-        Ok(read) => read,
-        Err(error) => return (Sheet::Bad(ProblemKind::Unreadable(error.to_string())), 0),
+/// Reads and judges a manifest.
+async fn sheet<F: DiskFile>(file: &F, size: u64, log_id: &[u8; 16], name: FileName) -> Sheet {
+    let bytes = match read_sheet(file, size).await {
+        Ok(bytes) => bytes,
+        Err(error) => return Sheet::Bad(ProblemKind::Unreadable(error.to_string())),
     };
     let decoded = Manifest::encoded_bytes(&bytes)
         .and_then(|len| Manifest::decode(bytes.get(..len).unwrap_or(&bytes)));
-    let sheet = match decoded {
+    match decoded {
         Err(error) => Sheet::Bad(ProblemKind::Manifest(error)),
         Ok((_, found)) if found != *log_id => Sheet::Bad(ProblemKind::ForeignLog(found)),
         Ok((manifest, _)) if manifest.id != name.id => {
             Sheet::Bad(ProblemKind::OtherSnapshot(manifest.id))
         }
         Ok((manifest, _)) => Sheet::Good(Rc::new(manifest)),
-    };
-    (sheet, size)
+    }
 }
 
 /// Reads the whole blocks of a manifest's file, no more than a manifest can have.
-async fn read_sheet<D: Disk>(disk: &D, name: FileName) -> io::Result<(Vec<u8>, u64)> {
-    let file = disk.open(&name.text(), OpenMode::Existing).await?;
-    file.sync().await?;
-    let size = file.size().await?;
+async fn read_sheet<F: DiskFile>(file: &F, size: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut end = SNAPSHOT_MANIFEST_BYTES_MAX.next_multiple_of(BLOCK_BYTES).min(size as usize);
     let mut buf = AlignedBuf::zeroed(end.clamp(BLOCK_BYTES, READ_BYTES_MAX));
     while bytes.len() < end {
         let len = buf.len().min((end - bytes.len()).next_multiple_of(BLOCK_BYTES));
-        let (result, returned) = transfer::read(&file, bytes.len() as u64, buf, len).await;
+        let (result, returned) = transfer::read(file, bytes.len() as u64, buf, len).await;
         buf = returned;
         let got = result?;
         bytes.extend_from_slice(&buf[..got]);
@@ -362,5 +349,5 @@ async fn read_sheet<D: Disk>(disk: &D, name: FileName) -> io::Result<(Vec<u8>, u
             break;
         }
     }
-    Ok((bytes, size))
+    Ok(bytes)
 }

@@ -392,7 +392,11 @@ fn damaged(base: (u64, u64)) -> Raft {
     let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
     let config = Config { damaged: Some(77), ..Config::new(NodeId(1), voters, 7) };
     let state = HardState { vote: Some(NodeId(2)), ..hard_state(3, base.1) };
-    Raft::new(config, state, log, Duration::ZERO).unwrap()
+    let mut raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
+    if index > LogIndex(0) {
+        raft.step(Event::Snapshot { index, term }, &mut Effects::default());
+    }
+    raft
 }
 
 #[test]
@@ -446,6 +450,12 @@ fn a_leader_that_can_t_read_its_log_steps_down_and_keeps_its_term_and_vote() {
     let mark = WriteMark { term: Term(2), index: LogIndex(3), rewrites: 0 };
     raft.step(Event::Durable(mark), &mut effects);
     assert_eq!(raft.status().durable, LogIndex(1));
+    // A restart would find nothing of what it has applied: it is deaf until that is in a snapshot.
+    assert!(raft.awaits_snapshot());
+    let effects = tell(&mut raft, 2, append(3, (1, 1), 1, vec![entry(3, 2)]));
+    assert!(effects.is_empty() && raft.last_index() == LogIndex(1));
+    raft.step(Event::Snapshot { index: LogIndex(1), term: Term(1) }, &mut Effects::default());
+    assert!(!raft.awaits_snapshot());
     let effects = tell(&mut raft, 2, append(3, (1, 1), 1, vec![entry(3, 2)]));
     assert_eq!(effects.base.map(|base| (base.index, base.reset)), Some((LogIndex(1), true)));
     assert_eq!(effects.entries, [entry(3, 2)]);

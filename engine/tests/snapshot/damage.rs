@@ -3,7 +3,7 @@
 use coracle_engine::snapshot::{
     ChunkError, Damage, ManifestError, Problem, ProblemKind, ReadError, SnapshotStore, WriteError,
 };
-use coracle_wal::mem::{MemDisk, run_to_end};
+use coracle_wal::mem::{Fate, MemDisk, Operation, run_to_end};
 
 use crate::support::*;
 
@@ -178,26 +178,42 @@ fn chunks_that_are_gone_or_cut_short() {
     assert_eq!(only_problem(&before), ProblemKind::ChunksMissing);
 }
 
+/// Three snapshots on a disk whose operation `failing` fails once, after `at` others of its kind.
+fn failing_once(failing: Operation, at: usize) -> MemDisk {
+    let disk = disk();
+    let mut met = 0;
+    disk.on_operation(move |operation| {
+        met += usize::from(operation == failing);
+        let now = operation == failing && met == at + 1;
+        if now { Fate::Fail(std::io::ErrorKind::Other) } else { Fate::Succeed }
+    });
+    disk
+}
+
 #[test]
-fn a_snapshot_that_cannot_be_read_is_a_problem_of_its_own() {
-    use coracle_wal::mem::{Fate, Operation};
-    for failing in [Operation::Open, Operation::Read, Operation::Sync] {
+fn a_manifest_that_cannot_be_read_is_a_problem_of_its_own() {
+    for at in 0..4 {
+        let (_, inventory) = open(&failing_once(Operation::Read, at));
+        let expected = usize::from(at < 3);
+        assert_eq!(inventory.problems.len(), expected, "{at}: {inventory:?}");
+        for problem in &inventory.problems {
+            assert!(matches!(problem.kind, ProblemKind::Unreadable(_)), "{problem}");
+        }
+        assert_eq!(inventory.snapshots.len() + inventory.problems.len(), 3);
+        assert_eq!(inventory.removed, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_disk_that_fails_says_nothing_about_snapshots() {
+    for failing in [Operation::Open, Operation::Sync] {
         for at in 0..6 {
-            let disk = disk();
-            let mut met = 0;
-            disk.on_operation(move |operation| {
-                met += usize::from(operation == failing);
-                let now = operation == failing && met == at + 1;
-                if now { Fate::Fail(std::io::ErrorKind::Other) } else { Fate::Succeed }
-            });
+            let disk = failing_once(failing, at);
+            let error = run_to_end(SnapshotStore::open(disk.clone(), LOG_ID)).unwrap_err();
+            let action = if failing == Operation::Open { "opening" } else { "syncing" };
+            assert_eq!(error.action, action, "{error}");
             let (_, inventory) = open(&disk);
-            let expected = usize::from(failing != Operation::Read || at < 3);
-            assert_eq!(inventory.problems.len(), expected, "{failing:?} {at}: {inventory:?}");
-            for problem in &inventory.problems {
-                assert!(matches!(problem.kind, ProblemKind::Unreadable(_)), "{problem}");
-            }
-            assert_eq!(inventory.snapshots.len() + inventory.problems.len(), 3);
-            assert_eq!(inventory.removed, Vec::<String>::new());
+            assert_eq!((inventory.snapshots.len(), inventory.problems.len()), (3, 0));
         }
     }
 }
