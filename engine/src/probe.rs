@@ -279,6 +279,8 @@ declare_probes! {
     transfer_puller_takes_nothing,
     /// A chunk that was asked for could not be read as it was written.
     transfer_chunk_damaged_at_source,
+    /// A puller gave up a sender that it could not reach, or that gave nothing.
+    transfer_unreachable,
     /// A puller told its sender to come to an end.
     transfer_cancelled,
     /// A sender had not the snapshot that was asked for.

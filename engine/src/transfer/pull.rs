@@ -16,6 +16,7 @@
 //! | found | what is done |
 //! |---|---|
 //! | no connection, end of the stream, nothing heard, a bad header, busy | pause (growing, jittered), connect again, ask for what is missing |
+//! | the same, several times without a chunk in between | given up: the sender may be gone for good, and another one leads and offers |
 //! | a chunk whose bytes are wrong, or that the sender can't read | it alone is asked for again, a few times; then the snapshot is given up, naming the chunk |
 //! | a manifest that is damaged or of another snapshot | the same |
 //! | the sender does not have the snapshot (any more) | given up: a newer one will be offered |
@@ -42,8 +43,9 @@ use thiserror::Error;
 use super::budget::TransferBudget;
 use super::cancel::Cancel;
 use super::limits::{
-    CHUNK_TRIES_MAX, PIECE_BYTES, RECONNECT_PAUSE_MAX, RECONNECT_PAUSE_MIN,
-    REQUESTS_OUTSTANDING_DEFAULT, REQUESTS_OUTSTANDING_MAX, SILENCE_MAX, SYNC_EVERY_BYTES,
+    CHUNK_TRIES_MAX, CONNECTIONS_IN_VAIN_MAX, PIECE_BYTES, RECONNECT_PAUSE_MAX,
+    RECONNECT_PAUSE_MIN, REQUESTS_OUTSTANDING_DEFAULT, REQUESTS_OUTSTANDING_MAX, SILENCE_MAX,
+    SYNC_EVERY_BYTES,
 };
 use super::message::{ANSWER_BYTES, Answer, MessageError, Part, REQUEST_BYTES, Request, Status};
 use super::stream::{Incoming, within};
@@ -62,6 +64,8 @@ pub struct PullLimits {
     pub sync_every_bytes: u64,
     /// See [`CHUNK_TRIES_MAX`]; also for the manifest.
     pub chunk_tries_max: u32,
+    /// See [`CONNECTIONS_IN_VAIN_MAX`].
+    pub connections_in_vain_max: u32,
     /// See [`SILENCE_MAX`].
     pub silence_max: Duration,
     /// See [`RECONNECT_PAUSE_MIN`].
@@ -76,6 +80,7 @@ impl Default for PullLimits {
             requests_outstanding: REQUESTS_OUTSTANDING_DEFAULT,
             sync_every_bytes: SYNC_EVERY_BYTES,
             chunk_tries_max: CHUNK_TRIES_MAX,
+            connections_in_vain_max: CONNECTIONS_IN_VAIN_MAX,
             silence_max: SILENCE_MAX,
             pause_min: RECONNECT_PAUSE_MIN,
             pause_max: RECONNECT_PAUSE_MAX,
@@ -127,6 +132,16 @@ pub enum PullError {
     Unknown {
         /// Which snapshot.
         id: SnapshotId,
+    },
+    /// The sender can't be reached any more, or has nothing to give.
+    #[error("{id} is given up: {connections} connections in a row brought nothing: {cause}")]
+    Unreachable {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// How many.
+        connections: u32,
+        /// How the last one ended.
+        cause: String,
     },
     /// One chunk could not be had as the manifest says it is.
     #[error("{id} is given up: {tries} times, chunk {number} was no good: {cause}")]
@@ -310,6 +325,11 @@ impl<E: Env> Pull<'_, E> {
                 attempts = 0;
             }
             let text = broken.to_string();
+            if attempts + 1 >= self.limits.connections_in_vain_max {
+                sometimes!(transfer_unreachable);
+                let (id, connections) = (self.id, attempts + 1);
+                return Err(PullError::Unreachable { id, connections, cause: text });
+            }
             if text != reported {
                 tracing::info!("pulling {}: {text}; connecting again", self.id);
                 reported = text;

@@ -23,7 +23,7 @@ impl HostClock {
     #[must_use]
     pub fn monotonic(&self, now: Duration) -> Duration {
         let (since, shown) = self.since.get();
-        shown + scale(now.saturating_sub(since), PPM + i128::from(self.ppm.get()), PPM)
+        shown + scale(now.saturating_sub(since), PPM + i128::from(self.ppm.get()))
     }
 
     /// The wall clock that the machine shows at the true time `now`, milliseconds since 1970.
@@ -33,10 +33,13 @@ impl HostClock {
         shown.saturating_add_signed(self.wall_offset_ms.get())
     }
 
-    /// How long it truly takes until the machine's clock has moved by `shown`.
+    /// How long it truly takes until the machine's clock has moved by `shown`, at least.
     #[must_use]
     pub fn truly(&self, shown: Duration) -> Duration {
-        scale(shown, PPM, PPM + i128::from(self.ppm.get()))
+        let rate = PPM + i128::from(self.ppm.get());
+        // Rounded up: who sleeps for the rest of a time must not find some of it left for ever.
+        let nanos = (shown.as_nanos() as i128 * PPM + rate - 1) / rate;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Lets the clocks deviate by so many parts per million from now on.
@@ -51,8 +54,8 @@ impl HostClock {
     }
 }
 
-fn scale(duration: Duration, by: i128, of: i128) -> Duration {
-    let nanos = duration.as_nanos() as i128 * by / of;
+fn scale(duration: Duration, by: i128) -> Duration {
+    let nanos = duration.as_nanos() as i128 * by / PPM;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }
 
@@ -63,7 +66,7 @@ mod tests {
     #[test]
     fn the_monotonic_clock_never_jumps_when_its_rate_changes() {
         let clock = HostClock::default();
-        let at = Duration::from_secs;
+        let (at, ns) = (Duration::from_secs, Duration::from_nanos);
         clock.set_rate(at(10), 100_000);
         assert_eq!(clock.monotonic(at(10)), at(10));
         assert_eq!(clock.monotonic(at(20)), at(21));
@@ -71,6 +74,8 @@ mod tests {
         assert_eq!(clock.monotonic(at(20)), at(21));
         assert_eq!(clock.monotonic(at(30)), at(30));
         assert_eq!(clock.truly(at(9)), at(10));
+        clock.set_rate(at(30), 100_000);
+        assert_eq!(clock.truly(Duration::from_nanos(1)), Duration::from_nanos(1));
     }
 
     #[test]
