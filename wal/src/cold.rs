@@ -117,7 +117,7 @@ impl ColdBatch {
     }
 }
 
-/// Reads a log's durable batches in order. See the [module](self).
+/// Reads a log's durable batches in order, without the log's owner having to wait for it.
 pub struct LogReader<D: Disk> {
     wal: Wal<D>,
     /// Where the next batch begins, or the last one ended.

@@ -20,7 +20,7 @@ use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::Limits;
 use crate::raft::{Entry, HardState};
-use crate::tier::{self, Base, Recovery, ReplayError};
+use crate::tier::{self, Base, RecoveredShard, Recovery, ReplayError};
 use crate::transfer::serve::SnapshotService;
 use crate::wire::Hello;
 use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
@@ -117,18 +117,17 @@ pub fn accept_peers<E: Env>(
     Gate::new(inbox, hello, Duration::from_secs(1)).start(env, listener, snapshots);
 }
 
-/// What a restart makes of the records of a core's log: the state of every shard that has any.
+/// What a restart without snapshots makes of the records of a core's log: every shard that can go on.
 ///
 /// # Errors
 /// [`ReplayError`] for records that this version can't have written.
 pub fn replay<'a>(
     found: impl IntoIterator<Item = RecordView<'a>>,
-) -> Result<BTreeMap<ShardId, (HardState, Vec<Entry>)>, ReplayError> {
+) -> Result<BTreeMap<ShardId, RecoveredShard>, ReplayError> {
     let mut recovery = Recovery::new(u64::MAX);
     found.into_iter().for_each(|record| recovery.record(&record, Lsn(0)));
     let shards = recovery.finish(&BTreeMap::new())?.shards;
-    let usable = shards.into_iter().filter_map(|(id, shard)| Some((id, shard.ok()?)));
-    Ok(usable.map(|(id, shard)| (id, (shard.hard_state, shard.entries))).collect())
+    Ok(shards.into_iter().filter_map(|(id, shard)| Some((id, shard.ok()?))).collect())
 }
 
 /// Kind and payload of the record of an entry.

@@ -301,7 +301,7 @@ impl<E: Env> Pull<'_, E> {
         W: StreamWriter,
         C: AsyncFnMut() -> Result<(R, W, BytesMut), ConnectError>,
     {
-        let (mut attempts, mut bad_manifests) = (0, 0);
+        let (mut attempts, mut in_vain, mut bad_manifests) = (0, 0, 0);
         let mut reported = String::new();
         loop {
             let chunks_before = self.progress.chunks.get();
@@ -325,9 +325,14 @@ impl<E: Env> Pull<'_, E> {
                 attempts = 0;
             }
             let text = broken.to_string();
-            if attempts + 1 >= self.limits.connections_in_vain_max {
+            in_vain = match broken {
+                Broken::Busy => 0,
+                _ if self.progress.chunks.get() > chunks_before => 0,
+                _ => in_vain + 1,
+            };
+            if in_vain >= self.limits.connections_in_vain_max {
                 sometimes!(transfer_unreachable);
-                let (id, connections) = (self.id, attempts + 1);
+                let (id, connections) = (self.id, in_vain);
                 return Err(PullError::Unreachable { id, connections, cause: text });
             }
             if text != reported {

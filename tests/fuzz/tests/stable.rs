@@ -94,6 +94,8 @@ each!(
     snapshot,
     frames,
     hello,
+    manifest,
+    transfer,
     wal_batch,
     wal_recovery,
     wal_records,

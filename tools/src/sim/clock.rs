@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn the_monotonic_clock_never_jumps_when_its_rate_changes() {
         let clock = HostClock::default();
-        let (at, ns) = (Duration::from_secs, Duration::from_nanos);
+        let at = Duration::from_secs;
         clock.set_rate(at(10), 100_000);
         assert_eq!(clock.monotonic(at(10)), at(10));
         assert_eq!(clock.monotonic(at(20)), at(21));

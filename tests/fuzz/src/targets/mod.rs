@@ -5,9 +5,11 @@ mod config;
 mod frames;
 mod hello;
 mod kv_payload;
+mod manifest;
 mod reply;
 mod resp;
 mod snapshot;
+mod transfer;
 mod wal_batch;
 mod wal_image;
 mod wal_oracle;
@@ -24,6 +26,8 @@ pub const TARGETS: &[Target] = &[
     snapshot::TARGET,
     frames::TARGET,
     hello::TARGET,
+    manifest::TARGET,
+    transfer::TARGET,
     wal_batch::TARGET,
     wal_recovery::TARGET,
     wal_records::TARGET,

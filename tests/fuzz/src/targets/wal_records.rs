@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_engine::core::testing::{entry_record, hard_state_record, replay};
 use coracle_engine::raft::{Config, Effects, Entry, EntryKind, Event, HardState, Raft, RaftLog};
+use coracle_engine::tier::RecoveredShard;
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 use coracle_wal::{Lsn, RecordView};
 
@@ -52,26 +53,35 @@ fn run(data: &[u8]) {
     let records = records(data);
     let Ok(shards) = replay(views(&records)) else { return };
     let mut encoded = Records::new();
-    for (shard, (state, entries)) in &shards {
-        for (place, entry) in entries.iter().enumerate() {
-            assert_eq!(entry.index, LogIndex(place as u64 + 1), "entries are without gaps");
+    let mut whole = shards.clone();
+    // What was written again is not in memory, nor is what precedes it.
+    whole.retain(|_, found| found.entries.len() as u64 == found.last.0);
+    for found in shards.values() {
+        for (entry, index) in found.entries.iter().rev().zip((1..=found.last.0).rev()) {
+            assert_eq!(entry.index, LogIndex(index), "entries are without gaps up to the last");
+        }
+    }
+    for (shard, found) in &whole {
+        for entry in &found.entries {
             let (kind, payload) = entry_record(*shard, entry);
             encoded.push((shard.0 as u8, kind, payload));
         }
-        let (kind, payload) = hard_state_record(*shard, state);
+        let (kind, payload) = hard_state_record(*shard, &found.hard_state);
         encoded.push((shard.0 as u8, kind, payload));
     }
     let again = replay(views(&encoded));
-    assert_eq!(again.as_ref(), Ok(&shards), "what was read can be written and read");
-    drop(again);
-    for (shard, (state, entries)) in shards {
-        start(shard, state, entries);
+    assert_eq!(again.as_ref(), Ok(&whole), "what was read can be written and read");
+    drop((again, whole));
+    for (shard, found) in shards {
+        start(shard, found);
     }
 }
 
 /// Starts a replica with what was found. It is refused, or it can stand for election.
-fn start(shard: ShardId, state: HardState, entries: Vec<Entry>) {
-    let Ok(log) = RaftLog::in_memory(LogIndex(0), Term(0), entries) else { return };
+fn start(shard: ShardId, found: RecoveredShard) {
+    let RecoveredShard { hard_state: state, base: (base, base_term), .. } = found;
+    let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries);
+    let Ok(log) = log else { return };
     let voters = vec![NodeId(1)];
     let config = Config::new(NodeId(1), voters, u64::from(shard.0));
     let Ok(mut raft) = Raft::new(config, state, log, Duration::ZERO) else { return };

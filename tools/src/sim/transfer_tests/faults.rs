@@ -209,7 +209,8 @@ fn a_sender_that_restarts_is_waited_for() {
         let chunks = chunks_of(7, &[100_000; 40]);
         rig.give(id(10), chunks.clone());
         serve(&mut rig);
-        let pull = rig.start_pull(id(10), PullLimits::default());
+        let limits = PullLimits { connections_in_vain_max: u32::MAX, ..PullLimits::default() };
+        let pull = rig.start_pull(id(10), limits);
         rig.run_until(|_| pull.progress.chunks.get() >= 10);
         rig.restart_sender(power_cut);
         rig.run_for(Duration::from_secs(30));
@@ -219,6 +220,18 @@ fn a_sender_that_restarts_is_waited_for() {
         assert!(pull.progress.reconnects.get() >= 2);
         assert!(rig.received(id(10)) == chunks);
     }
+}
+
+#[test]
+fn a_sender_that_stays_away_is_given_up() {
+    let mut rig = Rig::new(9);
+    rig.give(id(10), chunks_of(7, &[100_000; 40]));
+    serve(&mut rig);
+    let pull = rig.start_pull(id(10), PullLimits::default());
+    rig.run_until(|_| pull.progress.chunks.get() >= 10);
+    rig.restart_sender(false);
+    let error = rig.wait(&pull).unwrap_err();
+    assert!(matches!(error, PullError::Unreachable { .. }), "{error}");
 }
 
 /// The same index, but other chunks: what was received of the first is of no use for the second.

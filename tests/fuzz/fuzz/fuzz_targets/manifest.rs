@@ -1,0 +1,4 @@
+//! libFuzzer entry of the target `manifest`.
+#![no_main]
+
+coracle_fuzz_libfuzzer::entry!("manifest");
