@@ -150,10 +150,15 @@ impl<E: Env> Core<E> {
         for problem in &inventory.problems {
             tracing::error!(%core, "snapshot: {problem}");
         }
+        let begun = env.now();
         let mut replay = Reader(tier::Recovery::new(config.tiers.log_memory_bytes));
         let (wal, driver, recovery) = Wal::open(disk, wal_options(&config), &mut replay)
             .await
             .map_err(|source| OpenError::Wal { core, source })?;
+        tracing::info!(
+            %core, records = recovery.records, bytes = recovery.bytes, segments = recovery.segments,
+            by_summary = recovery.summarized, ms = (env.now() - begun).as_millis(), "log recovered"
+        );
         let damaged = recovery.damage.iter().map(|lost| lost.to).max();
         for lost in &recovery.damage {
             tracing::error!(%core, "the log is damaged: {lost} can't be read");

@@ -85,6 +85,7 @@ impl<E: Env> Core<E> {
     /// others, too. What does not come in order (it was written again), and what can't be read, is left
     /// to the ordinary way.
     pub(super) async fn apply_old(&mut self) {
+        let begun = self.env.now();
         let index = self.storage.index();
         let begins = |shard: &Shard| {
             let first = shard.wants_cold()?;
@@ -92,7 +93,6 @@ impl<E: Env> Core<E> {
         };
         let Some(from) = self.shards.iter().filter_map(begins).min() else { return };
         let end = self.storage.wal().durable();
-        tracing::info!(core = %self.config.core, %from, %end, "applying what the snapshots do not have");
         let mut reader = self.storage.wal().reader(from).ahead(READS_IN_FLIGHT_MAX);
         while let Ok(Some(batch)) = reader.next().await {
             for record in batch.records() {
@@ -105,9 +105,12 @@ impl<E: Env> Core<E> {
                 }
             }
             if batch.next >= end || self.shards.iter().all(|shard| shard.wants_cold().is_none()) {
-                return;
+                break;
             }
+            self.env.yield_now().await; // disk reads come in meanwhile
         }
+        let ms = (self.env.now() - begun).as_millis();
+        tracing::info!(core = %self.config.core, %from, to = %reader.position(), ms, "applied what the snapshots do not have");
     }
 
     fn read_for_machine(&mut self, at: usize) {

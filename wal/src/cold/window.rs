@@ -177,7 +177,7 @@ impl<F: DiskFile> Window<F> {
             self.restart(self.loaded);
             return result.map(|_| false);
         }
-        let bytes = self.buffers.share(buf).slice(..len);
+        let bytes = self.buffers.share(buf, self.ahead + 1).slice(..len);
         self.chunks.push_back(Chunk { offset: self.loaded, bytes });
         self.loaded += len as u64;
         Ok(true)
@@ -225,11 +225,12 @@ impl Buffers {
         reused.unwrap_or_else(|| AlignedBuf::zeroed(len))
     }
 
-    fn share(&mut self, buf: AlignedBuf) -> Bytes {
+    /// Gives out a buffer, and keeps it beside `kept_max` others at most.
+    fn share(&mut self, buf: AlignedBuf, kept_max: usize) -> Bytes {
         let buf = Arc::new(buf);
         // Small ones are as quick to make.
         if buf.len() >= READ_BYTES_MAX {
-            if self.kept.len() > READ_AHEAD {
+            if self.kept.len() >= kept_max {
                 self.kept.remove(0);
             }
             self.kept.push(buf.clone());
@@ -250,14 +251,14 @@ mod tests {
         let mut buffers = Buffers::default();
         let first = buffers.take(READ_BYTES_MAX);
         let address = first.as_ptr();
-        let slice = buffers.share(first).slice(7..9);
+        let slice = buffers.share(first, 3).slice(7..9);
         assert_ne!(buffers.take(READ_BYTES_MAX).as_ptr(), address);
         drop(slice);
         assert_eq!(buffers.take(READ_BYTES_MAX).as_ptr(), address);
         for _ in 0..10 {
             let fresh = AlignedBuf::zeroed(READ_BYTES_MAX);
-            buffers.share(fresh);
+            buffers.share(fresh, 3);
         }
-        assert!(buffers.kept.len() <= READ_AHEAD + 1);
+        assert_eq!(buffers.kept.len(), 3);
     }
 }

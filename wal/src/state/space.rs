@@ -36,9 +36,11 @@ impl<F: Clone> State<F> {
         if self.is_stopping() {
             return None;
         }
+        // A summary is one small write for each segment. Behind the preparation of segments it would wait for as
+        // long as the log grows fast, which is when a restart will need it.
         self.reclaim_task()
-            .or_else(|| self.prepare_task())
             .or_else(|| self.summary_task())
+            .or_else(|| self.prepare_task())
             .or_else(|| self.surplus_task())
     }
 
