@@ -385,8 +385,18 @@ impl Limits {
 /// of the log to pass.
 pub const COLD_READS_MAX: usize = 4;
 
-/// Cold readers whose place in the log is remembered. Each holds what it has read ahead: a few MiB.
-pub const COLD_CURSORS_MAX: usize = 8;
+/// Bytes of batches that stay after a cold read, for the shards that want what else is in them: more than one
+/// run of the index reaches over.
+pub const COLD_RECENT_BYTES: usize = 2 * RUN_SPAN_BYTES_MAX as usize;
+
+/// They take at most one part in so many of what the newest entries may take.
+pub const COLD_RECENT_PARTS: u64 = 6;
+
+/// How long they stay when nothing more is read.
+pub const COLD_RECENT_KEPT: Duration = Duration::from_secs(1);
+
+/// Cold readers whose place within a run is remembered.
+pub const COLD_CURSORS_MAX: usize = 1024;
 
 /// How far a cold reader reads on to reach what is wanted, rather than to seek.
 pub const COLD_SKIP_BYTES_MAX: u64 = RUN_SPAN_BYTES_MAX;

@@ -22,6 +22,7 @@
 //! one of its own. A reader itself keeps about [`READ_AHEAD`](crate::limits::READ_AHEAD) + 2 buffers; drop one
 //! that is not in use.
 
+mod buffers;
 mod window;
 
 use std::io;
@@ -29,6 +30,7 @@ use std::io;
 use bytes::Bytes;
 use thiserror::Error;
 
+pub use self::buffers::ReadBuffers;
 use self::window::Window;
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Chain, FIRST_BATCH_OFFSET, Flaw};
 use crate::limits::{BLOCK_BYTES, READER_FILES_MAX, READS_IN_FLIGHT_MAX};
@@ -86,6 +88,8 @@ pub struct ColdBatch {
     /// Header and records, without padding.
     bytes: Bytes,
     records: u32,
+    /// Bytes that are kept from other use for it.
+    memory_bytes: usize,
 }
 
 impl ColdBatch {
@@ -109,6 +113,11 @@ impl ColdBatch {
     /// Whether it has none: it is a mark of a trim, or begins or ends a generation.
     pub fn is_empty(&self) -> bool {
         self.records == 0
+    }
+
+    /// About how much memory it keeps: it may have a buffer of its own, or share one with others.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     /// Bytes of its header and records.
@@ -145,7 +154,15 @@ impl<D: Disk> LogReader<D> {
     /// [`READS_IN_FLIGHT_MAX`](crate::limits::READS_IN_FLIGHT_MAX): for a reader that is alone.
     #[must_use]
     pub fn ahead(mut self, reads: usize) -> Self {
-        self.window.ahead = reads.clamp(1, READS_IN_FLIGHT_MAX);
+        let reads = reads.clamp(1, READS_IN_FLIGHT_MAX);
+        self.window.ahead = reads;
+        self.buffers(&ReadBuffers::new(reads + 2))
+    }
+
+    /// Reads into these buffers.
+    #[must_use]
+    pub fn buffers(mut self, buffers: &ReadBuffers) -> Self {
+        self.window.buffers = buffers.clone();
         self
     }
 
@@ -273,9 +290,10 @@ impl<D: Disk> LogReader<D> {
         if !format::records_are_valid(&bytes, id, &header) {
             return Ok(Found::Damage);
         }
+        let memory_bytes = self.window.memory_bytes(offset, padded);
         let bytes = bytes.slice(..header.bytes as usize);
         let (position, next, records) = (header.position, header.end(), header.records);
-        Ok(Found::Batch(ColdBatch { position, next, bytes, records }, header))
+        Ok(Found::Batch(ColdBatch { position, next, bytes, records, memory_bytes }, header))
     }
 
     /// What to say of a place without a whole batch.

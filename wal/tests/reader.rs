@@ -118,6 +118,26 @@ fn a_batch_in_several_buffers_is_joined() {
 }
 
 #[test]
+fn a_reader_seeks_ahead_within_what_it_has_read() {
+    let mut wide = options();
+    wide.segment_bytes = 16 << 20;
+    let mut rig = Rig::open_with(&MemDisk::new(), wide).unwrap();
+    let mut batches = Vec::new();
+    for number in 0..40 {
+        batches.push(append(&rig, &payload(number, 200_000)).batch);
+        rig.driver.pump();
+    }
+    for skipped in 1..30 {
+        let mut reader = rig.wal.reader(Lsn(0)).ahead(8);
+        for _ in 0..2 {
+            next(&mut reader).unwrap().unwrap();
+        }
+        reader.seek(batches[1 + skipped]);
+        assert_eq!(rest(&mut reader)[0], (1 + skipped as u64, 200_000));
+    }
+}
+
+#[test]
 fn restarts_do_not_matter() {
     let disk = MemDisk::new();
     let mut expected = Vec::new();

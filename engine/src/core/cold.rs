@@ -3,32 +3,45 @@
 //! Three kinds of readers want them: a follower that is far behind, a state machine that is (after a
 //! restart, or behind a burst that the memory could not hold), and the upkeep of the log, which writes
 //! the last few live entries of an old segment again at its head. Each reader of each shard has at most
-//! one read under way; a bounded number of reads run at once, in the order in which they were asked for,
-//! so that a shard with much to read gets no more than its turn. What was read comes back as an event;
-//! nobody waits.
+//! one read under way, of one run of the index at most; a bounded number of reads run at once. What was read
+//! comes back as an event; nobody waits.
 //!
 //! ```text
-//! Want { shard, reader, first..=last of one run, term, where the run begins }
-//!   -> queue -> task: cursor of (shard, reader), or a new one -> Event::ColdRead
+//! Want { shard, reader, first..=last of one run, term, where the run lies }
+//!   -> queue -> task: batches from those read last, or from the disk -> Event::ColdRead
 //! ```
-//! A **cursor** remembers where its reader stopped: the log is read on from there, ahead of the next
-//! request. What it has read and nobody has asked for yet is at most the entries of one batch. What is
-//! read goes to whoever asked and nowhere else: catching up never takes memory from the newest entries.
+//! All shards share one log, so whoever reads it for one of them reads what the others need next. When a
+//! node comes back, all of its shards want what lies behind their snapshots, each from another place on. So
+//! what was read **stays for a moment**, up to [`COLD_RECENT_BYTES`]; and of the reads that wait, one is taken
+//! in turn and the next is the one **furthest behind**. Turns see to it that nobody waits for
+//! somebody's long way; those who are behind catch up with the others, and from there on all of them go over
+//! the log together, and it is read once. Readers of the log are shared, too: a read goes on with the one
+//! that stands where it begins, and so with what that has read ahead.
+//!
+//! What is read goes to whoever asked and nowhere else: catching up never takes memory from the newest
+//! entries.
 //!
 //! Failures: the entries were written again, which is not durable yet ([`ColdError::NotYet`]); the segment was
-//! given up meanwhile ([`ColdError::Gone`]: they are elsewhere, or the shard has a snapshot);
+//! given up meanwhile, or they are elsewhere by now ([`ColdError::Gone`]: or the shard has a snapshot);
 //! it is damaged, or the disk fails ([`ColdError::Damaged`], [`ColdError::Failed`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
-use coracle_wal::{ColdRecord, Disk, LogReader, Lsn, ReadError, RecordView, Wal};
+use coracle_wal::limits::{READ_AHEAD, READ_BYTES_MAX};
+use coracle_wal::{
+    ColdBatch, ColdRecord, Disk, LogReader, Lsn, ReadBuffers, ReadError, RecordView, Wal,
+};
 use thiserror::Error;
 
 use super::inbox::{Event, Inbox};
 use crate::env::Env;
-use crate::limits::{COLD_CURSORS_MAX, COLD_READS_MAX, COLD_SKIP_BYTES_MAX};
+use crate::limits::{
+    COLD_CURSORS_MAX, COLD_READS_MAX, COLD_RECENT_BYTES, COLD_RECENT_KEPT, COLD_RECENT_PARTS,
+    COLD_SKIP_BYTES_MAX,
+};
 use crate::raft::Entry;
 use crate::tier::{LogRecord, decode_record};
 use crate::{LogIndex, NodeId, ShardId, Term};
@@ -56,6 +69,8 @@ pub(crate) struct Want {
     pub(crate) term: Term,
     /// First byte of a batch at or before the one that holds `first`.
     pub(crate) at: Lsn,
+    /// The byte behind the run.
+    pub(crate) end: Lsn,
     /// Cost of entries after which the read ends.
     pub(crate) bytes_max: usize,
 }
@@ -84,24 +99,50 @@ pub(crate) struct ColdRead {
     pub(crate) result: Result<Vec<Entry>, ColdError>,
 }
 
-struct Cursor<D: Disk> {
-    reader: LogReader<D>,
-    /// The batch that is read next begins here or behind.
-    position: Lsn,
-    /// The entry that its reader has not had yet.
+/// Where a reader stopped within a run.
+#[derive(Clone, Copy)]
+struct Cursor {
+    /// The entry that it has not had yet.
     next: LogIndex,
-    /// Entries of the shard that were read and not asked for.
-    pending: VecDeque<Entry>,
+    /// That entry is in the batch that follows here, or behind.
+    position: Lsn,
     /// When it was used last, by count of reads.
     used: u64,
 }
 
-impl<D: Disk> Cursor<D> {
-    /// Whether reading on from here finds what is wanted, and soon.
-    fn serves(&self, want: &Want) -> bool {
-        let here = |entry: &Entry| entry.index == want.first && entry.term == want.term;
-        let ahead = want.at >= self.position && want.at.0 - self.position.0 <= COLD_SKIP_BYTES_MAX;
-        self.next == want.first && (ahead || self.pending.iter().any(here))
+/// The batches that were read last.
+#[derive(Default)]
+struct Recent {
+    /// By where the search for them began: they are the first with records from there on.
+    batches: BTreeMap<Lsn, ColdBatch>,
+    /// In the order in which they were read.
+    order: VecDeque<Lsn>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Recent {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, ..Self::default() }
+    }
+
+    /// The first batch with records from `at` on, if it is here.
+    fn get(&self, at: Lsn) -> Option<ColdBatch> {
+        let (_, batch) = self.batches.range(..=at).next_back()?;
+        (at <= batch.position).then(|| batch.clone())
+    }
+
+    fn put(&mut self, at: Lsn, batch: ColdBatch) {
+        self.bytes += batch.memory_bytes();
+        self.order.push_back(at);
+        if let Some(old) = self.batches.insert(at, batch) {
+            self.bytes -= old.memory_bytes();
+        }
+        while self.bytes > self.bytes_max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.batches.remove(&oldest).map_or(0, |batch| batch.memory_bytes());
+        }
     }
 }
 
@@ -109,19 +150,37 @@ impl<D: Disk> Cursor<D> {
 pub(super) struct Cold<D: Disk> {
     wal: Wal<D>,
     queue: RefCell<VecDeque<Want>>,
-    running: Cell<usize>,
+    /// Where the reads begin that are under way.
+    running: RefCell<Vec<Lsn>>,
+    /// Reads that were begun, and that have ended.
+    begun: Cell<u64>,
     reads: Cell<u64>,
-    cursors: RefCell<BTreeMap<(ShardId, Reader), Cursor<D>>>,
+    cursors: RefCell<BTreeMap<(ShardId, Reader), Cursor>>,
+    /// Readers of the log that nobody uses, the last used one last.
+    readers: RefCell<Vec<LogReader<D>>>,
+    recent: RefCell<Recent>,
+    buffers: RefCell<ReadBuffers>,
+    /// When there was something to do last.
+    busy_at: Cell<Duration>,
 }
 
 impl<D: Disk> Cold<D> {
-    pub(super) fn new(wal: Wal<D>) -> Rc<Self> {
+    /// `log_memory_bytes` is what entries may take: buffers come on top, in proportion.
+    pub(super) fn new(wal: Wal<D>, log_memory_bytes: u64) -> Rc<Self> {
+        let recent_bytes = log_memory_bytes / COLD_RECENT_PARTS;
+        let recent_bytes =
+            usize::try_from(recent_bytes).unwrap_or(usize::MAX).min(COLD_RECENT_BYTES);
         Rc::new(Self {
             wal,
             queue: RefCell::default(),
-            running: Cell::new(0),
+            running: RefCell::default(),
+            begun: Cell::new(0),
             reads: Cell::new(0),
             cursors: RefCell::default(),
+            readers: RefCell::default(),
+            recent: RefCell::new(Recent::new(recent_bytes)),
+            buffers: RefCell::new(buffers(recent_bytes)),
+            busy_at: Cell::new(Duration::ZERO),
         })
     }
 
@@ -133,57 +192,86 @@ impl<D: Disk> Cold<D> {
 
     /// Starts as many reads as may run. What they find is queued in `inbox`.
     pub(super) fn start<E: Env<Disk = D>>(self: &Rc<Self>, env: &E, inbox: &Rc<Inbox>) {
-        while self.running.get() < COLD_READS_MAX {
-            let Some(want) = self.queue.borrow_mut().pop_front() else { return };
+        while let Some(want) = self.next() {
             sometimes!(cold_reads_queued, !self.queue.borrow().is_empty());
-            self.running.set(self.running.get() + 1);
+            self.running.borrow_mut().push(want.at);
             let (cold, inbox) = (self.clone(), inbox.clone());
             env.spawn(async move {
                 let result = cold.read(&want).await;
-                cold.running.set(cold.running.get() - 1);
+                let mut running = cold.running.borrow_mut();
+                let place = running.iter().position(|at| *at == want.at);
+                place.map(|place| running.swap_remove(place));
+                drop(running);
                 inbox.push(Event::ColdRead(Box::new(ColdRead { want, result })));
             });
         }
+        self.rest(env.now());
     }
 
-    /// Forgets the cursors of a shard whose log has changed under them.
+    /// Takes the next read that may begin: the one that waits longest, or the one furthest behind, in turn. Not
+    /// beside another that reads the same part of the log.
+    fn next(&self) -> Option<Want> {
+        let running = self.running.borrow();
+        if running.len() >= COLD_READS_MAX {
+            return None;
+        }
+        let mut queue = self.queue.borrow_mut();
+        let near = |want: &Want| {
+            running.iter().any(|at| at.0.abs_diff(want.at.0) < COLD_RECENT_BYTES as u64)
+        };
+        let mut free = queue.iter().enumerate().filter(|(_, want)| !near(want));
+        let (place, _) = match self.begun.get() % 2 {
+            0 => free.min_by_key(|(_, want)| want.at),
+            _ => free.next(),
+        }?;
+        self.begun.set(self.begun.get() + 1);
+        queue.remove(place)
+    }
+
+    /// Gives memory back when nobody has wanted anything for a while.
+    fn rest(&self, now: Duration) {
+        if !self.running.borrow().is_empty() {
+            self.busy_at.set(now);
+        } else if now >= self.busy_at.get() + COLD_RECENT_KEPT {
+            let mut recent = self.recent.borrow_mut();
+            if !recent.batches.is_empty() || !self.readers.borrow().is_empty() {
+                *recent = Recent::new(recent.bytes_max);
+                self.readers.take();
+                self.buffers.replace(buffers(recent.bytes_max));
+            }
+        }
+    }
+
+    /// Forgets where the readers of a shard stand whose log has changed under them.
     pub(super) fn forget(&self, shard: ShardId) {
         self.cursors.borrow_mut().retain(|(of, _), _| *of != shard);
     }
 
     async fn read(&self, want: &Want) -> Result<Vec<Entry>, ColdError> {
         let key = (want.shard, want.reader);
-        let known = self.cursors.borrow_mut().remove(&key).filter(|cursor| cursor.serves(want));
+        let known = self.cursors.borrow_mut().remove(&key);
+        let within = want.at..=want.end;
+        let known =
+            known.filter(|known| known.next == want.first && within.contains(&known.position));
         sometimes!(cold_read_continued, known.is_some());
-        let is_new = known.is_none();
-        let mut cursor = known.unwrap_or_else(|| self.cursor(want));
-        let entries = match collect(&mut cursor, want).await {
-            // Where the cursor stood was given up; what is wanted lies behind.
-            Err(ColdError::Gone(_)) if !is_new => {
-                sometimes!(cold_cursor_trimmed);
-                cursor = self.cursor(want);
-                collect(&mut cursor, want).await?
-            }
-            other => other?,
+        let (entries, position) = match known {
+            Some(known) => match self.collect(want, known.position).await {
+                Err(ColdError::Gone(_)) => {
+                    sometimes!(cold_cursor_trimmed);
+                    self.collect(want, want.at).await?
+                }
+                other => other?,
+            },
+            None => self.collect(want, want.at).await?,
         };
+        let next = entries.last().map_or(want.first, |entry| entry.index.next());
         self.reads.set(self.reads.get() + 1);
-        cursor.used = self.reads.get();
-        self.keep(key, cursor);
+        self.keep(key, Cursor { next, position, used: self.reads.get() });
         Ok(entries)
     }
 
-    fn cursor(&self, want: &Want) -> Cursor<D> {
-        Cursor {
-            reader: self.wal.reader(want.at),
-            position: want.at,
-            next: want.first,
-            pending: VecDeque::new(),
-            used: 0,
-        }
-    }
-
     /// Keeps a cursor for its next use, in place of the one that was not used for longest.
-    fn keep(&self, key: (ShardId, Reader), cursor: Cursor<D>) {
+    fn keep(&self, key: (ShardId, Reader), cursor: Cursor) {
         let mut cursors = self.cursors.borrow_mut();
         cursors.insert(key, cursor);
         if cursors.len() > COLD_CURSORS_MAX {
@@ -192,51 +280,99 @@ impl<D: Disk> Cold<D> {
             sometimes!(cold_cursor_dropped);
         }
     }
+
+    /// The entries that are wanted, from the batch at `position` on, and where to look for the next one.
+    async fn collect(
+        &self,
+        want: &Want,
+        mut position: Lsn,
+    ) -> Result<(Vec<Entry>, Lsn), ColdError> {
+        let mut entries = Vec::new();
+        let (mut next, mut cost) = (want.first, 0);
+        while position < want.end {
+            let batch = match self.batch(position).await {
+                Ok(Some(batch)) => batch,
+                // What is left of the run is newer, and not durable yet.
+                Ok(None) if !entries.is_empty() => {
+                    sometimes!(cold_read_met_end);
+                    return Ok((entries, position));
+                }
+                // The index says that it is there, and it was durable when it left the memory; but it was
+                // written again meanwhile, and that is not durable yet.
+                Ok(None) => {
+                    sometimes!(cold_read_too_early);
+                    return Err(ColdError::NotYet(position));
+                }
+                Err(error @ ReadError::Trimmed { .. }) => {
+                    return Err(ColdError::Gone(error.to_string()));
+                }
+                Err(error @ ReadError::Damaged { .. }) => {
+                    return Err(ColdError::Damaged(error.to_string()));
+                }
+                Err(error) => return Err(ColdError::Failed(error.to_string())),
+            };
+            let own = batch.records().filter(|record| record.stream == want.shard.0);
+            for entry in own.filter_map(|record| entry_of(&record, batch.position)) {
+                // Others are of an earlier time: overwritten since, or read before.
+                let other_term =
+                    entry.term != want.term && cfg!(not(mutant = "cold-read-of-any-term"));
+                if entry.index != next || other_term {
+                    continue;
+                }
+                cost += entry.cost();
+                next = entry.index.next();
+                entries.push(entry);
+                if cost >= want.bytes_max || next > want.last {
+                    return Ok((entries, position));
+                }
+            }
+            position = batch.next;
+        }
+        if entries.is_empty() {
+            let Want { first, at, end, .. } = want;
+            return Err(ColdError::Gone(format!("entry {first} is not between {at} and {end}")));
+        }
+        Ok((entries, position))
+    }
+
+    /// The first batch with records from `position` on.
+    async fn batch(&self, position: Lsn) -> Result<Option<ColdBatch>, ReadError> {
+        let recent = self.recent.borrow().get(position);
+        sometimes!(cold_batch_shared, recent.is_some());
+        if recent.is_some() {
+            return Ok(recent);
+        }
+        let mut reader = self.reader(position);
+        let batch = reader.next().await?;
+        if let Some(batch) = &batch {
+            self.recent.borrow_mut().put(position, batch.clone());
+        }
+        let mut readers = self.readers.borrow_mut();
+        readers.push(reader);
+        if readers.len() > COLD_READS_MAX {
+            readers.remove(0);
+        }
+        Ok(batch)
+    }
+
+    /// A reader that goes on at `position`: one that stands there or a little before, if there is one.
+    fn reader(&self, position: Lsn) -> LogReader<D> {
+        let mut readers = self.readers.borrow_mut();
+        let skipped = |reader: &LogReader<D>| position.0.checked_sub(reader.position().0);
+        let near = readers.iter().enumerate().filter_map(|(at, own)| Some((skipped(own)?, at)));
+        let near = near.min().filter(|(skipped, _)| *skipped <= COLD_SKIP_BYTES_MAX);
+        let Some((_, at)) = near else {
+            return self.wal.reader(position).buffers(&self.buffers.borrow());
+        };
+        let mut reader = readers.remove(at);
+        reader.seek(position);
+        reader
+    }
 }
 
-async fn collect<D: Disk>(cursor: &mut Cursor<D>, want: &Want) -> Result<Vec<Entry>, ColdError> {
-    let mut entries = Vec::new();
-    let mut cost = 0;
-    loop {
-        while let Some(entry) = cursor.pending.pop_front() {
-            // Others are of an earlier time: overwritten since, or read before.
-            let other_term = entry.term != want.term && cfg!(not(mutant = "cold-read-of-any-term"));
-            if entry.index != cursor.next || other_term {
-                continue;
-            }
-            cost += entry.cost();
-            cursor.next = entry.index.next();
-            entries.push(entry);
-            if cost >= want.bytes_max || cursor.next > want.last {
-                return Ok(entries);
-            }
-        }
-        let batch = match cursor.reader.next().await {
-            Ok(Some(batch)) => batch,
-            // What is left of the run is newer, and not durable yet.
-            Ok(None) if !entries.is_empty() => {
-                sometimes!(cold_read_met_end);
-                return Ok(entries);
-            }
-            // The index says that it is there, and it was durable when it left the memory; but it was written
-            // again meanwhile, and that is not durable yet.
-            Ok(None) => {
-                sometimes!(cold_read_too_early);
-                return Err(ColdError::NotYet(cursor.reader.position()));
-            }
-            Err(error @ ReadError::Trimmed { .. }) => {
-                return Err(ColdError::Gone(error.to_string()));
-            }
-            Err(error @ ReadError::Damaged { .. }) => {
-                return Err(ColdError::Damaged(error.to_string()));
-            }
-            Err(error) => return Err(ColdError::Failed(error.to_string())),
-        };
-        cursor.position = batch.next;
-        for record in batch.records().filter(|record| record.stream == want.shard.0) {
-            cursor.pending.extend(entry_of(&record, batch.position));
-        }
-    }
+/// As many as the recent batches and the reads under way take.
+fn buffers(recent_bytes: usize) -> ReadBuffers {
+    ReadBuffers::new(recent_bytes / READ_BYTES_MAX + COLD_READS_MAX * (READ_AHEAD + 1))
 }
 
 /// The entry that a record of the batch at `batch` holds, if it holds one. Its payload is a slice of what was

@@ -228,7 +228,7 @@ impl<E: Env> Core<E> {
             SnapshotService::new(store.clone(), transfers.clone(), ServeLimits::default());
         gate.start(&env, listener, Some(service));
         let tiers = Tiers {
-            cold: Cold::new(wal.clone()),
+            cold: Cold::new(wal.clone(), config.tiers.log_memory_bytes),
             store,
             taking: Taking::default(),
             installing: Installing::default(),

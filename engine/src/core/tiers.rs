@@ -192,6 +192,7 @@ impl<E: Env> Core<E> {
             last: run.last.min(last),
             term: run.term,
             at: run.batch,
+            end: run.end,
             bytes_max,
         })
     }

@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 
+use super::buffers::ReadBuffers;
 use crate::limits::{BLOCK_BYTES, READ_AHEAD, READ_BYTES_MAX, SEEK_READ_BYTES};
 use crate::{AlignedBuf, DiskFile, transfer};
 
@@ -55,7 +55,7 @@ pub(super) struct Window<F> {
     pub(super) sequential: bool,
     /// Reads under way ahead of the cursor, if it moves in sequence.
     pub(super) ahead: usize,
-    buffers: Buffers,
+    pub(super) buffers: ReadBuffers,
 }
 
 impl<F: DiskFile> Window<F> {
@@ -68,7 +68,7 @@ impl<F: DiskFile> Window<F> {
             next_read: 0,
             sequential: false,
             ahead: READ_AHEAD,
-            buffers: Buffers::default(),
+            buffers: ReadBuffers::new(READ_AHEAD + 1),
         }
     }
 
@@ -124,6 +124,7 @@ impl<F: DiskFile> Window<F> {
         self.pass(offset);
         self.submit(offset, end, limit);
         self.collect().await?;
+        self.pass(offset);
         while self.loaded < end {
             self.submit(offset, end, limit);
             let Some(done) = self.reads.next().await else { return Ok(None) };
@@ -177,10 +178,16 @@ impl<F: DiskFile> Window<F> {
             self.restart(self.loaded);
             return result.map(|_| false);
         }
-        let bytes = self.buffers.share(buf, self.ahead + 1).slice(..len);
+        let bytes = self.buffers.share(buf).slice(..len);
         self.chunks.push_back(Chunk { offset: self.loaded, bytes });
         self.loaded += len as u64;
         Ok(true)
+    }
+
+    /// What [`Window::fetch`] of so many bytes keeps in memory.
+    pub(super) fn memory_bytes(&self, offset: u64, bytes: usize) -> usize {
+        let joined = self.chunks.front().is_some_and(|first| first.end() < offset + bytes as u64);
+        if joined { bytes.max(READ_BYTES_MAX) } else { bytes }
     }
 
     /// Bytes that are there, joined if they lie in several chunks.
@@ -191,74 +198,16 @@ impl<F: DiskFile> Window<F> {
             return first.bytes.slice(at..at + bytes);
         }
         sometimes!(read_batch_joined);
-        let mut joined = Vec::with_capacity(bytes);
-        joined.extend_from_slice(&first.bytes[at..]);
+        let mut joined = self.buffers.take(bytes);
+        let mut len = first.bytes.len() - at;
+        joined[..len].copy_from_slice(&first.bytes[at..]);
         for chunk in self.chunks.iter().skip(1) {
-            let more = chunk.bytes.len().min(bytes - joined.len());
-            joined.extend_from_slice(&chunk.bytes[..more]);
+            let more = chunk.bytes.len().min(bytes - len);
+            joined[len..len + more].copy_from_slice(&chunk.bytes[..more]);
+            len += more;
         }
-        joined.into()
-    }
-}
-
-/// Read buffers that are used again when nobody has a slice of them any more.
-#[derive(Default)]
-struct Buffers {
-    kept: Vec<Arc<AlignedBuf>>,
-}
-
-/// What the slices of a buffer share.
-struct Shared(Arc<AlignedBuf>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Buffers {
-    /// A buffer of at least `len` bytes; its content is arbitrary.
-    fn take(&mut self, len: usize) -> AlignedBuf {
-        let free = |buf: &Arc<AlignedBuf>| Arc::strong_count(buf) == 1 && buf.len() >= len;
-        let found = self.kept.iter().position(free);
-        let reused = found.and_then(|at| Arc::into_inner(self.kept.swap_remove(at)));
-        reused.unwrap_or_else(|| AlignedBuf::zeroed(len))
-    }
-
-    /// Gives out a buffer, and keeps it beside `kept_max` others at most.
-    fn share(&mut self, buf: AlignedBuf, kept_max: usize) -> Bytes {
-        let buf = Arc::new(buf);
-        // Small ones are as quick to make.
-        if buf.len() >= READ_BYTES_MAX {
-            if self.kept.len() >= kept_max {
-                self.kept.remove(0);
-            }
-            self.kept.push(buf.clone());
-        }
-        Bytes::from_owner(Shared(buf))
+        self.buffers.share(joined).slice(..bytes)
     }
 }
 
 const _: () = assert!(SEEK_READ_BYTES >= BLOCK_BYTES);
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_buffer_is_used_again_only_when_nobody_looks_at_it() {
-        let mut buffers = Buffers::default();
-        let first = buffers.take(READ_BYTES_MAX);
-        let address = first.as_ptr();
-        let slice = buffers.share(first, 3).slice(7..9);
-        assert_ne!(buffers.take(READ_BYTES_MAX).as_ptr(), address);
-        drop(slice);
-        assert_eq!(buffers.take(READ_BYTES_MAX).as_ptr(), address);
-        for _ in 0..10 {
-            let fresh = AlignedBuf::zeroed(READ_BYTES_MAX);
-            buffers.share(fresh, 3);
-        }
-        assert_eq!(buffers.kept.len(), 3);
-    }
-}
