@@ -392,6 +392,9 @@ pub const COLD_RECENT_BYTES: usize = 2 * RUN_SPAN_BYTES_MAX as usize;
 /// They take at most one part in so many of what the newest entries may take.
 pub const COLD_RECENT_PARTS: u64 = 6;
 
+/// How long a sweep over the log may rest before who is ahead of it is served.
+pub const COLD_SWEEP_PATIENCE: Duration = Duration::from_millis(20);
+
 /// How long they stay when nothing more is read.
 pub const COLD_RECENT_KEPT: Duration = Duration::from_secs(1);
 

@@ -345,6 +345,8 @@ declare_probes! {
     cold_reads_queued,
     /// A cold read went on where the one before had ended.
     cold_read_continued,
+    /// A cold read waited for those that were further behind.
+    cold_read_waits_for_sweep,
     /// A cold read found a batch among those that others had read.
     cold_batch_shared,
     /// A cold reader's place in the log was forgotten for another's.

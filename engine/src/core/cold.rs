@@ -11,12 +11,13 @@
 //!   -> queue -> task: batches from those read last, or from the disk -> Event::ColdRead
 //! ```
 //! All shards share one log, so whoever reads it for one of them reads what the others need next. When a
-//! node comes back, all of its shards want what lies behind their snapshots, each from another place on. So
-//! what was read **stays for a moment**, up to [`COLD_RECENT_BYTES`]; and of the reads that wait, one is taken
-//! in turn and the next is the one **furthest behind**. Turns see to it that nobody waits for
-//! somebody's long way; those who are behind catch up with the others, and from there on all of them go over
-//! the log together, and it is read once. Readers of the log are shared, too: a read goes on with the one
-//! that stands where it begins, and so with what that has read ahead.
+//! node comes back, all of its shards want what lies behind their snapshots, each from another place on. Read
+//! one beside the other, they would read everything as often as there are shards. So they go over the log in a
+//! **sweep**: of those who read for the same purpose, the one furthest behind is served, and whoever is near;
+//! those ahead wait until the sweep comes to them, or rests ([`COLD_SWEEP_PATIENCE`]). What was read **stays for a
+//! moment**, up to [`COLD_RECENT_BYTES`], so the log is read about once. Different purposes (the followers,
+//! the state machines, upkeep) take turns: none waits for another's long way. Readers of the log are shared,
+//! too: a read goes on with the one that stands where it begins, and so with what that has read ahead.
 //!
 //! What is read goes to whoever asked and nowhere else: catching up never takes memory from the newest
 //! entries.
@@ -40,7 +41,7 @@ use super::inbox::{Event, Inbox};
 use crate::env::Env;
 use crate::limits::{
     COLD_CURSORS_MAX, COLD_READS_MAX, COLD_RECENT_BYTES, COLD_RECENT_KEPT, COLD_RECENT_PARTS,
-    COLD_SKIP_BYTES_MAX,
+    COLD_SKIP_BYTES_MAX, COLD_SWEEP_PATIENCE,
 };
 use crate::raft::Entry;
 use crate::tier::{LogRecord, decode_record};
@@ -146,14 +147,21 @@ impl Recent {
     }
 }
 
+/// Reads for one purpose, over the log.
+#[derive(Clone, Copy)]
+struct Sweep {
+    /// Where the last one began, and when.
+    at: Lsn,
+    since: Duration,
+}
+
 /// The cold reads of a core.
 pub(super) struct Cold<D: Disk> {
     wal: Wal<D>,
-    queue: RefCell<VecDeque<Want>>,
+    queue: RefCell<Vec<Want>>,
+    sweeps: RefCell<BTreeMap<Reader, Sweep>>,
     /// Where the reads begin that are under way.
     running: RefCell<Vec<Lsn>>,
-    /// Reads that were begun, and that have ended.
-    begun: Cell<u64>,
     reads: Cell<u64>,
     cursors: RefCell<BTreeMap<(ShardId, Reader), Cursor>>,
     /// Readers of the log that nobody uses, the last used one last.
@@ -173,8 +181,8 @@ impl<D: Disk> Cold<D> {
         Rc::new(Self {
             wal,
             queue: RefCell::default(),
+            sweeps: RefCell::default(),
             running: RefCell::default(),
-            begun: Cell::new(0),
             reads: Cell::new(0),
             cursors: RefCell::default(),
             readers: RefCell::default(),
@@ -187,12 +195,12 @@ impl<D: Disk> Cold<D> {
     /// Asks for entries. The caller has no other read of the same reader and shard under way.
     pub(super) fn want(&self, want: Want) {
         assert!(want.first <= want.last, "a read of nothing: {want:?}");
-        self.queue.borrow_mut().push_back(want);
+        self.queue.borrow_mut().push(want);
     }
 
     /// Starts as many reads as may run. What they find is queued in `inbox`.
     pub(super) fn start<E: Env<Disk = D>>(self: &Rc<Self>, env: &E, inbox: &Rc<Inbox>) {
-        while let Some(want) = self.next() {
+        while let Some(want) = self.next(env.now()) {
             sometimes!(cold_reads_queued, !self.queue.borrow().is_empty());
             self.running.borrow_mut().push(want.at);
             let (cold, inbox) = (self.clone(), inbox.clone());
@@ -208,24 +216,34 @@ impl<D: Disk> Cold<D> {
         self.rest(env.now());
     }
 
-    /// Takes the next read that may begin: the one that waits longest, or the one furthest behind, in turn. Not
-    /// beside another that reads the same part of the log.
-    fn next(&self) -> Option<Want> {
+    /// Takes the next read that may begin: of each purpose the one furthest behind, not far ahead of the sweep;
+    /// of these, the one whose purpose was served longest ago. None beside another that reads the same part
+    /// of the log.
+    fn next(&self, now: Duration) -> Option<Want> {
         let running = self.running.borrow();
         if running.len() >= COLD_READS_MAX {
             return None;
         }
+        let near = |a: Lsn, b: Lsn| a.0.abs_diff(b.0) < COLD_RECENT_BYTES as u64;
         let mut queue = self.queue.borrow_mut();
-        let near = |want: &Want| {
-            running.iter().any(|at| at.0.abs_diff(want.at.0) < COLD_RECENT_BYTES as u64)
+        let mut sweeps = self.sweeps.borrow_mut();
+        let mut first: BTreeMap<Reader, (Lsn, usize)> = BTreeMap::new();
+        for (place, want) in queue.iter().enumerate() {
+            let known = first.entry(want.reader).or_insert((want.at, place));
+            *known = (want.at, place).min(*known);
+        }
+        let may_begin = |reader: &Reader, at: Lsn| {
+            let ahead = sweeps.get(reader).is_some_and(|sweep| {
+                at > sweep.at && !near(at, sweep.at) && now < sweep.since + COLD_SWEEP_PATIENCE
+            });
+            sometimes!(cold_read_waits_for_sweep, ahead);
+            !ahead && !running.iter().any(|other| near(*other, at))
         };
-        let mut free = queue.iter().enumerate().filter(|(_, want)| !near(want));
-        let (place, _) = match self.begun.get() % 2 {
-            0 => free.min_by_key(|(_, want)| want.at),
-            _ => free.next(),
-        }?;
-        self.begun.set(self.begun.get() + 1);
-        queue.remove(place)
+        let begin = first.into_iter().filter(|(reader, (at, _))| may_begin(reader, *at));
+        let served = |reader: &Reader| sweeps.get(reader).map(|sweep| sweep.since);
+        let (reader, (at, place)) = begin.min_by_key(|(reader, _)| served(reader))?;
+        sweeps.insert(reader, Sweep { at, since: now });
+        Some(queue.swap_remove(place))
     }
 
     /// Gives memory back when nobody has wanted anything for a while.
@@ -234,6 +252,7 @@ impl<D: Disk> Cold<D> {
             self.busy_at.set(now);
         } else if now >= self.busy_at.get() + COLD_RECENT_KEPT {
             let mut recent = self.recent.borrow_mut();
+            self.sweeps.borrow_mut().clear();
             if !recent.batches.is_empty() || !self.readers.borrow().is_empty() {
                 *recent = Recent::new(recent.bytes_max);
                 self.readers.take();
