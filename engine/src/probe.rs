@@ -378,6 +378,8 @@ declare_probes! {
     compaction_rewrites_much,
     /// Nothing more is written again until something new is.
     rewriting_paused,
+    /// What is alive in the oldest segment was not written again: too much of that was done already.
+    rewriting_too_dear,
     /// The log had no room for what should have been written again.
     rewriting_refused,
     /// A follower was offered a snapshot although the log has what it lacks.

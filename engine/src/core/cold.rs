@@ -155,11 +155,44 @@ struct Sweep {
     since: Duration,
 }
 
+/// The reads that wait.
+#[derive(Default)]
+struct Queue {
+    wants: Vec<Want>,
+    sweeps: BTreeMap<Reader, Sweep>,
+}
+
+impl Queue {
+    /// Takes the next read that may begin: of each purpose the one furthest behind, not further ahead of the
+    /// sweep than `span`; of these, the one whose purpose was served longest ago. None beside one of those
+    /// `running` that reads the same part of the log.
+    fn next(&mut self, running: &[Lsn], span: u64, now: Duration) -> Option<Want> {
+        let near = |a: Lsn, b: Lsn| a.0.abs_diff(b.0) < span;
+        let mut first: BTreeMap<Reader, (Lsn, usize)> = BTreeMap::new();
+        for (place, want) in self.wants.iter().enumerate() {
+            let known = first.entry(want.reader).or_insert((want.at, place));
+            *known = (want.at, place).min(*known);
+        }
+        let sweeps = &self.sweeps;
+        let may_begin = |reader: &Reader, at: Lsn| {
+            let ahead = sweeps.get(reader).is_some_and(|sweep| {
+                at > sweep.at && !near(at, sweep.at) && now < sweep.since + COLD_SWEEP_PATIENCE
+            });
+            sometimes!(cold_read_waits_for_sweep, ahead);
+            !ahead && !running.iter().any(|other| near(*other, at))
+        };
+        let begin = first.into_iter().filter(|(reader, (at, _))| may_begin(reader, *at));
+        let served = |reader: &Reader| sweeps.get(reader).map(|sweep| sweep.since);
+        let (reader, (at, place)) = begin.min_by_key(|(reader, _)| served(reader))?;
+        self.sweeps.insert(reader, Sweep { at, since: now });
+        Some(self.wants.swap_remove(place))
+    }
+}
+
 /// The cold reads of a core.
 pub(super) struct Cold<D: Disk> {
     wal: Wal<D>,
-    queue: RefCell<Vec<Want>>,
-    sweeps: RefCell<BTreeMap<Reader, Sweep>>,
+    queue: RefCell<Queue>,
     /// Where the reads begin that are under way.
     running: RefCell<Vec<Lsn>>,
     reads: Cell<u64>,
@@ -181,7 +214,6 @@ impl<D: Disk> Cold<D> {
         Rc::new(Self {
             wal,
             queue: RefCell::default(),
-            sweeps: RefCell::default(),
             running: RefCell::default(),
             reads: Cell::new(0),
             cursors: RefCell::default(),
@@ -195,13 +227,12 @@ impl<D: Disk> Cold<D> {
     /// Asks for entries. The caller has no other read of the same reader and shard under way.
     pub(super) fn want(&self, want: Want) {
         assert!(want.first <= want.last, "a read of nothing: {want:?}");
-        self.queue.borrow_mut().push(want);
+        self.queue.borrow_mut().wants.push(want);
     }
 
     /// Starts as many reads as may run. What they find is queued in `inbox`.
     pub(super) fn start<E: Env<Disk = D>>(self: &Rc<Self>, env: &E, inbox: &Rc<Inbox>) {
         while let Some(want) = self.next(env.now()) {
-            sometimes!(cold_reads_queued, !self.queue.borrow().is_empty());
             self.running.borrow_mut().push(want.at);
             let (cold, inbox) = (self.clone(), inbox.clone());
             env.spawn(async move {
@@ -216,34 +247,13 @@ impl<D: Disk> Cold<D> {
         self.rest(env.now());
     }
 
-    /// Takes the next read that may begin: of each purpose the one furthest behind, not far ahead of the sweep;
-    /// of these, the one whose purpose was served longest ago. None beside another that reads the same part
-    /// of the log.
     fn next(&self, now: Duration) -> Option<Want> {
-        let running = self.running.borrow();
-        if running.len() >= COLD_READS_MAX {
-            return None;
-        }
-        let near = |a: Lsn, b: Lsn| a.0.abs_diff(b.0) < COLD_RECENT_BYTES as u64;
-        let mut queue = self.queue.borrow_mut();
-        let mut sweeps = self.sweeps.borrow_mut();
-        let mut first: BTreeMap<Reader, (Lsn, usize)> = BTreeMap::new();
-        for (place, want) in queue.iter().enumerate() {
-            let known = first.entry(want.reader).or_insert((want.at, place));
-            *known = (want.at, place).min(*known);
-        }
-        let may_begin = |reader: &Reader, at: Lsn| {
-            let ahead = sweeps.get(reader).is_some_and(|sweep| {
-                at > sweep.at && !near(at, sweep.at) && now < sweep.since + COLD_SWEEP_PATIENCE
-            });
-            sometimes!(cold_read_waits_for_sweep, ahead);
-            !ahead && !running.iter().any(|other| near(*other, at))
-        };
-        let begin = first.into_iter().filter(|(reader, (at, _))| may_begin(reader, *at));
-        let served = |reader: &Reader| sweeps.get(reader).map(|sweep| sweep.since);
-        let (reader, (at, place)) = begin.min_by_key(|(reader, _)| served(reader))?;
-        sweeps.insert(reader, Sweep { at, since: now });
-        Some(queue.swap_remove(place))
+        let span = self.recent.borrow().bytes_max as u64;
+        let (running, mut queue) = (self.running.borrow(), self.queue.borrow_mut());
+        let next =
+            if running.len() < COLD_READS_MAX { queue.next(&running, span, now) } else { None };
+        sometimes!(cold_reads_queued, !queue.wants.is_empty());
+        next
     }
 
     /// Gives memory back when nobody has wanted anything for a while.
@@ -252,7 +262,7 @@ impl<D: Disk> Cold<D> {
             self.busy_at.set(now);
         } else if now >= self.busy_at.get() + COLD_RECENT_KEPT {
             let mut recent = self.recent.borrow_mut();
-            self.sweeps.borrow_mut().clear();
+            self.queue.borrow_mut().sweeps.clear();
             if !recent.batches.is_empty() || !self.readers.borrow().is_empty() {
                 *recent = Recent::new(recent.bytes_max);
                 self.readers.take();
@@ -405,4 +415,52 @@ pub(super) fn entry_of(record: &ColdRecord, batch: Lsn) -> Option<Entry> {
         return None;
     };
     Some(Entry { term, index, kind, payload: record.payload.slice_ref(payload) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn want(reader: Reader, shard: u32, at: u64) -> Want {
+        let (first, term) = (LogIndex(1), Term(1));
+        let shard = ShardId(shard);
+        Want { shard, reader, first, last: first, term, at: Lsn(at), end: Lsn(at), bytes_max: 1 }
+    }
+
+    fn queue(wants: impl IntoIterator<Item = Want>) -> Queue {
+        Queue { wants: wants.into_iter().collect(), ..Queue::default() }
+    }
+
+    #[test]
+    fn those_behind_are_served_until_they_are_near_the_others() {
+        let follower = Reader::Follower(NodeId(2));
+        let mut queue = queue([want(follower, 1, 1001), want(follower, 2, 300)]);
+        for behind in (300..=1000).step_by(50) {
+            let next = queue.next(&[], 100, Duration::ZERO).unwrap();
+            assert_eq!((next.shard, next.at), (ShardId(2), Lsn(behind)));
+            queue.wants.push(want(follower, 2, behind + 50));
+        }
+        assert_eq!(queue.next(&[], 100, Duration::ZERO).unwrap().shard, ShardId(1));
+    }
+
+    #[test]
+    fn who_is_ahead_is_served_when_the_sweep_rests() {
+        let mut queue = queue([want(Reader::Apply, 1, 1000), want(Reader::Apply, 2, 300)]);
+        assert_eq!(queue.next(&[], 100, Duration::ZERO).unwrap().at, Lsn(300));
+        assert_eq!(queue.next(&[], 100, COLD_SWEEP_PATIENCE / 2), None);
+        assert_eq!(queue.next(&[], 100, COLD_SWEEP_PATIENCE).unwrap().at, Lsn(1000));
+    }
+
+    #[test]
+    fn purposes_take_turns_and_nobody_reads_what_is_being_read() {
+        let follower = Reader::Follower(NodeId(2));
+        let far = (0..3).map(|n| want(follower, n, u64::from(n) * 10));
+        let mut queue = queue(far.chain([want(Reader::Apply, 9, 5000)]));
+        let ms = Duration::from_millis;
+        assert_eq!(queue.next(&[Lsn(5050)], 100, ms(1)).unwrap().reader, follower);
+        assert_eq!(queue.next(&[Lsn(0)], 100, ms(2)).unwrap().reader, Reader::Apply);
+        assert_eq!(queue.next(&[Lsn(0), Lsn(5000)], 100, ms(3)), None);
+        assert_eq!(queue.next(&[Lsn(5000)], 100, ms(4)).unwrap().at, Lsn(10));
+    }
 }

@@ -39,8 +39,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coracle_wal::Lsn;
+use coracle_wal::limits::BLOCK_BYTES;
 
 use super::index::{Index, ShardIndex};
+use super::runs::Run;
 use crate::limits::{
     COMPACTION_ACTIONS_MAX, COMPACTION_RESERVE_SEGMENTS, COMPACTION_SEGMENTS_AHEAD,
     LOG_SEGMENTS_TARGET_MIN, REWRITE_BYTES_MAX, REWRITE_RECORD_BYTES,
@@ -240,7 +242,7 @@ struct Piece<'a> {
     state: &'a ShardState,
     /// Entries up to here go with a compaction.
     limit: LogIndex,
-    /// Bytes of entries that stay.
+    /// What it takes to write the entries again that stay.
     bytes: u64,
     /// What a snapshot would let go of them.
     snapshot_bytes: u64,
@@ -314,8 +316,13 @@ impl Compactor {
         let Task { pressure, target, oldest, is_next } = *task;
         let pieces = situation.pieces(pressure, oldest);
         let alive: u64 = pieces.iter().map(|piece| piece.bytes).sum();
-        let few = alive <= oldest.bytes / 8;
-        let much = pressure >= Pressure::Snapshot
+        // A little now and then would take more than it frees: each time, it takes a batch.
+        let credit = self.credit(situation, target);
+        let affordable = credit >= alive.min(REWRITE_BYTES_MAX);
+        sometimes!(rewriting_too_dear, !affordable);
+        let few = affordable && alive <= oldest.bytes / 8;
+        let much = affordable
+            && pressure >= Pressure::Snapshot
             && (alive <= oldest.bytes / 2 || situation.is_half_dead(pressure));
         // Those whose snapshot is under way let go soon; the others get theirs one after the other. It takes
         // long to do so for many small ones.
@@ -338,7 +345,7 @@ impl Compactor {
             return;
         }
         sometimes!(compaction_rewrites_much, !few);
-        let mut bytes_left = REWRITE_BYTES_MAX.min(self.credit(situation, target));
+        let mut bytes_left = REWRITE_BYTES_MAX.min(credit);
         for piece in pieces.iter().filter(|piece| !piece.state.rewriting) {
             if bytes_left == 0 {
                 sometimes!(rewriting_paused);
@@ -506,9 +513,9 @@ impl<'a> Situation<'a> {
                 if run.last <= limit {
                     continue;
                 }
-                piece.bytes += run.live_bytes();
+                piece.bytes += rewritten_bytes(run);
                 if may_snapshot && state.applied >= run.last && state.snapshot < run.last {
-                    piece.snapshot_bytes += run.live_bytes();
+                    piece.snapshot_bytes += rewritten_bytes(run);
                 }
             }
             piece
@@ -525,7 +532,7 @@ impl<'a> Situation<'a> {
             let limit =
                 self.shards.get(&shard).map_or(base, |state| self.limit(index, state, pressure));
             for run in index.runs.iter().rev().take_while(|run| run.last > limit) {
-                alive += run.live_bytes();
+                alive += rewritten_bytes(run);
                 if alive > half {
                     return false;
                 }
@@ -553,6 +560,11 @@ impl<'a> Situation<'a> {
             }
         }
     }
+}
+
+/// What a run takes when it is written again: it is read and written by itself, in a batch of its own at worst.
+fn rewritten_bytes(run: &Run) -> u64 {
+    run.live_bytes() + BLOCK_BYTES as u64
 }
 
 /// How far a shard may be compacted so that about `bytes` of its log stay up to `snapshot`.
