@@ -309,6 +309,7 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
             up: false,
         })
     });
+    let voters = config.members.iter().map(|member| member.id).collect();
     let mut wal = coracle_wal::Options::default();
     wal.segment_bytes = u64::from(config.segment_mib) << 20;
     wal.start_on_damage = config.start_on_damage;
@@ -319,6 +320,7 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
         cores: config.cores,
         shards: config.shards,
         members: members.collect::<Result<_, StartError>>()?,
+        voters,
         instance: random_u128().map_err(|source| StartError::Core {
             core: CoreId(0),
             reason: format!("no random numbers: {source}"),

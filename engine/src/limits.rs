@@ -142,6 +142,21 @@ pub const VOTERS_MAX: usize = 9;
 /// costs its leader as much as a voter.
 pub const LEARNERS_MAX: usize = VOTERS_MAX;
 
+/// Largest encoded configuration of a shard: six bytes, both halves of a joint one, and its learners; those
+/// that still vote count against [`LEARNERS_MAX`], too.
+pub const CONFIGURATION_BYTES_MAX: usize = 6 + 8 * (2 * VOTERS_MAX + LEARNERS_MAX);
+
+/// Configurations that a leader's log may have above its base before it refuses further changes: each is
+/// kept in memory until a snapshot has taken its place. Far more than operators make.
+pub const CONFIGURATIONS_MAX: usize = 1024;
+
+/// Committed entries that a learner may lack and still be made a voter: what a follower catches up with in a
+/// fraction of a second. With more, commits that need the new voter would wait for that.
+pub const PROMOTION_ENTRIES_BEHIND_MAX: u64 = 4096;
+
+/// Heartbeats after which a leader gives up to tell a node that its removal is committed.
+pub const LEAVING_BEATS: u32 = 8;
+
 /// What an entry counts for besides its payload, in windows and limits: about what it takes in
 /// memory and on the wire.
 pub const ENTRY_COST_BYTES: usize = 64;
@@ -215,8 +230,9 @@ pub const SNAPSHOT_CHUNK_TARGET_BYTES: usize = 1 << 20;
 /// for each shard, then takes 8 MiB.
 pub const SNAPSHOT_CHUNKS_MAX: usize = 1 << 20;
 
-/// Largest manifest of a snapshot in bytes: its header, its voters, its table of chunks.
-pub const SNAPSHOT_MANIFEST_BYTES_MAX: usize = 80 + 8 * VOTERS_MAX + 8 * SNAPSHOT_CHUNKS_MAX;
+/// Largest manifest of a snapshot in bytes: its header, its configuration, its table of chunks.
+pub const SNAPSHOT_MANIFEST_BYTES_MAX: usize =
+    80 + 8 * (2 * VOTERS_MAX + LEARNERS_MAX) + 8 * SNAPSHOT_CHUNKS_MAX;
 
 /// Largest log index of a snapshot that is believed, as for [`TERM_MAX`]: no sum of them overflows.
 pub const SNAPSHOT_INDEX_MAX: u64 = 1 << 62;

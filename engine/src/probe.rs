@@ -43,6 +43,26 @@ macro_rules! declare_probes {
 }
 
 declare_probes! {
+    /// A segment got no summary because it has an entry that says who belongs to a shard.
+    summary_spoiled,
+    /// A start found entries that say who belongs to a shard.
+    replay_configuration,
+    /// A change of the configuration was asked for before the leader had committed anything in its term.
+    reconfigured_too_early,
+    /// A change of the configuration was asked for while another one was not committed.
+    reconfigured_while_under_way,
+    /// An entry with a configuration was cut off again.
+    configuration_undone,
+    /// A snapshot brought another configuration than the log had.
+    configuration_from_snapshot,
+    /// A leader ended a joint configuration by itself.
+    joint_left_by_leader,
+    /// A leader that is no voter any more stepped down.
+    removed_leader_stepped_down,
+    /// A node that was removed got to know it from its leader.
+    removed_node_told,
+    /// A node that is no member as far as was known asked for something and was answered.
+    stranger_answered,
     /// A replica started with a vote in its hard state.
     restart_with_vote,
     /// A replica started with entries that are not known to be committed.

@@ -16,6 +16,7 @@ use clap::Args;
 use coracle::runtime::{CoreHandle, CoreSpec, GlommioEnv, RuntimeError, preflight, spawn_core};
 use coracle::uring::{SyncMethod, UringDisk};
 use coracle_engine::env::{Env, Listener};
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::snapshot::{OpenError, SnapshotId, SnapshotStore, WriteError};
 use coracle_engine::transfer::budget::TransferBudget;
 use coracle_engine::transfer::cancel::Cancel;
@@ -234,7 +235,8 @@ async fn send(env: GlommioEnv, dir: PathBuf, mib: u64, told: mpsc::Sender<String
         }
         writer.put(buf, CHUNK_BYTES).await?;
     }
-    writer.finish(vec![NodeId(1)]).await?;
+    let lone = Configuration::of_voters([NodeId(1)]).expect("one voter is a configuration");
+    writer.finish(lone).await?;
     let budget = TransferBudget::unlimited().into();
     let service = SnapshotService::new(store, budget, ServeLimits::default());
     let listener = env.listen("127.0.0.1:0").await?;

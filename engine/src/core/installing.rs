@@ -47,7 +47,7 @@ pub(crate) struct Pulled {
 /// A snapshot is in place of the state, or could not be put there.
 #[derive(Debug)]
 pub(crate) struct Restored {
-    pub(crate) id: SnapshotId,
+    pub(crate) manifest: Rc<Manifest>,
     pub(crate) result: Result<(), RestoreError>,
 }
 
@@ -162,9 +162,8 @@ pub(super) fn start_restore<E: Env>(
 ) {
     let (env_of_task, inbox) = (env.clone(), inbox.clone());
     env.spawn(async move {
-        let id = manifest.id;
         let result = restore(&env_of_task, &store, &manifest, &machine).await;
-        inbox.push(Event::SnapshotRestored(Box::new(Restored { id, result })));
+        inbox.push(Event::SnapshotRestored(Box::new(Restored { manifest, result })));
     });
 }
 

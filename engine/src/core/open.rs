@@ -24,8 +24,9 @@ use super::upkeep::Upkeep;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
+use crate::raft::membership::Configuration;
 use crate::raft::{self, Effects, HardState, Raft, RaftLog, Standing};
-use crate::snapshot::{SnapshotId, SnapshotStore};
+use crate::snapshot::{Manifest, SnapshotId, SnapshotStore};
 use crate::tier::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
 use crate::transfer::budget::TransferBudget;
@@ -47,8 +48,13 @@ pub struct CoreConfig {
     pub cores: u16,
     /// Shards of the cluster.
     pub shards: u32,
-    /// All members, this node included.
+    /// All nodes that replicas may be on, this node included: how they are reached. Who of them belongs to a shard,
+    /// its log says.
     pub members: Vec<MemberView>,
+    /// The voters of every shard before its first entry, the same on all nodes for ever: usually all of
+    /// `members`. Empty on a node that joins a cluster that runs: then the leaders tell it. Members that
+    /// are not named here belong to no shard until a change adds them.
+    pub voters: Vec<NodeId>,
     /// A number of this process that no other process has.
     pub instance: u128,
     /// Shortest time without a leader before an election; each replica waits up to twice this.
@@ -202,7 +208,8 @@ impl<E: Env> Core<E> {
                 }
             };
             let log = shards.remove(&id).or_else(|| Some(Err(nothing_left(id, damaged?))));
-            let found = judge(id, log, snapshot, unreadable.get(&id).copied());
+            let whole = snapshot.as_ref().map(|newest| newest.id);
+            let found = judge(id, log, whole, unreadable.get(&id).copied());
             promised.extend(found.hard_state().map(|hard_state| (id, hard_state)));
             if let Found::Damaged { reason, .. } = &found {
                 memory.reset(id);
@@ -343,11 +350,11 @@ async fn restore<E: Env>(
     store: &SnapshotStore<E::Disk>,
     shard: ShardId,
     machine: &Machine,
-) -> Result<Option<SnapshotId>, Unreadable> {
+) -> Result<Option<Rc<Manifest>>, Unreadable> {
     let Some(manifest) = store.newest(shard) else { return Ok(None) };
     let snapshot = manifest.id;
     let restored = installing::restore(env, store, &manifest, machine).await;
-    restored.map(|()| Some(snapshot)).map_err(|error| Unreadable { snapshot, error })
+    restored.map(|()| Some(manifest)).map_err(|error| Unreadable { snapshot, error })
 }
 
 /// Of a shard nothing was found, in a log that is damaged: it may have been there.
@@ -424,10 +431,9 @@ fn bring_up<E: Env>(
     config: &CoreConfig,
     shard: ShardId,
     found: Found,
-    snapshot: Option<SnapshotId>,
+    snapshot: Option<Rc<Manifest>>,
     env: &E,
 ) -> Result<(Raft, Effects, LogIndex), raft::StartError> {
-    let voters = config.members.iter().map(|member| member.id).collect();
     // Shards of a node must not all wait for the same time.
     let seed = env.random() ^ u64::from(shard.0);
     let limits = &config.limits;
@@ -443,7 +449,7 @@ fn bring_up<E: Env>(
         read_batches_max: limits.read_batches_max,
         blank: matches!(found, Found::Blank).then(|| incarnation(env)),
         damaged: matches!(found, Found::Damaged { .. }).then(|| incarnation(env)),
-        ..raft::Config::new(config.node, voters, seed)
+        ..raft::Config::new(config.node, config.voters.clone(), seed)
     };
     let mark = match &found {
         Found::Damaged { hard_state, .. } => Some(marked(*hard_state)),
@@ -452,15 +458,26 @@ fn bring_up<E: Env>(
     let found = match found {
         Found::Blank => RecoveredShard::default(),
         Found::Whole(found) => found,
-        Found::Damaged { hard_state, .. } => anew(hard_state, snapshot),
+        Found::Damaged { hard_state, .. } => {
+            anew(hard_state, snapshot.as_ref().map(|newest| newest.id))
+        }
     };
     let (base, base_term) = found.base;
-    let log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
+    let mut log = RaftLog::restore(base, base_term, found.terms, found.last, found.entries)?;
+    log = match &snapshot {
+        Some(newest) => {
+            let known = newest.configuration.clone();
+            log.with_configurations(newest.id.index, known, found.configurations)
+        }
+        None => log.with_configurations(base, Configuration::default(), found.configurations),
+    };
     let mut raft = Raft::new(raft_config, found.hard_state, log, env.now())?;
     let mut effects = Effects { base: found.unstored, hard_state: mark, ..Effects::default() };
     let applied = match snapshot {
-        Some(SnapshotId { index, term, .. }) => {
-            raft.step(raft::Event::Snapshot { index, term }, &mut effects);
+        Some(newest) => {
+            let SnapshotId { index, term, .. } = newest.id;
+            let configuration = newest.configuration.clone();
+            raft.step(raft::Event::Snapshot { index, term, configuration }, &mut effects);
             index
         }
         None => base,

@@ -8,7 +8,7 @@ use std::task::Context;
 use coracle_wal::{AppendError, Disk, Lsn, Wal};
 
 use crate::limits::Limits;
-use crate::raft::{Effects, Entry, HardState, Message, WriteMark};
+use crate::raft::{Effects, Entry, EntryKind, HardState, Message, WriteMark};
 use crate::tier::{
     Appended, Base, ENTRY_HEAD_BYTES, Eviction, Index, Memory, Place, base_head, base_record,
     entry_head, entry_record, hard_state_head, hard_state_record, kept_record,
@@ -290,6 +290,7 @@ fn append<D: Disk>(
             term: entry.term,
             payload_bytes: entry.payload.len(),
             kept: group.kept,
+            reconfigures: entry.kind == EntryKind::Reconfiguration,
         }));
         let base = group.base.as_ref().map(base_head);
         let base = base.as_ref().map(|head| base_record(shard, head));

@@ -21,9 +21,10 @@ use super::inbox::{Event, Inbox};
 use super::shard::SnapshotAnswer;
 use crate::env::Env;
 use crate::limits::{SNAPSHOT_ANSWERS_MAX, SNAPSHOT_RETRY_PAUSE};
+use crate::raft::membership::Configuration;
 use crate::snapshot::{ChunkSink, Manifest, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
-use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, SnapshotStream};
+use crate::{LogIndex, ShardId, SnapshotError, SnapshotRequestError, SnapshotStream};
 
 /// Why a snapshot was not taken. The shard goes on as before.
 #[derive(Debug, Error)]
@@ -158,13 +159,13 @@ pub(super) fn start<E: Env>(
     inbox: &Rc<Inbox>,
     store: SnapshotStore<E::Disk>,
     id: SnapshotId,
-    voters: Vec<NodeId>,
+    configuration: Configuration,
     stream: Box<dyn SnapshotStream>,
     budget: Rc<TransferBudget>,
 ) {
     let (env_of_task, inbox) = (env.clone(), inbox.clone());
     env.spawn(async move {
-        let result = write(&env_of_task, &store, id, voters, stream, &budget).await;
+        let result = write(&env_of_task, &store, id, configuration, stream, &budget).await;
         inbox.push(Event::SnapshotTaken(Box::new(Taken { id, result })));
     });
 }
@@ -173,7 +174,7 @@ async fn write<E: Env>(
     env: &E,
     store: &SnapshotStore<E::Disk>,
     id: SnapshotId,
-    voters: Vec<NodeId>,
+    configuration: Configuration,
     mut stream: Box<dyn SnapshotStream>,
     budget: &TransferBudget,
 ) -> Result<Rc<Manifest>, TakeError> {
@@ -195,7 +196,7 @@ async fn write<E: Env>(
             writer.put(buf, len).await?;
         }
         if !more {
-            return Ok(writer.finish(voters).await?);
+            return Ok(writer.finish(configuration).await?);
         }
         env.yield_now().await;
     }

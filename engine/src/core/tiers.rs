@@ -18,7 +18,7 @@ use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
 use crate::limits::{COLD_APPLY_BYTES, SNAPSHOT_CHUNK_TARGET_BYTES};
 use crate::raft::{self, Fetch};
-use crate::snapshot::{Pin, SnapshotId, SnapshotStore, WriteError};
+use crate::snapshot::{Manifest, Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
 use crate::transfer::cancel::Cancel;
 use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, Term};
@@ -354,9 +354,9 @@ impl<E: Env> Core<E> {
                         self.env.spawn(async move { drop(store.discard(old.id).await) });
                     }
                     self.tiers.taking.begin(id);
-                    let voters = self.config.members.iter().map(|member| member.id).collect();
+                    let configuration = self.shards[at].raft.log().configuration_at(index).clone();
                     let (store, writes) = (self.tiers.store.clone(), self.tiers.writes.clone());
-                    taking::start(&self.env, &self.inbox, store, id, voters, stream, writes);
+                    taking::start(&self.env, &self.inbox, store, id, configuration, stream, writes);
                 }
                 Err(SnapshotError::Unsupported) => {
                     let error = SnapshotRequestError::Unsupported(shard);
@@ -387,7 +387,8 @@ impl<E: Env> Core<E> {
                 self.upkeep.note_snapshot(shard, self.env.unix_ms());
                 tracing::info!(%shard, %index, bytes = manifest.bytes, "snapshot taken");
                 if let Some(at) = self.position_of(shard) {
-                    self.step(at, raft::Event::Snapshot { index, term });
+                    let configuration = manifest.configuration.clone();
+                    self.step(at, raft::Event::Snapshot { index, term, configuration });
                     self.withdraw_rotten(at);
                     self.tiers.rotten.remove(&taken.id);
                 }
@@ -547,7 +548,7 @@ impl<E: Env> Core<E> {
         sometimes!(snapshot_pulled_in_vain, !news);
         if !news || self.shards[at].applied() >= id.index {
             self.tiers.installing.end(id.shard);
-            return self.step(at, raft::Event::Installed { index: id.index, term: id.term });
+            return self.step(at, installed(&manifest));
         }
         if let Some(machine) = self.shards[at].begin_restore() {
             self.tiers.installing.restoring(id);
@@ -557,7 +558,8 @@ impl<E: Env> Core<E> {
     }
 
     pub(super) fn on_snapshot_restored(&mut self, restored: Restored) {
-        let Restored { id, result } = restored;
+        let Restored { manifest, result } = restored;
+        let id = manifest.id;
         self.tiers.installing.end(id.shard);
         let Some(at) = self.position_of(id.shard) else { return };
         if let Err(error) = result {
@@ -574,7 +576,13 @@ impl<E: Env> Core<E> {
         tracing::info!(shard = %id.shard, index = %id.index, "took over a snapshot");
         self.tiers.cold.forget(id.shard);
         self.shards[at].end_restore(id.index);
-        self.step(at, raft::Event::Installed { index: id.index, term: id.term });
+        self.step(at, installed(&manifest));
         self.remove_older_snapshots(id.shard);
     }
+}
+
+/// What Raft is told of a snapshot that has taken the place of the state.
+fn installed(manifest: &Manifest) -> raft::Event {
+    let SnapshotId { index, term, .. } = manifest.id;
+    raft::Event::Installed { index, term, configuration: manifest.configuration.clone() }
 }

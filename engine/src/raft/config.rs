@@ -15,7 +15,9 @@ use crate::{LogIndex, NodeId, Term};
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// All voters, this node included; 1 to [`VOTERS_MAX`].
+    /// The voters of the shard before its first entry, at most [`VOTERS_MAX`]; the same on all nodes for ever, also
+    /// when others vote by now. What the log or a snapshot says counts more. Empty on a node that joins later:
+    /// then the leader tells it who belongs to the shard.
     pub voters: Vec<NodeId>,
     /// A follower that hears nothing for this long, times a random factor of 1 to 2, campaigns; a
     /// leader that does not hear from a majority for this long steps down.
@@ -40,7 +42,7 @@ pub struct Config {
     pub fetch_bytes_max: usize,
     /// Set if nothing at all was found on disk: a number drawn at random that tells this start from all
     /// others. The replica then finds out whether it is new or has lost its data, which takes an answer of
-    /// every other voter; [`Standing`](super::Standing) tells what follows. `None` with an empty log is
+    /// every other voter, or a leader that speaks to it; [`Standing`](super::Standing) tells what follows. `None` with an empty log is
     /// the operator's word that this replica has never promised anything.
     pub blank: Option<u64>,
     /// Set if what was found on disk is damaged, so that this replica may lack what it acknowledged: a number
@@ -81,11 +83,12 @@ impl Config {
     /// [`StartError::Config`] with what is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), StartError> {
         let fail = |what: String| Err(StartError::Config(what));
-        if self.voters.is_empty() || self.voters.len() > VOTERS_MAX {
-            return fail(format!("{} voters, 1 to {VOTERS_MAX} are allowed", self.voters.len()));
-        }
-        if !self.voters.contains(&self.id) {
-            return fail(format!("node {} is not among the voters", self.id));
+        if self.id.0 == 0 || self.voters.len() > VOTERS_MAX {
+            return fail(format!(
+                "node {}, {} voters; a node is not 0, and at most {VOTERS_MAX} vote",
+                self.id,
+                self.voters.len()
+            ));
         }
         for (place, voter) in self.voters.iter().enumerate() {
             if voter.0 == 0 || self.voters[..place].contains(voter) {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::membership::{ChangeError, Configuration, Reconfiguration};
 use super::message::{Entry, HardState, Message};
+use super::reconfigure::Readiness;
 use crate::{LogIndex, NodeId, Term};
 
 /// Something that happened.
@@ -22,6 +24,16 @@ pub enum Event {
     Propose {
         /// Their payloads, each at most [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
         payloads: Vec<Bytes>,
+    },
+    /// Somebody wants to change who belongs to the shard. What became of it is in
+    /// [`Effects::reconfigured`].
+    Reconfigure {
+        /// The change.
+        change: Reconfiguration,
+        /// Refuse it if a node that gets a vote would hold up commits: see
+        /// [`Raft::readiness`](super::Raft::readiness). Without this, such a node counts from the first
+        /// moment, and nothing is committed that needs it before it has caught up.
+        only_if_ready: bool,
     },
     /// A message arrived, from a peer or, out of [`Effects::after_durable`], from this replica.
     Message {
@@ -57,6 +69,8 @@ pub enum Event {
         index: LogIndex,
         /// Term of the entry at that index.
         term: Term,
+        /// Who belonged to the shard at that index.
+        configuration: Configuration,
     },
     /// The snapshot of [`Effects::offered`] is durable here, and the state machine has it.
     Installed {
@@ -64,6 +78,8 @@ pub enum Event {
         index: LogIndex,
         /// Term of the entry at that index.
         term: Term,
+        /// Who belonged to the shard at that index.
+        configuration: Configuration,
     },
     /// What a [`Fetch`] asked for. The entries follow each other from `first` on.
     Fetched {
@@ -176,6 +192,54 @@ pub enum Refusal {
     UncommittedLimit,
 }
 
+/// Where a change of the configuration is in the log. It is made when the entry of this term at this index is
+/// committed; if another entry gets there, it was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconfigured {
+    /// Term of the entry.
+    pub term: Term,
+    /// Its place.
+    pub index: LogIndex,
+}
+
+/// Why a change of the configuration did not enter the log.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ReconfigureRefusal {
+    /// This replica does not lead.
+    #[error("this replica does not lead the shard")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// The leader has not committed an entry of its own term yet: an earlier leader may have begun
+    /// another change that it does not know of. Soon to be tried again.
+    #[error("the leader has not committed anything in its term yet; try again")]
+    TermNotCommitted,
+    /// An earlier change is not committed yet.
+    #[error("the change at entry {index} is not committed yet; wait for it")]
+    UnderWay {
+        /// Its entry.
+        index: LogIndex,
+    },
+    /// The change leads nowhere.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// A node that gets a vote can't hold pace yet.
+    #[error("node {node} is not ready to vote: {readiness}")]
+    NotReady {
+        /// The node.
+        node: NodeId,
+        /// What it lacks.
+        readiness: Readiness,
+    },
+    /// See [`CONFIGURATIONS_MAX`](crate::limits::CONFIGURATIONS_MAX).
+    #[error("the log holds {changes} changes already; take a snapshot of the shard first")]
+    TooMany {
+        /// How many.
+        changes: usize,
+    },
+}
+
 /// A message or a stored state that no correct replica can produce. The message was ignored. The
 /// cluster has lost acknowledged data or is misconfigured; the shard should stop and say so.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -253,7 +317,8 @@ pub enum Fault {
 /// What the core wants done. The caller owns it, does what it says after one or several steps, and
 /// clears it; its buffers are reused.
 ///
-/// Several steps may be gathered before acting, with at most one [`Event::Propose`] among them.
+/// Several steps may be gathered before acting, with at most one [`Event::Propose`] and one
+/// [`Event::Reconfigure`] among them.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Where the log begins from now on. To be stored in the same batch as `hard_state` and `entries`,
@@ -287,6 +352,11 @@ pub struct Effects {
     pub soft_state: Option<SoftState>,
     /// The answer to [`Event::Propose`].
     pub proposed: Option<Proposed>,
+    /// The answer to [`Event::Reconfigure`].
+    pub reconfigured: Option<Result<Reconfigured, ReconfigureRefusal>>,
+    /// Present when another configuration is in force, with what it is now: an entry that changes it was
+    /// appended, or cut off again, or a snapshot says so. Its members are to be connected to.
+    pub configuration: Option<Configuration>,
     /// Present when something arrived that can't be; see [`Fault`].
     pub fault: Option<Fault>,
 }
@@ -307,6 +377,8 @@ impl Effects {
         self.reads_failed.clear();
         self.soft_state = None;
         self.proposed = None;
+        self.reconfigured = None;
+        self.configuration = None;
         self.fault = None;
     }
 
@@ -325,6 +397,8 @@ impl Effects {
             && self.reads_failed.is_empty()
             && self.soft_state.is_none()
             && self.proposed.is_none()
+            && self.reconfigured.is_none()
+            && self.configuration.is_none()
             && self.fault.is_none()
     }
 

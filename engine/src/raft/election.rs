@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::effects::{Effects, Role};
 use super::message::{Entry, EntryKind, Message, PreVote, PreVoteReply, Vote, VoteReply};
 use super::progress::Progress;
-use super::quorum::{VoteResult, majority, majority_vote};
-use super::replica::Raft;
+use super::quorum::VoteResult;
+use super::replica::{Peer, Raft};
 use crate::{LogIndex, NodeId, Term};
 
 impl Raft {
@@ -16,7 +16,11 @@ impl Raft {
             self.ask_whether_new(effects);
         } else if self.role != Role::Leader {
             if self.now >= self.election_due {
-                self.campaign(effects);
+                if self.may_campaign() {
+                    self.campaign(effects);
+                } else {
+                    self.leader = None; // and waits for another one
+                }
             }
         } else if self.now >= self.heartbeat_due {
             self.heartbeat_due = self.now + self.config.heartbeat_interval;
@@ -43,11 +47,16 @@ impl Raft {
 
     fn hears_majority(&self) -> bool {
         let since = self.now.saturating_sub(self.config.election_timeout);
-        let heard = self.peers.iter().filter(|peer| peer.progress.member_contact >= since).count();
-        let voters = self.peers.len() + 1;
+        let heard = |peer: &Peer| peer.progress.member_contact >= since;
         #[cfg(mutant = "check-quorum-off-by-one")]
-        let voters = self.peers.len();
-        heard + 1 >= majority(voters)
+        if self.peers.iter().filter(|peer| heard(peer)).count() + 1
+            >= super::quorum::majority(self.peers.len())
+        {
+            return true;
+        }
+        let own = self.config.id;
+        let hears = |node| node == own || self.peer(node).is_some_and(|at| heard(&self.peers[at]));
+        self.deciders().has_quorum(hears)
     }
 
     /// Enters `term` (which may be the present one) as a follower of `leader`.
@@ -71,6 +80,7 @@ impl Raft {
         }
         self.reads.fail(&mut effects.reads_failed);
         self.uncommitted = 0;
+        self.peers.retain(|peer| peer.leaving.is_none());
         self.role = Role::Follower;
         self.leader = leader;
         if leader.is_some() {
@@ -81,7 +91,7 @@ impl Raft {
 
     /// Asks whether an election could be won; a single voter need not ask.
     fn campaign(&mut self, effects: &mut Effects) {
-        if self.peers.is_empty() {
+        if self.is_only_voter() {
             self.become_candidate(effects);
             return;
         }
@@ -99,7 +109,7 @@ impl Raft {
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
         };
-        for peer in &self.peers {
+        for peer in self.peers.iter().filter(|peer| self.counts(peer)) {
             effects.send(peer.id, Message::PreVote(question));
         }
     }
@@ -124,7 +134,7 @@ impl Raft {
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
         };
-        for peer in &self.peers {
+        for peer in self.peers.iter().filter(|peer| self.counts(peer)) {
             #[cfg(not(mutant = "candidate-vote-unsynced"))]
             self.send_after_durable(peer.id, Message::Vote(request), effects);
             #[cfg(mutant = "candidate-vote-unsynced")]
@@ -219,6 +229,10 @@ impl Raft {
         (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
     }
 
+    fn counts(&self, peer: &Peer) -> bool {
+        self.deciders().is_voter(peer.id)
+    }
+
     fn clear_votes(&mut self) {
         self.own_vote = None;
         for peer in &mut self.peers {
@@ -238,8 +252,10 @@ impl Raft {
     /// The own vote must be in before anything is won, even if others make a majority: only then is
     /// the term known to be durable here.
     fn tally(&self) -> VoteResult {
-        let others = self.peers.iter().map(|peer| peer.vote);
-        let result = majority_vote(others.chain([self.own_vote]));
+        let result = self.deciders().vote(|node| match node {
+            own if own == self.config.id => self.own_vote,
+            other => self.peer(other).and_then(|place| self.peers[place].vote),
+        });
         if self.own_vote.is_none() && result == VoteResult::Won {
             sometimes!(own_vote_awaited);
             return VoteResult::Pending;

@@ -2,7 +2,8 @@
 
 use super::effects::{Effects, Fault, Role};
 use super::message::{
-    Append, AppendOutcome, AppendReply, Entry, Heartbeat, HeartbeatReply, Message, Standing,
+    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
+    Standing,
 };
 use super::replica::Raft;
 use crate::{LogIndex, NodeId};
@@ -150,7 +151,8 @@ impl Raft {
 fn follows_each_other(m: &Append) -> bool {
     let (mut index, mut term) = (m.prev_index, m.prev_term);
     for entry in &m.entries {
-        if index.0 == u64::MAX || entry.index != index.next() || entry.term < term {
+        let whole = entry.kind != EntryKind::Reconfiguration || entry.configuration().is_some();
+        if index.0 == u64::MAX || entry.index != index.next() || entry.term < term || !whole {
             return false;
         }
         (index, term) = (entry.index, entry.term);

@@ -8,9 +8,7 @@ use super::message::{
     Standing,
 };
 use super::progress::State;
-use super::quorum::{majority, majority_committed};
 use super::replica::Raft;
-use crate::limits::VOTERS_MAX;
 use crate::{LogIndex, NodeId};
 
 impl Raft {
@@ -172,15 +170,14 @@ impl Raft {
         if self.role != Role::Leader {
             return;
         }
-        let mut matched = [LogIndex(0); VOTERS_MAX];
         let own = self.log.durable();
         #[cfg(mutant = "leader-counts-unflushed")]
         let own = self.log.last_index();
-        matched[0] = own;
-        for (slot, peer) in matched[1..].iter_mut().zip(&self.peers) {
-            *slot = peer.progress.counted;
-        }
-        let index = majority_committed(&mut matched[..=self.peers.len()]);
+        let index = self.deciders().committed(|node| match self.peer(node) {
+            Some(place) => self.peers[place].progress.counted,
+            None if node == self.config.id => own,
+            None => LogIndex(0),
+        });
         let own_term = index >= self.term_start || cfg!(mutant = "prior-term-commit");
         if index > self.log.committed() && own_term {
             let oldest = self.log.term_at(self.log.committed().next());
@@ -205,9 +202,10 @@ impl Raft {
             self.retry_fetch(place, effects);
             self.attend_returning(place, effects);
         }
+        self.let_leaving_go();
     }
 
-    fn send_heartbeats(&self, effects: &mut Effects) {
+    pub(super) fn send_heartbeats(&self, effects: &mut Effects) {
         let (term, round) = (self.term, self.reads.round());
         for peer in &self.peers {
             // Not beyond what the follower has acknowledged: above it, its log may still differ.
@@ -307,17 +305,23 @@ impl Raft {
         if too_early || !self.reads.begin(commit) {
             return;
         }
-        if self.peers.is_empty() {
+        if self.is_only_voter() {
             self.confirm_reads(effects);
         } else {
             self.send_heartbeats(effects);
         }
     }
 
-    fn confirm_reads(&mut self, effects: &mut Effects) {
-        let round = self.reads.round();
-        let confirmed = self.peers.iter().filter(|peer| peer.progress.round >= round).count() + 1;
-        if !self.reads.is_confirming() || confirmed < majority(self.peers.len() + 1) {
+    pub(super) fn confirm_reads(&mut self, effects: &mut Effects) {
+        if !self.reads.is_confirming() {
+            return;
+        }
+        let (round, own) = (self.reads.round(), self.config.id);
+        let stands = |node| match self.peer(node) {
+            Some(place) => self.peers[place].progress.round >= round,
+            None => node == own,
+        };
+        if !self.deciders().has_quorum(stands) {
             return;
         }
         let (index, ids) = self.reads.confirmed();

@@ -24,6 +24,8 @@
 use std::collections::VecDeque;
 
 use super::config::StartError;
+use super::configurations::Configurations;
+use super::membership::Configuration;
 use super::message::Entry;
 use crate::{LogIndex, Term};
 
@@ -39,6 +41,8 @@ pub struct RaftLog {
     entries: VecDeque<Entry>,
     /// [`Entry::cost`] of all entries in memory.
     memory: usize,
+    /// Where each configuration begins.
+    configurations: Configurations,
     durable: LogIndex,
     committed: LogIndex,
     /// How often entries were overwritten.
@@ -94,6 +98,7 @@ impl RaftLog {
             last,
             entries: VecDeque::new(),
             memory: entries.iter().map(Entry::cost).sum(),
+            configurations: Configurations::default(),
             durable: last,
             committed: base_index,
             rewrites: 0,
@@ -112,8 +117,23 @@ impl RaftLog {
             }
             after = entry.index;
         }
+        entries.iter().for_each(|entry| log.configurations.append(entry));
         log.entries = entries.into();
         Ok(log)
+    }
+
+    /// The log with the configurations that were recovered with it: the one in force at `index`, from a
+    /// snapshot, and all that later entries of the log say, also entries that are not in memory. In
+    /// the order of the log.
+    #[must_use]
+    pub fn with_configurations(
+        mut self,
+        index: LogIndex,
+        configuration: Configuration,
+        later: Vec<(LogIndex, Configuration)>,
+    ) -> Self {
+        self.configurations = Configurations::restore(index, configuration, later);
+        self
     }
 
     /// A log whose entries are all in memory: they follow `(base_index, base_term)`, and are durable.
@@ -153,6 +173,7 @@ impl RaftLog {
             last: LogIndex(0),
             entries: VecDeque::new(),
             memory: 0,
+            configurations: Configurations::default(),
             durable: LogIndex(0),
             committed: LogIndex(0),
             rewrites: 0,
@@ -176,6 +197,35 @@ impl RaftLog {
     /// The first index of each term above the base, in order.
     pub fn terms(&self) -> impl Iterator<Item = (LogIndex, Term)> {
         self.terms.iter().copied()
+    }
+
+    /// Who belongs to the shard at the end of the log.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.configurations.current()
+    }
+
+    /// The entry that put [`RaftLog::configuration`] in force, or the base if that is older.
+    #[must_use]
+    pub fn configuration_index(&self) -> LogIndex {
+        self.configurations.current_index()
+    }
+
+    /// Who belonged to the shard at `index`, which is not below the base.
+    #[must_use]
+    pub fn configuration_at(&self, index: LogIndex) -> &Configuration {
+        self.configurations.at(index)
+    }
+
+    pub(super) fn configurations(&self) -> &Configurations {
+        &self.configurations
+    }
+
+    /// What is in force from the beginning, if nothing else is known.
+    pub(super) fn begin_with(&mut self, initial: Configuration) {
+        if self.configurations.is_unknown() {
+            self.configurations.begin_with(initial);
+        }
     }
 
     /// Index of the last entry; the base when there is none.
@@ -290,6 +340,7 @@ impl RaftLog {
         }
         self.last = entry.index;
         self.memory += entry.cost();
+        self.configurations.append(&entry);
         self.entries.push_back(entry);
     }
 
@@ -318,6 +369,7 @@ impl RaftLog {
         while self.terms.back().is_some_and(|(first, _)| *first >= index) {
             self.terms.pop_back();
         }
+        self.configurations.truncate_from(index);
         self.durable = self.durable.min(index.prev());
         self.rewrites += 1;
         self.rewritten_from = self.rewritten_from.min(index);
@@ -339,6 +391,7 @@ impl RaftLog {
         assert!(index <= self.committed, "compact {index}: committed up to {}", self.committed);
         let term = self.term_at(index).expect("the log reaches from base to committed");
         self.evict_to(index);
+        self.configurations.compact_to(index);
         self.base = (index, term);
         while self.terms.get(1).is_some_and(|(second, _)| second.prev() <= index) {
             self.terms.pop_front();
@@ -358,12 +411,18 @@ impl RaftLog {
         self.begin_anew(index, term);
     }
 
+    /// What the snapshot says that the log was [replaced](Self::reset_to) by.
+    pub(super) fn configure(&mut self, configuration: Configuration) {
+        self.configurations.reset(self.base.0, configuration);
+    }
+
     /// As [`reset_to`](Self::reset_to), also at a lower index: what was behind it can't be read any more.
     pub(super) fn begin_anew(&mut self, index: LogIndex, term: Term) {
         self.base = (index, term);
         self.terms.clear();
         self.entries.clear();
         self.memory = 0;
+        self.configurations.begin_anew(index);
         (self.last, self.durable, self.committed) = (index, index, index);
         self.rewrites += 1;
         self.rewritten_from = self.rewritten_from.min(index.next());

@@ -393,11 +393,20 @@ impl Configuration {
         for (slot, node) in outgoing.iter_mut().zip(self.outgoing.iter()) {
             *slot = matched(node);
         }
+        #[cfg(mutant = "joint-quorum-by-union")]
+        if self.is_joint() {
+            let mut all: Vec<LogIndex> = self.voters().iter().map(&mut matched).collect();
+            return super::quorum::majority_committed(&mut all);
+        }
         joint_committed(&mut incoming[..self.incoming.len()], &mut outgoing[..self.outgoing.len()])
     }
 
     /// What a vote has come to, given the answer of each voter, or `None` for one that has not answered.
     pub fn vote(&self, answer: impl Fn(NodeId) -> Option<bool>) -> VoteResult {
+        #[cfg(mutant = "joint-quorum-by-union")]
+        if self.is_joint() {
+            return super::quorum::majority_vote(self.voters().iter().map(&answer));
+        }
         joint_vote(self.incoming.iter().map(&answer), self.outgoing.iter().map(&answer))
     }
 

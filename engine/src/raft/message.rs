@@ -15,6 +15,9 @@ pub enum EntryKind {
     /// Takes a replica that had lost its data back among those that vote and count; see
     /// [`Readmission`]. Never given to a state machine.
     Readmission,
+    /// Says who belongs to the shard from here on: a whole
+    /// [`Configuration`](super::membership::Configuration), encoded. Never given to a state machine.
+    Reconfiguration,
 }
 
 /// Payload of an entry of kind [`EntryKind::Readmission`]. The replica that commits an entry with its

@@ -26,6 +26,9 @@
 //! offered as that snapshot, which the follower's caller pulls. A replica that comes back without its data takes part,
 //! but neither votes nor counts until the others have committed an entry that readmits it.
 //!
+//! Who belongs to the shard is an entry of the log, in force from when it is appended; who may change it and when
+//! is told in `reconfigure.rs`, what a change comes to in [`membership`].
+//!
 //! # What the caller does
 //! 1. Build [`Raft::new`] from the recovered hard state and log, all of which is durable. If a snapshot is
 //!    there, step [`Event::Snapshot`] with the newest one before anything else. If nothing at all is there, set
@@ -54,6 +57,9 @@
 //! 11. Pull the snapshot in [`Effects::offered`], which is repeated with heartbeats. When it is durable, and if
 //!     [`Raft::needs_snapshot`] still says so, give it to the state machine and step [`Event::Installed`]. Entries
 //!     up to its index need not be applied any more.
+//! 12. Connect to the members that [`Effects::configuration`] names. A snapshot says who belongs to the shard at its
+//!     index ([`RaftLog::configuration_at`]), and gives it back with both events; at start the log is given
+//!     what it says of configurations ([`RaftLog::with_configurations`]).
 //!
 //! ```
 //! use std::time::Duration;
@@ -74,10 +80,10 @@
 //! ```
 //!
 //! # What is not here yet
-//! Membership changes in the running core ([`membership`] has what they come to), leadership transfer,
-//! leases for reads, repair of a replica that lost only part of its data.
+//! Leadership transfer, leases for reads, repair of a replica that lost only part of its data.
 
 mod config;
+mod configurations;
 mod effects;
 mod election;
 mod follower;
@@ -88,13 +94,15 @@ mod message;
 mod progress;
 pub mod quorum;
 mod reads;
+mod reconfigure;
 mod replica;
 mod returning;
 mod snapshots;
 
 pub use config::{Config, StartError};
 pub use effects::{
-    Base, Effects, Event, Fault, Fetch, Proposed, Refusal, Role, SoftState, WriteMark,
+    Base, Effects, Event, Fault, Fetch, Proposed, ReconfigureRefusal, Reconfigured, Refusal, Role,
+    SoftState, WriteMark,
 };
 pub use log::RaftLog;
 pub use message::{
@@ -102,4 +110,5 @@ pub use message::{
     Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
     Standing, Vote, VoteReply,
 };
+pub use reconfigure::{Membership, Readiness};
 pub use replica::{FollowerStatus, Raft, Status};

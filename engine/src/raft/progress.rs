@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::config::Config;
+use super::reconfigure::Membership;
 use super::replica::FollowerStatus;
 use crate::{LogIndex, NodeId, Term};
 
@@ -124,9 +125,10 @@ impl Progress {
     }
 
     /// A look at it.
-    pub(super) fn status(&self, id: NodeId) -> FollowerStatus {
+    pub(super) fn status(&self, id: NodeId, membership: Membership) -> FollowerStatus {
         FollowerStatus {
             id,
+            membership,
             matched: self.matched,
             next: self.next,
             replicating: self.state == State::Replicate,

@@ -5,9 +5,11 @@ use std::time::Duration;
 use super::config::{Config, StartError};
 use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
 use super::log::RaftLog;
+use super::membership::Configuration;
 use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
 use super::progress::Progress;
 use super::reads::Reads;
+use super::reconfigure::{Leaving, Membership};
 use super::returning::Asking;
 use crate::{LogIndex, NodeId, Term};
 
@@ -36,8 +38,11 @@ pub struct Raft {
     pub(super) heartbeat_due: Duration,
     /// This replica's vote in the election or pre-election under way.
     pub(super) own_vote: Option<bool>,
-    /// The other voters.
+    /// The other members, in the order of their ids, and on a leader those that it has removed and that may
+    /// not know yet. Who of them counts, the configuration says.
     pub(super) peers: Vec<Peer>,
+    /// The version of the configurations that `peers` are in line with.
+    pub(super) configured: u64,
     pub(super) reads: Reads,
     /// [`Entry::cost`] of all entries beyond the commit index. Kept by a leader only.
     pub(super) uncommitted: usize,
@@ -54,7 +59,7 @@ pub struct Raft {
     pub(super) readmission: Option<LogIndex>,
 }
 
-/// Another voter, as this replica sees it.
+/// Another member, as this replica sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) id: NodeId,
@@ -62,6 +67,8 @@ pub(super) struct Peer {
     pub(super) vote: Option<bool>,
     /// What a leader knows about it.
     pub(super) progress: Progress,
+    /// It was removed.
+    pub(super) leaving: Option<Leaving>,
 }
 
 /// A look at a replica, for metrics and inspection.
@@ -84,6 +91,8 @@ pub struct Status {
 pub struct FollowerStatus {
     /// The follower.
     pub id: NodeId,
+    /// Whether it counts.
+    pub membership: Membership,
     /// It has acknowledged everything up to here.
     pub matched: LogIndex,
     /// What it is sent next.
@@ -122,12 +131,17 @@ impl Raft {
             let what = "said to be blank, but there is a hard state or a log".to_owned();
             return Err(StartError::Config(what));
         }
-        if config.damaged.is_some()
-            && (config.voters.len() == 1 || log.last_index() > log.base_index())
-        {
-            let what = "said to be damaged, but it is the only voter or has entries".to_owned();
+        if config.damaged.is_some() && log.last_index() > log.base_index() {
+            let what = "said to be damaged, but it has entries".to_owned();
             return Err(StartError::Config(what));
         }
+        let initial = match config.voters.as_slice() {
+            [] => Ok(Configuration::default()),
+            voters => Configuration::of_voters(voters.iter().copied()),
+        };
+        let initial = initial.map_err(|flaw| StartError::Config(flaw.to_string()))?;
+        let mut log = log;
+        log.begin_with(initial);
         #[cfg(mutant = "vote-forgotten-on-restart")]
         let vote = vote.and(None);
         // It says so to whoever hears from it; it stores that with the end of its old log.
@@ -138,13 +152,13 @@ impl Raft {
         if commit > log.last_index() {
             return Err(StartError::CommitBeyondLog { commit, last: log.last_index() });
         }
-        let mut voters = config.voters.clone();
-        voters.sort_unstable();
         let progress = Progress::new(log.last_index(), now, &config);
-        let peer = |id| Peer { id, vote: None, progress: progress.clone() };
-        let peers = voters.into_iter().filter(|id| *id != config.id).map(peer).collect();
+        let peer = |id| Peer { id, vote: None, progress: progress.clone(), leaving: None };
+        let members = log.configuration().members();
+        let peers = members.iter().filter(|id| *id != config.id).map(peer).collect();
         let random = config.random_seed ^ config.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut raft = Self {
+            configured: log.configurations().version(),
             log,
             term,
             vote,
@@ -174,7 +188,7 @@ impl Raft {
         sometimes!(restart_with_uncommitted, commit < raft.log.last_index());
         raft.log.commit_to(commit);
         raft.restart_election_timer();
-        if raft.peers.is_empty() {
+        if raft.is_only_voter() {
             raft.election_due = now; // nobody to wait for
         }
         Ok(raft)
@@ -186,13 +200,20 @@ impl Raft {
         match event {
             Event::Tick { now } => self.on_tick(now, effects),
             Event::Propose { payloads } => self.on_propose(payloads, effects),
+            Event::Reconfigure { change, only_if_ready } => {
+                self.on_reconfigure(&change, only_if_ready, effects);
+            }
             Event::Message { from, message } => self.on_message(from, message, effects),
             Event::Durable(mark) => self.on_durable(mark, effects),
             Event::ReadIndex { id } => self.on_read_index(id, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
-            Event::Snapshot { index, term } => self.on_snapshot(index, term, effects),
-            Event::Installed { index, term } => self.on_installed(index, term, effects),
+            Event::Snapshot { index, term, configuration } => {
+                self.on_snapshot(index, term, configuration, effects);
+            }
+            Event::Installed { index, term, configuration } => {
+                self.on_installed(index, term, configuration, effects);
+            }
             Event::Fetched { to, first, entries } => self.on_fetched(to, first, &entries, effects),
             Event::SnapshotPreferred { to, first } => {
                 self.on_snapshot_preferred(to, first, effects);
@@ -200,6 +221,8 @@ impl Raft {
             Event::FetchFailed { to, first } => self.on_fetched(to, first, &[], effects),
         }
         self.rejoin_if_readmitted(effects);
+        self.settle_configuration(effects);
+        self.follow_configuration(effects);
         if (self.term, self.vote) != (before.0, before.1) {
             self.store_hard_state(effects);
         }
@@ -315,17 +338,18 @@ impl Raft {
         self.reads.confirmed_round()
     }
 
-    /// What is known about each other voter, in the order of their ids; nothing unless leading.
+    /// What is known about each other member, and about those that are being removed, in the order of their
+    /// ids; nothing unless leading.
     pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
         let leads = self.role == Role::Leader;
         let peers = self.peers.iter().filter(move |_| leads);
-        peers.map(|peer| peer.progress.status(peer.id))
+        peers.map(|peer| peer.progress.status(peer.id, self.membership_of(peer.id)))
     }
 
     fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) {
         let own_vote = from == self.config.id && matches!(message, Message::VoteReply(_));
-        if !own_vote && self.peer(from).is_none() {
-            return; // not a voter of this shard: its votes and acks must not count
+        if !own_vote && self.peer(from).is_none() && !self.hears_strangers(from, &message) {
+            return; // its votes and acks must not count
         }
         if !self.listens_to(from, &message, effects) {
             return;
@@ -352,6 +376,22 @@ impl Raft {
             Message::SnapshotOffer(m) => self.on_snapshot_offer(from, m, effects),
             Message::Census(_) | Message::CensusReply(_) => {} // belong to no term
         }
+    }
+
+    /// Whether a message is to be taken from a node that is no member, as far as is known here: what
+    /// asks for something is. See `reconfigure.rs`.
+    fn hears_strangers(&self, from: NodeId, message: &Message) -> bool {
+        let asks = matches!(
+            message,
+            Message::PreVote(_)
+                | Message::Vote(_)
+                | Message::Append(_)
+                | Message::Heartbeat(_)
+                | Message::SnapshotOffer(_)
+                | Message::Census(_)
+        );
+        sometimes!(stranger_answered, asks && from != self.config.id);
+        asks && from != self.config.id
     }
 
     /// A message of an earlier term has no effect here, but its sender must learn of our term: a

@@ -106,7 +106,8 @@ impl Asking {
         #[cfg(mutant = "wiped-node-votes")]
         let config = &Config { blank: None, ..config.clone() };
         let damaged = config.damaged.is_some();
-        let incarnation = config.damaged.or(config.blank.filter(|_| config.voters.len() > 1))?;
+        let incarnation =
+            config.damaged.or(config.blank.filter(|_| config.voters != [config.id]))?;
         Some(Self { incarnation, damaged, due: now, empty: Vec::new() })
     }
 }
@@ -146,7 +147,7 @@ impl Raft {
     /// If it is the only voter, or `index` is below the base.
     pub fn become_damaged(&mut self, index: LogIndex, incarnation: u64, effects: &mut Effects) {
         sometimes!(damaged_while_running);
-        assert!(!self.peers.is_empty(), "nobody else has what the only voter lacks");
+        assert!(!self.is_only_voter(), "nobody else has what the only voter lacks");
         let term = self.log.term_at(index);
         let term = term.expect("what is applied is not below the base of the log");
         if self.role != Role::Follower {
@@ -330,6 +331,9 @@ impl Raft {
         let peer = &self.peers[place];
         let progress = &peer.progress;
         let Some(incarnation) = progress.returning else { return };
+        if peer.leaving.is_some() {
+            return;
+        }
         let goal = progress.goal.unwrap_or_else(|| self.log.committed());
         let caught_up = progress.matched >= goal.min(self.log.committed());
         if !caught_up || progress.readmitting.is_some_and(|own| own.incarnation == incarnation) {

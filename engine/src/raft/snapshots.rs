@@ -29,6 +29,7 @@
 
 use super::effects::{Base, Effects, Fault, Fetch, Role};
 use super::log::fitting;
+use super::membership::Configuration;
 use super::message::{AppendOutcome, AppendReply, Entry, Message, SnapshotOffer};
 use super::progress::{Fetching, State};
 use super::replica::Raft;
@@ -245,21 +246,33 @@ impl Raft {
     }
 
     /// A snapshot of the own state is durable.
-    pub(super) fn on_snapshot(&mut self, index: LogIndex, term: Term, effects: &mut Effects) {
+    pub(super) fn on_snapshot(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        configuration: Configuration,
+        effects: &mut Effects,
+    ) {
         if index > self.log.committed() {
-            self.adopt(index, term, effects);
+            self.adopt(index, term, configuration, effects);
         } else if self.snapshot.is_none_or(|(newest, _)| newest < index) {
             self.snapshot = Some((index, term));
         }
     }
 
     /// A snapshot of another replica is durable here, and the state machine has it.
-    pub(super) fn on_installed(&mut self, index: LogIndex, term: Term, effects: &mut Effects) {
+    pub(super) fn on_installed(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        configuration: Configuration,
+        effects: &mut Effects,
+    ) {
         if index <= self.log.committed() {
             sometimes!(snapshot_installed_late);
             return;
         }
-        self.adopt(index, term, effects);
+        self.adopt(index, term, configuration, effects);
         if let Some(leader) = self.leader.filter(|_| self.role == Role::Follower) {
             self.acknowledge(leader, index, effects);
         }
@@ -267,7 +280,13 @@ impl Raft {
 
     /// Takes over a snapshot beyond the commit index. A log that has its position goes on; any other is
     /// replaced.
-    fn adopt(&mut self, index: LogIndex, term: Term, effects: &mut Effects) {
+    fn adopt(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        configuration: Configuration,
+        effects: &mut Effects,
+    ) {
         if term > self.term {
             // The term was stored after the snapshot and got lost. Nothing was promised in it, for any
             // promise would have waited for it.
@@ -297,6 +316,7 @@ impl Raft {
         self.snapshot = Some((index, term));
         self.readmission = None;
         self.log.reset_to(index, term);
+        self.log.configure(configuration);
         effects.entries.clear();
         effects.base = Some(Base { index, term, reset: true });
         effects.committed = Some(index);

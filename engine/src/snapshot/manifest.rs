@@ -1,6 +1,7 @@
 //! [`Manifest`]: what a snapshot consists of, and its bytes on disk and on the wire.
 //!
-//! The layout is told in `docs/snapshot-format.md`; `engine/testdata/snapshot/manifest-v1.bin` is one. Decoding
+//! The layout is told in `docs/snapshot-format.md`; `engine/testdata/snapshot/manifest-v1.bin` and `manifest-v2.bin`
+//! are two. Decoding
 //! is strict: a manifest is taken as a whole or not at all, and nothing is allocated by a length that was
 //! not held against what is there.
 
@@ -8,13 +9,14 @@ use coracle_wal::limits::BLOCK_BYTES;
 use thiserror::Error;
 
 use super::SnapshotId;
-use crate::limits::{
-    SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_MAX, SNAPSHOT_MANIFEST_BYTES_MAX, VOTERS_MAX,
-};
+use crate::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_MAX, SNAPSHOT_MANIFEST_BYTES_MAX};
+use crate::raft::membership::{Configuration, NodeSet, Parts};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
-/// Version of the format that is written, and the only one that is read.
-const VERSION: u32 = 1;
+/// Version of the format without anything but voters in the configuration.
+const VERSION_PLAIN: u32 = 1;
+/// Version with whole configurations. The newest that is read.
+const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"CORACLES";
 /// Bytes before the voters.
 const HEADER_BYTES: usize = 80;
@@ -36,8 +38,8 @@ pub struct Chunk {
 pub struct Manifest {
     /// Which snapshot.
     pub id: SnapshotId,
-    /// The voters of the shard at its index: 1 to [`VOTERS_MAX`], different ones.
-    pub voters: Vec<NodeId>,
+    /// Who belonged to the shard at its index; it has voters.
+    pub configuration: Configuration,
     /// Its chunks in order: at most [`SNAPSHOT_CHUNKS_MAX`].
     pub chunks: Vec<Chunk>,
     /// Bytes of all chunks together.
@@ -90,22 +92,17 @@ impl Manifest {
     /// The manifest of these chunks.
     ///
     /// # Errors
-    /// [`ManifestError::Field`] if an index, a voter or a chunk is out of bounds, or there are too many.
+    /// [`ManifestError::Field`] if an index or a chunk is out of bounds, there are too many, or nobody votes.
     pub fn new(
         id: SnapshotId,
-        voters: Vec<NodeId>,
+        configuration: Configuration,
         chunks: Vec<Chunk>,
     ) -> Result<Self, ManifestError> {
         if let Some(flaw) = id.flaw() {
             return field(flaw);
         }
-        if !(1..=VOTERS_MAX).contains(&voters.len()) {
-            return field(format!("it names {} voters; 1 to {VOTERS_MAX}", voters.len()));
-        }
-        for (place, voter) in voters.iter().enumerate() {
-            if voter.0 == 0 || voters[..place].contains(voter) {
-                return field(format!("voter {voter} is 0 or named twice"));
-            }
+        if configuration.incoming().is_empty() {
+            return field("it names no voters".to_owned());
         }
         if chunks.len() > SNAPSHOT_CHUNKS_MAX {
             return field(format!(
@@ -121,17 +118,20 @@ impl Manifest {
         }
         let bytes = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
         let checksum = whole_checksum(&id, &chunks);
-        Ok(Self { id, voters, chunks, bytes, checksum })
+        Ok(Self { id, configuration, chunks, bytes, checksum })
     }
 
     /// The bytes of it, to be stored or sent, under the log `log_id`.
     #[must_use]
     pub fn encode(&self, log_id: &[u8; 16]) -> Vec<u8> {
-        let len = HEADER_BYTES + 8 * self.voters.len() + 8 * self.chunks.len();
+        let sets = sets_of(&self.configuration);
+        let nodes: usize = sets.iter().map(|set| set.len()).sum();
+        let len = HEADER_BYTES + 8 * nodes + 8 * self.chunks.len();
         assert!(len <= SNAPSHOT_MANIFEST_BYTES_MAX, "a manifest of {len} bytes");
         let mut out = Vec::with_capacity(len);
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        let version = if nodes == sets[0].len() { VERSION_PLAIN } else { VERSION };
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&(len as u32).to_le_bytes());
         out.extend_from_slice(&self.id.shard.0.to_le_bytes());
@@ -141,10 +141,11 @@ impl Manifest {
         out.extend_from_slice(&self.bytes.to_le_bytes());
         out.extend_from_slice(&self.checksum.to_le_bytes());
         out.extend_from_slice(&(self.chunks.len() as u32).to_le_bytes());
-        out.extend_from_slice(&(self.voters.len() as u32).to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
-        for voter in &self.voters {
-            out.extend_from_slice(&voter.0.to_le_bytes());
+        out.extend_from_slice(&(sets[0].len() as u32).to_le_bytes());
+        out.extend(sets[1..].iter().map(|set| set.len() as u8)); // limited when it was made
+        out.push(u8::from(self.configuration.auto_leave()));
+        for node in sets.iter().flat_map(|set| set.iter()) {
+            out.extend_from_slice(&node.0.to_le_bytes());
         }
         for chunk in &self.chunks {
             out.extend_from_slice(&chunk.bytes.to_le_bytes());
@@ -192,35 +193,39 @@ impl Manifest {
             return Err(ManifestError::Checksum { found, expected });
         }
         let version = u32_at(bytes, 4);
-        if version != VERSION {
+        if version != VERSION && version != VERSION_PLAIN {
             return match version {
                 0 => field("it has format version 0".to_owned()),
                 _ => Err(ManifestError::Newer { version }),
             };
         }
         let (chunk_count, voter_count) = (u32_at(bytes, 68) as usize, u32_at(bytes, 72) as usize);
-        // Both were read from 32 bits: no sum of them overflows here.
-        let needed = HEADER_BYTES as u64 + 8 * (chunk_count as u64 + voter_count as u64);
+        let others = [bytes[76], bytes[77], bytes[78]].map(usize::from);
+        // All were read from 32 bits or 8: no sum of them overflows here.
+        let nodes = voter_count as u64 + others.iter().sum::<usize>() as u64;
+        let needed = HEADER_BYTES as u64 + 8 * (chunk_count as u64 + nodes);
         if needed != len as u64 {
             return field(format!(
-                "{chunk_count} chunks and {voter_count} voters take {needed} bytes, it has {len}"
+                "{chunk_count} chunks and {nodes} nodes take {needed} bytes, it has {len}"
             ));
         }
-        if u32_at(bytes, 76) != 0 {
-            return field("a field that must be zero is not".to_owned());
+        if (version == VERSION_PLAIN) != (others == [0; 3]) || bytes[79] > 1 {
+            return field("its configuration is not one of its version".to_owned());
         }
         let id = SnapshotId {
             shard: ShardId(u32_at(bytes, 20)),
             index: LogIndex(u64_at(bytes, 40)),
             term: Term(u64_at(bytes, 48)),
         };
-        let (voters, chunks) = bytes[HEADER_BYTES..].split_at(8 * voter_count);
-        let voters = voters.chunks_exact(8).map(|voter| NodeId(u64_at(voter, 0))).collect();
+        let (nodes, chunks) = bytes[HEADER_BYTES..].split_at(8 * nodes as usize);
+        let [outgoing, learners, learners_next] = others;
+        let counts = [voter_count, outgoing, learners, learners_next];
+        let configuration = configuration(nodes, counts, bytes[79] == 1)?;
         let chunks = chunks
             .chunks_exact(8)
             .map(|chunk| Chunk { bytes: u32_at(chunk, 0), checksum: u32_at(chunk, 4) })
             .collect();
-        let manifest = Self::new(id, voters, chunks)?;
+        let manifest = Self::new(id, configuration, chunks)?;
         if manifest.bytes != u64_at(bytes, 56) {
             let claimed = u64_at(bytes, 56);
             return field(format!("its chunks have {} bytes, it says {claimed}", manifest.bytes));
@@ -257,6 +262,36 @@ impl Manifest {
         };
         self.chunks.iter().map(block).collect()
     }
+}
+
+fn sets_of(configuration: &Configuration) -> [&NodeSet; 4] {
+    [
+        configuration.incoming(),
+        configuration.outgoing(),
+        configuration.learners(),
+        configuration.learners_next(),
+    ]
+}
+
+/// The configuration whose sets have these sizes. In each the nodes are in any order, as earlier versions
+/// wrote them.
+fn configuration(
+    mut nodes: &[u8],
+    counts: [usize; 4],
+    auto_leave: bool,
+) -> Result<Configuration, ManifestError> {
+    let mut sets = [(); 4].map(|()| NodeSet::default());
+    for (set, count) in sets.iter_mut().zip(counts) {
+        let (own, rest) = nodes.split_at(8 * count);
+        nodes = rest;
+        *set = own.chunks_exact(8).map(|node| NodeId(u64_at(node, 0))).collect();
+        if set.len() != count {
+            return field(format!("a node is named twice in {set}"));
+        }
+    }
+    let [incoming, outgoing, learners, learners_next] = sets;
+    let parts = Parts { incoming, outgoing, learners, learners_next, auto_leave };
+    Configuration::from_parts(parts).map_err(|error| ManifestError::Field(error.to_string()))
 }
 
 /// `bytes` rounded up to whole blocks.
@@ -300,8 +335,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::VOTERS_MAX;
+    use crate::raft::membership::Change;
 
     const GOLDEN: &[u8] = include_bytes!("../../testdata/snapshot/manifest-v1.bin");
+    const GOLDEN_JOINT: &[u8] = include_bytes!("../../testdata/snapshot/manifest-v2.bin");
     const LOG_ID: [u8; 16] = *b"whose log it is.";
 
     fn id() -> SnapshotId {
@@ -315,7 +353,21 @@ mod tests {
             chunk(SNAPSHOT_CHUNK_BYTES_MAX as u32, 0x0102_0304),
             chunk(4097, 0),
         ];
-        Manifest::new(id(), vec![NodeId(3), NodeId(1), NodeId(u64::MAX)], chunks).expect("valid")
+        Manifest::new(id(), voters([3, 1, u64::MAX]), chunks).expect("valid")
+    }
+
+    fn voters(ids: impl IntoIterator<Item = u64>) -> Configuration {
+        Configuration::of_voters(ids.into_iter().map(NodeId)).expect("valid")
+    }
+
+    fn joint() -> Manifest {
+        let changes = [
+            Change::AddVoter(NodeId(4)),
+            Change::AddLearner(NodeId(3)),
+            Change::AddLearner(NodeId(9)),
+        ];
+        let configuration = voters([1, 2, 3]).enter_joint(&changes, true).expect("valid");
+        Manifest { configuration, ..golden() }
     }
 
     /// Makes the manifest's own checksum right again after a change.
@@ -333,15 +385,43 @@ mod tests {
 
     #[test]
     fn the_format_is_that_of_the_golden_file() {
-        let bytes = golden().encode(&LOG_ID);
-        assert_eq!(bytes, GOLDEN);
-        assert_eq!(Manifest::decode(GOLDEN), Ok((golden(), LOG_ID)));
-        assert_eq!(Manifest::encoded_bytes(&GOLDEN[..HEAD_BYTES]), Ok(GOLDEN.len()));
+        assert_eq!(golden().encode(&LOG_ID), GOLDEN);
+        assert_eq!(joint().encode(&LOG_ID), GOLDEN_JOINT);
+        for (manifest, bytes) in [(golden(), GOLDEN), (joint(), GOLDEN_JOINT)] {
+            assert_eq!(Manifest::decode(bytes), Ok((manifest, LOG_ID)));
+            assert_eq!(Manifest::encoded_bytes(&bytes[..HEAD_BYTES]), Ok(bytes.len()));
+        }
+    }
+
+    #[test]
+    fn voters_of_earlier_versions_are_in_any_order() {
+        let bytes = sealed(with(80, &[3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(Manifest::decode(&bytes), Ok((golden(), LOG_ID)));
+    }
+
+    #[test]
+    fn configurations_that_cannot_be_are_refused() {
+        let with = |at: usize, byte: u8| {
+            let mut bytes = GOLDEN_JOINT.to_vec();
+            bytes[at] = byte;
+            Manifest::decode(&sealed(bytes))
+        };
+        for (what, at, byte) in [
+            ("of the old version", 4, 1),
+            ("counts", 76, 4),
+            ("auto leave", 79, 2),
+            ("a future learner that has no vote", 78, 2),
+            ("node 0", 80, 0),
+            ("a node twice", 80, 2),
+        ] {
+            let found = with(at, byte);
+            assert!(matches!(found, Err(ManifestError::Field(_))), "{what}: {found:?}");
+        }
     }
 
     #[test]
     fn an_empty_state_has_no_chunks() {
-        let empty = Manifest::new(id(), vec![NodeId(1)], Vec::new()).expect("valid");
+        let empty = Manifest::new(id(), voters([1]), Vec::new()).expect("valid");
         assert_eq!((empty.bytes, empty.file_bytes(), empty.buffer_bytes()), (0, 0, BLOCK_BYTES));
         assert_eq!(Manifest::decode(&empty.encode(&LOG_ID)), Ok((empty, LOG_ID)));
     }
@@ -375,9 +455,9 @@ mod tests {
 
     #[test]
     fn what_is_damaged_is_told_from_what_is_newer_or_something_else() {
-        let newer = sealed(with(4, &[2, 0, 0, 0]));
-        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { version: 2 }));
-        let unsealed = with(4, &[2, 0, 0, 0]);
+        let newer = sealed(with(4, &[3, 0, 0, 0]));
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { version: 3 }));
+        let unsealed = with(4, &[3, 0, 0, 0]);
         let found = Manifest::decode(&unsealed);
         assert!(matches!(found, Err(ManifestError::Checksum { .. })), "{found:?}");
         assert_eq!(Manifest::decode(&sealed(with(8, b"CORACLEW"))), Err(ManifestError::Magic));
@@ -405,7 +485,7 @@ mod tests {
             ("no voters", 68, &[6, 0, 0, 0, 0, 0, 0, 0]),
             ("zero", 76, &[1]),
             ("voter 0", 80, &[0; 8]),
-            ("voter twice", 80, &[1, 0, 0, 0, 0, 0, 0, 0]),
+            ("voter twice", 80, &[3, 0, 0, 0, 0, 0, 0, 0]),
             ("chunk of no bytes", 104, &[0; 4]),
             ("chunk too large", 104, &large.to_le_bytes()),
         ];
@@ -428,11 +508,15 @@ mod tests {
     #[test]
     fn what_cannot_be_is_not_made() {
         let chunk = Chunk { bytes: 1, checksum: 0 };
-        let nodes = |count: u64| (1..=count).map(NodeId).collect::<Vec<_>>();
+        let nodes = |count: u64| voters(1..=count);
         assert!(Manifest::new(id(), nodes(VOTERS_MAX as u64), vec![chunk; 10]).is_ok());
-        assert!(Manifest::new(id(), nodes(VOTERS_MAX as u64 + 1), vec![chunk]).is_err());
-        assert!(Manifest::new(id(), nodes(0), vec![chunk]).is_err());
-        let most = Manifest::new(id(), nodes(9), vec![chunk; SNAPSHOT_CHUNKS_MAX]).expect("valid");
+        assert!(Manifest::new(id(), Configuration::default(), vec![chunk]).is_err());
+        let others = (1..=9).flat_map(|node| {
+            let learner = Change::AddLearner(NodeId(200 + node));
+            [Change::Remove(NodeId(node)), Change::AddVoter(NodeId(100 + node)), learner]
+        });
+        let crowd = nodes(9).enter_joint(&others.collect::<Vec<_>>(), true).expect("valid");
+        let most = Manifest::new(id(), crowd, vec![chunk; SNAPSHOT_CHUNKS_MAX]).expect("valid");
         assert_eq!(most.encode(&LOG_ID).len(), SNAPSHOT_MANIFEST_BYTES_MAX);
         assert!(Manifest::new(id(), nodes(1), vec![chunk; SNAPSHOT_CHUNKS_MAX + 1]).is_err());
         let nowhere = SnapshotId { index: LogIndex(0), ..id() };

@@ -151,7 +151,7 @@ impl<D: Disk> SnapshotStore<D> {
 /// The manifest, made anew from its parts: those who have one may have changed it.
 fn checked(manifest: Manifest) -> Result<Manifest, ManifestError> {
     let (bytes, checksum) = (manifest.bytes, manifest.checksum);
-    let made = Manifest::new(manifest.id, manifest.voters, manifest.chunks)?;
+    let made = Manifest::new(manifest.id, manifest.configuration, manifest.chunks)?;
     if (made.bytes, made.checksum) != (bytes, checksum) {
         let flaw = "its sizes or its whole checksum are not those of its chunks".to_owned();
         return Err(ManifestError::Field(flaw));

@@ -10,8 +10,8 @@ use super::name::{FileName, Kind};
 use super::pipe::Pipe;
 use super::store::{Shared, SnapshotStore};
 use super::{Chunk, Manifest, ManifestError, SnapshotId};
-use crate::NodeId;
 use crate::limits::{SNAPSHOT_ALLOCATION_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_MAX};
+use crate::raft::membership::Configuration;
 
 /// Stores a snapshot chunk by chunk. It exists when [`Writer::finish`] says so; when the writer is
 /// dropped before, what was written is removed with the next change in the store, or at the next start.
@@ -153,27 +153,33 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this is
-    /// dropped in the middle. `voters` are those of the shard at its
+    /// dropped in the middle. `configuration` is that of the shard at its
     /// index.
     ///
     /// # Errors
     /// Any [`WriteError`]: the snapshot is given up and what was written is removed. After
     /// [`WriteError::Latched`] it may be there or not at the next start.
-    pub async fn finish(mut self, voters: Vec<NodeId>) -> Result<Rc<Manifest>, WriteError> {
-        match self.try_finish(voters).await {
+    pub async fn finish(
+        mut self,
+        configuration: Configuration,
+    ) -> Result<Rc<Manifest>, WriteError> {
+        match self.try_finish(configuration).await {
             Ok(manifest) => Ok(manifest),
             Err(error) => Err(self.fail(error).await),
         }
     }
 
-    async fn try_finish(&mut self, voters: Vec<NodeId>) -> Result<Rc<Manifest>, WriteError> {
+    async fn try_finish(
+        &mut self,
+        configuration: Configuration,
+    ) -> Result<Rc<Manifest>, WriteError> {
         let id = self.id();
         #[cfg(not(mutant = "manifest-before-chunks"))]
         self.pipe.sync().await?;
         #[cfg(mutant = "manifest-before-chunks")]
         self.pipe.drain().await?;
         let chunks = std::mem::take(&mut self.chunks);
-        let manifest = Manifest::new(id, voters, chunks);
+        let manifest = Manifest::new(id, configuration, chunks);
         let manifest = manifest.map_err(|flaw| WriteError::Impossible { id, flaw })?;
         let shared = self.claim.shared.clone();
         let turn = shared.gate.enter().await;

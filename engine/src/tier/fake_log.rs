@@ -97,6 +97,7 @@ impl FakeLog {
                 term: entry.term,
                 payload_bytes: entry.payload.len(),
                 kept,
+                reconfigures: entry.kind == EntryKind::Reconfiguration,
             };
             match given {
                 Given::Entry(entry) => {

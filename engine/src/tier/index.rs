@@ -119,6 +119,9 @@ pub enum Appended {
         payload_bytes: usize,
         /// Written again.
         kept: bool,
+        /// It says who belongs to the shard. The start that reads it needs what it says, which summaries do not
+        /// have: a segment with such an entry has none, and is read.
+        reconfigures: bool,
     },
     /// A hard state.
     HardState(HardState),
@@ -196,6 +199,9 @@ impl Index {
         };
         self.take(&item, Some(stretch));
         self.summaries.collect(stretch, item);
+        if let Appended::Entry { reconfigures: true, .. } = record {
+            self.summaries.spoil(stretch);
+        }
     }
 
     /// Takes what a summary says.

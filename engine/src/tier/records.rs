@@ -15,6 +15,7 @@ use coracle_wal::{Record, RecordView};
 use thiserror::Error;
 
 use crate::limits::TERM_MAX;
+use crate::raft::membership::Configuration;
 use crate::raft::{Base, Entry, EntryKind, HardState, Standing};
 use crate::{LogIndex, NodeId, ShardId, Term};
 
@@ -25,6 +26,7 @@ const KIND_BASE: u8 = 4;
 const ENTRY_NORMAL: u8 = 0;
 const ENTRY_NOOP: u8 = 1;
 const ENTRY_READMISSION: u8 = 2;
+const ENTRY_RECONFIGURATION: u8 = 3;
 const STANDING_MEMBER: u8 = 0;
 const STANDING_RETURNING: u8 = 1;
 pub(crate) const ENTRY_HEAD_BYTES: usize = 17;
@@ -42,6 +44,7 @@ pub(crate) fn entry_head(entry: &Entry) -> [u8; ENTRY_HEAD_BYTES] {
         EntryKind::Normal => ENTRY_NORMAL,
         EntryKind::Noop => ENTRY_NOOP,
         EntryKind::Readmission => ENTRY_READMISSION,
+        EntryKind::Reconfiguration => ENTRY_RECONFIGURATION,
     };
     head
 }
@@ -179,18 +182,24 @@ fn term_at(payload: &[u8]) -> Option<Term> {
 }
 
 fn decode_entry(payload: &[u8]) -> Option<LogRecord<'_>> {
+    let kind = match *payload.get(16)? {
+        ENTRY_NORMAL => EntryKind::Normal,
+        ENTRY_NOOP => EntryKind::Noop,
+        ENTRY_READMISSION => EntryKind::Readmission,
+        ENTRY_RECONFIGURATION => EntryKind::Reconfiguration,
+        _ => return None,
+    };
+    let proposed = payload.get(ENTRY_HEAD_BYTES..)?;
+    if kind == EntryKind::Reconfiguration {
+        Configuration::decode(proposed)?;
+    }
     Some(LogRecord::Entry {
         term: term_at(payload)?,
         // Index 0 is the place before the first entry: no log has one there. Nor at the end of the range,
         // behind which there is no next one.
         index: LogIndex(u64_at(payload, 8).filter(|index| (1..u64::MAX).contains(index))?),
-        kind: match *payload.get(16)? {
-            ENTRY_NORMAL => EntryKind::Normal,
-            ENTRY_NOOP => EntryKind::Noop,
-            ENTRY_READMISSION => EntryKind::Readmission,
-            _ => return None,
-        },
-        payload: payload.get(ENTRY_HEAD_BYTES..)?,
+        kind,
+        payload: proposed,
     })
 }
 

@@ -43,7 +43,8 @@ use super::memory::Memory;
 use super::place::Place;
 use super::records::{LogRecord, ReplayError, decode_record};
 use super::summary::{self, Item};
-use crate::raft::{Base, Entry, HardState, Standing};
+use crate::raft::membership::Configuration;
+use crate::raft::{Base, Entry, EntryKind, HardState, Standing};
 use crate::{LogIndex, ShardId, Term};
 
 /// Why one shard can't be brought up from the log. The others are not concerned.
@@ -137,6 +138,8 @@ pub struct RecoveredShard {
     pub last: LogIndex,
     /// The newest entries, up to the last one; those that are in memory.
     pub entries: Vec<Entry>,
+    /// What entries above the base say about who belongs to the shard, also those that are not in memory.
+    pub configurations: Vec<(LogIndex, Configuration)>,
     /// A base that a snapshot gave and the log does not have yet: to be appended before anything else of
     /// the shard.
     pub unstored: Option<Base>,
@@ -168,6 +171,8 @@ struct Pending {
     /// Batch of the newest record that says where the log ends: an entry, or a base that resets.
     ended_at: Lsn,
     entries: VecDeque<Entry>,
+    /// By index and term, which name an entry: those that are not in the log any more are left out at the end.
+    configurations: BTreeMap<(LogIndex, Term), Configuration>,
     error: Option<ShardError>,
 }
 
@@ -252,6 +257,7 @@ impl Recovery {
 
     fn take(&mut self, shard: ShardId, record: &LogRecord<'_>, place: Place) {
         let before = self.index.shard(shard).map_or(LogIndex(0), |index| index.base().0);
+        self.note_configuration(shard, record, before);
         #[cfg(mutant = "replay-keeps-suffix")]
         let record = &self.without_truncation(shard, *record);
         let appended = match *record {
@@ -262,7 +268,8 @@ impl Recovery {
                     self.pending(shard).ended_at = place.batch;
                 }
                 let payload_bytes = payload.len();
-                Appended::Entry { index, term, payload_bytes, kept: false }
+                let reconfigures = kind == EntryKind::Reconfiguration;
+                Appended::Entry { index, term, payload_bytes, kept: false, reconfigures }
             }
             #[cfg(mutant = "kept-truncates")]
             LogRecord::Kept { term, index, kind, payload } => {
@@ -271,15 +278,18 @@ impl Recovery {
                     self.remember(shard, Entry { term, index, kind, payload }, place.end);
                 }
                 let payload_bytes = payload.len();
-                Appended::Entry { index, term, payload_bytes, kept: false }
+                let reconfigures = kind == EntryKind::Reconfiguration;
+                Appended::Entry { index, term, payload_bytes, kept: false, reconfigures }
             }
             #[cfg(not(mutant = "kept-truncates"))]
-            LogRecord::Kept { term, index, payload, .. } => {
+            LogRecord::Kept { term, index, kind, payload } => {
                 if index > before {
                     self.check_kept(shard, index, index, term);
                     self.leave_out(shard, index, index, true);
                 }
-                Appended::Entry { index, term, payload_bytes: payload.len(), kept: true }
+                let reconfigures = kind == EntryKind::Reconfiguration;
+                let payload_bytes = payload.len();
+                Appended::Entry { index, term, payload_bytes, kept: true, reconfigures }
             }
             LogRecord::HardState(state) => {
                 self.pending(shard).hard_state = state;
@@ -291,6 +301,22 @@ impl Recovery {
             }
         };
         self.index.record(shard, &appended, place);
+    }
+
+    /// Keeps what an entry above the base says about who belongs to the shard.
+    fn note_configuration(&mut self, shard: ShardId, record: &LogRecord<'_>, base: LogIndex) {
+        let (LogRecord::Entry { term, index, kind, payload }
+        | LogRecord::Kept { term, index, kind, payload }) = *record
+        else {
+            return;
+        };
+        if kind == EntryKind::Reconfiguration
+            && index > base
+            && let Some(configuration) = Configuration::decode(payload)
+        {
+            sometimes!(replay_configuration);
+            self.pending(shard).configurations.insert((index, term), configuration);
+        }
     }
 
     #[cfg(mutant = "replay-keeps-suffix")]
@@ -385,6 +411,7 @@ impl Recovery {
             let (index, found) = (base.index, base.term);
             pending.error.get_or_insert(ShardError::Contradiction { shard, index, own, found });
         }
+        pending.configurations.retain(|(index, _), _| *index > base.index && !base.reset);
         if base.reset {
             // Whatever contradicted itself before is gone.
             pending.error = None;
@@ -452,7 +479,23 @@ impl Recovery {
                         entries.last()
                     );
                     let hard_state = HardState { commit, ..hard_state };
-                    Ok(RecoveredShard { hard_state, base, terms, last, entries, unstored })
+                    let configurations = std::mem::take(&mut pending.configurations);
+                    let configurations =
+                        configurations.into_iter().filter_map(|(at, configuration)| {
+                            let (at, term) = at;
+                            let is_there = at > base.0 && index.term_at(at) == Some(term);
+                            is_there.then_some((at, configuration))
+                        });
+                    let configurations = configurations.collect();
+                    Ok(RecoveredShard {
+                        hard_state,
+                        base,
+                        terms,
+                        last,
+                        entries,
+                        configurations,
+                        unstored,
+                    })
                 }
                 Err(error) => {
                     sometimes!(replay_shard_unusable);

@@ -55,6 +55,8 @@ struct Part {
     /// The item with the run that the next entry of a shard may go on with.
     open: BTreeMap<ShardId, usize>,
     hard_states: BTreeMap<ShardId, Item>,
+    /// It has what no summary can say.
+    spoiled: bool,
 }
 
 /// Collects the items of the segments that have no summary yet.
@@ -79,11 +81,18 @@ impl Summaries {
             }
         }
         if self.parts.back().is_none_or(|part| part.stretch != stretch) {
-            let (items, open, hard_states) = Default::default();
-            self.parts.push_back(Part { stretch, items, open, hard_states });
+            let (items, open, hard_states, spoiled) = Default::default();
+            self.parts.push_back(Part { stretch, items, open, hard_states, spoiled });
         }
         if let Some(part) = self.parts.back_mut() {
             self.count += usize::from(part.collect(item));
+        }
+    }
+
+    /// The stretch, of which an item was just collected, has a record whose content a start needs.
+    pub(super) fn spoil(&mut self, stretch: Stretch) {
+        if let Some(part) = self.parts.back_mut().filter(|part| part.stretch == stretch) {
+            part.spoiled = true;
         }
     }
 
@@ -97,16 +106,18 @@ impl Summaries {
     /// The summary of the segment with the records from `start` to `end`; see
     /// [`Index::take_summary`](super::Index::take_summary).
     pub(super) fn take(&mut self, start: Lsn, end: Lsn, bytes_max: usize) -> Option<Vec<u8>> {
-        let mut items = Vec::new();
+        let (mut items, mut spoiled) = (Vec::new(), false);
         while self.parts.front().is_some_and(|part| part.stretch.0 < end) {
             let Some(part) = self.parts.pop_front() else { break };
             self.count -= part.count();
             if part.stretch.0 >= start {
+                spoiled |= part.spoiled;
                 items.extend(part.items);
                 items.extend(part.hard_states.into_values());
             }
         }
-        if items.is_empty() {
+        sometimes!(summary_spoiled, spoiled);
+        if items.is_empty() || spoiled {
             return None; // not seen: that is not the same as nothing there
         }
         let bytes = (start >= self.lost_before).then(|| encode(start, &items));

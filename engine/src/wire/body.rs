@@ -113,6 +113,7 @@ fn encode_append(m: &Append, out: &mut BytesMut) {
             EntryKind::Normal => 0,
             EntryKind::Noop => 1,
             EntryKind::Readmission => 2,
+            EntryKind::Reconfiguration => 3,
         });
     }
 }
@@ -252,6 +253,7 @@ fn decode_entry(
         0 => EntryKind::Normal,
         1 => EntryKind::Noop,
         2 => EntryKind::Readmission,
+        3 => EntryKind::Reconfiguration,
         _ => return Err(Problem("unknown kind of entry")),
     };
     if length > PAYLOAD_BYTES_MAX || length > payloads.len() {
@@ -263,7 +265,11 @@ fn decode_entry(
     if kind == EntryKind::Readmission && length != Readmission::BYTES {
         return Err(Problem("a readmission is of another length"));
     }
-    Ok(Entry { term, index, kind, payload: payloads.split_to(length) })
+    let entry = Entry { term, index, kind, payload: payloads.split_to(length) };
+    if kind == EntryKind::Reconfiguration && entry.configuration().is_none() {
+        return Err(Problem("a configuration that is none"));
+    }
+    Ok(entry)
 }
 
 fn decode_append_reply(body: &mut Bytes) -> Result<AppendReply, Problem> {

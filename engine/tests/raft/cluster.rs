@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
     AppendOutcome, Base, Config, Effects, Entry, Event, Fetch, HardState, Message, Raft, RaftLog,
     Standing, WriteMark,
@@ -21,6 +22,8 @@ pub struct Disk {
     pub entries: Vec<Entry>,
     /// Index and term of each.
     pub snapshots: BTreeMap<LogIndex, Term>,
+    /// What each snapshot says about who belongs to the shard.
+    pub configurations: BTreeMap<LogIndex, Configuration>,
 }
 
 impl Disk {
@@ -61,6 +64,20 @@ impl Disk {
             true => Some(self.base.1),
             false => self.entry(index).map(|entry| entry.term),
         }
+    }
+
+    /// The log as a start finds it.
+    pub fn log(&self) -> RaftLog {
+        let (base, term) = self.base;
+        let log = RaftLog::in_memory(base, term, self.entries.clone()).unwrap();
+        let known = self.newest_snapshot().map(|(index, _)| index);
+        let (from, configuration) = match known {
+            Some(index) => (index, self.configurations[&index].clone()),
+            None => (base, Configuration::default()),
+        };
+        let entries = self.entries.iter();
+        let later = entries.filter_map(|entry| Some((entry.index, entry.configuration()?)));
+        log.with_configurations(from, configuration, later.collect())
     }
 
     pub fn newest_snapshot(&self) -> Option<(LogIndex, Term)> {
@@ -273,13 +290,13 @@ impl Cluster {
         node.starts += 1;
         let blank = !node.disk.written && (census || !node.lost.is_empty());
         config.blank = blank.then_some(id.0 * 100 + node.starts);
-        let (index, term) = node.disk.base;
-        let log = RaftLog::in_memory(index, term, node.disk.entries.clone()).unwrap();
+        let log = node.disk.log();
         let raft = Raft::new(config, node.disk.hard_state, log, node.now).unwrap();
         node.applied = raft.commit();
         node.raft = Some(raft);
         if let Some((index, term)) = self.node(id).disk.newest_snapshot() {
-            self.step(id, Event::Snapshot { index, term });
+            let configuration = self.node(id).disk.configurations[&index].clone();
+            self.step(id, Event::Snapshot { index, term, configuration });
         }
     }
 
@@ -296,7 +313,9 @@ impl Cluster {
         node.disk.snapshots.insert(index, term);
         let pinned: Vec<LogIndex> = raft.offered().map(|(_, index)| index).collect();
         node.disk.snapshots.retain(|other, _| *other == index || pinned.contains(other));
-        Some(Event::Snapshot { index, term })
+        let configuration = raft.log().configuration_at(index).clone();
+        node.disk.configurations.insert(index, configuration.clone());
+        Some(Event::Snapshot { index, term, configuration })
     }
 
     /// Drops a node's log up to `index`.
@@ -319,12 +338,14 @@ impl Cluster {
         let (from, index, term) = self.node_mut(id).pull.take()?;
         let source = self.node(from);
         let has = source.raft.is_some() && source.disk.snapshots.get(&index) == Some(&term);
+        let configuration = source.disk.configurations.get(&index).cloned().unwrap_or_default();
         let node = self.node_mut(id);
         if !has || !(blindly || node.raft.as_ref()?.needs_snapshot(index)) {
             return None;
         }
         node.disk.snapshots.insert(index, term);
-        Some(Event::Installed { index, term })
+        node.disk.configurations.insert(index, configuration.clone());
+        Some(Event::Installed { index, term, configuration })
     }
 
     /// Reads what a node has asked for first. Gives the event that is due.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::limits::READ_BATCHES_MAX;
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Base, Census, CensusReply, Config, Effects, Entry,
     EntryKind, Event, Fault, HardState, Heartbeat, HeartbeatReply, Message, PreVoteReply, Raft,
@@ -18,6 +19,11 @@ fn entry(term: u64, index: u64) -> Entry {
 
 fn hard_state(term: u64, commit: u64) -> HardState {
     HardState { term: Term(term), commit: LogIndex(commit), ..HardState::default() }
+}
+
+/// Who belongs to the shard in these tests.
+fn configuration() -> Configuration {
+    Configuration::of_voters([NodeId(1), NodeId(2), NodeId(3)]).unwrap()
 }
 
 /// Node 1 of three, whose log has one entry of each of these terms.
@@ -82,9 +88,10 @@ fn stored_state_that_contradicts_itself_is_refused() {
 fn bad_settings_are_refused() {
     let good = Config::new(NodeId(1), vec![NodeId(1), NodeId(2)], 0);
     assert_eq!(good.validate(), Ok(()));
+    let joins = Config { voters: vec![], ..good.clone() };
+    assert_eq!(joins.validate(), Ok(()), "it is told by a leader");
     let bad = [
-        Config { voters: vec![], ..good.clone() },
-        Config { voters: vec![NodeId(2)], ..good.clone() },
+        Config { id: NodeId(0), ..good.clone() },
         Config { voters: vec![NodeId(1), NodeId(2), NodeId(2)], ..good.clone() },
         Config { voters: (1..=10).map(NodeId).collect(), ..good.clone() },
         Config { heartbeat_interval: Duration::from_millis(200), ..good.clone() },
@@ -160,18 +167,32 @@ fn strangers_and_repeated_votes_do_not_count() {
     assert_eq!(raft.role(), Role::Leader);
 }
 
-/// A node that is no voter, perhaps of an older configuration, neither leads nor gets votes, and its
-/// term means nothing.
+/// A node that is no member, as far as is known here, is answered: the own configuration may be an old one.
+/// What it answers itself means nothing, not even its term; nor do messages in the own name.
 #[test]
-fn strangers_are_not_listened_to() {
-    let mut raft = start(hard_state(1, 0), &[1]).unwrap();
+fn strangers_are_answered_but_do_not_count() {
+    let raft = start(hard_state(1, 0), &[1]).unwrap();
     let beat = Heartbeat { term: Term(9), commit: LogIndex(1), round: 0 };
     for message in
         [Message::Heartbeat(beat), append(9, (1, 1), 1, vec![entry(9, 2)]), vote(9, (9, 9))]
     {
-        assert!(tell(&mut raft, 4, message.clone()).is_empty());
-        assert!(tell(&mut raft, 1, message).is_empty(), "nor to messages in the own name");
+        let mut raft = raft.clone();
+        assert!(tell(&mut raft, 1, message.clone()).is_empty(), "in the own name");
         assert_eq!((raft.term(), raft.leader()), (Term(1), None));
+        assert!(!tell(&mut raft, 4, message).is_empty());
+        assert_eq!(raft.term(), Term(9));
+    }
+    let mut raft = raft;
+    let (term, standing) = (Term(9), Standing::Member);
+    let outcome = AppendOutcome::Accepted { matched: LogIndex(1) };
+    for message in [
+        Message::VoteReply(VoteReply { term, granted: true }),
+        Message::PreVoteReply(PreVoteReply { term, granted: false }),
+        Message::HeartbeatReply(HeartbeatReply { term, round: 0, standing }),
+        Message::AppendReply(AppendReply { term, outcome, standing }),
+    ] {
+        assert!(tell(&mut raft, 4, message).is_empty());
+        assert_eq!(raft.term(), Term(1));
     }
 }
 
@@ -394,7 +415,10 @@ fn damaged(base: (u64, u64)) -> Raft {
     let state = HardState { vote: Some(NodeId(2)), ..hard_state(3, base.1) };
     let mut raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
     if index > LogIndex(0) {
-        raft.step(Event::Snapshot { index, term }, &mut Effects::default());
+        raft.step(
+            Event::Snapshot { index, term, configuration: configuration() },
+            &mut Effects::default(),
+        );
     }
     raft
 }
@@ -454,7 +478,10 @@ fn a_leader_that_can_t_read_its_log_steps_down_and_keeps_its_term_and_vote() {
     assert!(raft.awaits_snapshot());
     let effects = tell(&mut raft, 2, append(3, (1, 1), 1, vec![entry(3, 2)]));
     assert!(effects.is_empty() && raft.last_index() == LogIndex(1));
-    raft.step(Event::Snapshot { index: LogIndex(1), term: Term(1) }, &mut Effects::default());
+    raft.step(
+        Event::Snapshot { index: LogIndex(1), term: Term(1), configuration: configuration() },
+        &mut Effects::default(),
+    );
     assert!(!raft.awaits_snapshot());
     let effects = tell(&mut raft, 2, append(3, (1, 1), 1, vec![entry(3, 2)]));
     assert_eq!(effects.base.map(|base| (base.index, base.reset)), Some((LogIndex(1), true)));

@@ -13,6 +13,10 @@ pub fn entry(entry: &Entry) -> String {
             let Readmission { node, incarnation } = Readmission::decode(&entry.payload).unwrap();
             format!("{term}/{index} readmits {node} as {incarnation}")
         }
+        EntryKind::Reconfiguration => {
+            let configuration = entry.configuration().unwrap();
+            format!("{term}/{index} {configuration}")
+        }
         EntryKind::Normal => {
             let text = String::from_utf8_lossy(&entry.payload);
             if text.len() > 16 {

@@ -200,8 +200,10 @@ impl Script {
     fn due(&mut self, id: NodeId, event: Option<Event>) {
         let Some(event) = event else { return };
         self.lines.push(match &event {
-            Event::Snapshot { index, term } => format!("{id} has snapshot {term}/{index}"),
-            Event::Installed { index, term } => format!("{id} installs snapshot {term}/{index}"),
+            Event::Snapshot { index, term, .. } => format!("{id} has snapshot {term}/{index}"),
+            Event::Installed { index, term, .. } => {
+                format!("{id} installs snapshot {term}/{index}")
+            }
             Event::Fetched { to, entries, .. } => {
                 format!("{id} reads {} for {to}", render::entries(entries))
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Base, Config, Effects, Entry, EntryKind, Event, Fault,
     HardState, Heartbeat, Message, PreVoteReply, Raft, RaftLog, Role, SnapshotOffer, Standing,
@@ -21,6 +22,11 @@ fn entries(list: &[(u64, u64)]) -> Vec<Entry> {
 
 fn config() -> Config {
     Config::new(NodeId(1), vec![NodeId(1), NodeId(2), NodeId(3)], 7)
+}
+
+/// Who belongs to the shard in these tests.
+fn configuration() -> Configuration {
+    Configuration::of_voters([NodeId(1), NodeId(2), NodeId(3)]).unwrap()
 }
 
 /// Node 1 of three, in `term`, with these entries.
@@ -56,7 +62,7 @@ fn offer(term: u64, snapshot: (u64, u64)) -> Message {
 }
 
 fn installed(term: u64, index: u64) -> Event {
-    Event::Installed { index: LogIndex(index), term: Term(term) }
+    Event::Installed { index: LogIndex(index), term: Term(term), configuration: configuration() }
 }
 
 fn accepted(term: u64, matched: u64) -> Message {
@@ -186,14 +192,20 @@ fn a_candidate_whose_log_is_replaced_is_none_any_more() {
 #[test]
 fn a_snapshot_beyond_the_stored_log_replaces_it_at_start() {
     let mut raft = start(1, &[(1, 1), (1, 2)]);
-    let effects = step(&mut raft, Event::Snapshot { index: LogIndex(7), term: Term(3) });
+    let effects = step(
+        &mut raft,
+        Event::Snapshot { index: LogIndex(7), term: Term(3), configuration: configuration() },
+    );
     assert_eq!(effects.base, Some(Base { index: LogIndex(7), term: Term(3), reset: true }));
     let state = effects.hard_state.unwrap();
     assert_eq!((state.term, state.vote, state.commit), (Term(3), None, LogIndex(7)));
     assert_eq!((raft.commit(), raft.last_index()), (LogIndex(7), LogIndex(7)));
 
     let mut raft = start(3, &[(1, 1), (1, 2), (3, 3)]);
-    let effects = step(&mut raft, Event::Snapshot { index: LogIndex(2), term: Term(1) });
+    let effects = step(
+        &mut raft,
+        Event::Snapshot { index: LogIndex(2), term: Term(1), configuration: configuration() },
+    );
     assert_eq!((effects.base, effects.committed), (None, Some(LogIndex(2))));
     assert_eq!(raft.compact_to(LogIndex(1)).unwrap().index, LogIndex(1));
     assert_eq!((raft.snapshot(), raft.last_index()), (Some((LogIndex(2), Term(1))), LogIndex(3)));
@@ -276,7 +288,10 @@ fn fetched_entries_are_sent_only_if_they_are_the_log_s() {
     assert_eq!(effects.fetches[0].first, LogIndex(3), "3 is missing");
     assert!(step(&mut raft, fetched(&[])).is_empty(), "nobody has asked for 1");
     // It is compacted before it comes.
-    step(&mut raft, Event::Snapshot { index: LogIndex(5), term: Term(3) });
+    step(
+        &mut raft,
+        Event::Snapshot { index: LogIndex(5), term: Term(3), configuration: configuration() },
+    );
     raft.compact_to(LogIndex(5)).unwrap();
     let effects = step(&mut raft, fetched(&[(2, 3), (2, 4)]));
     let [(NodeId(3), Message::SnapshotOffer(offer))] = effects.messages.as_slice() else {

@@ -1,5 +1,6 @@
 //! Rot, truncated and missing files, files of others: each is told for what it is, and concerns one snapshot only.
 
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::snapshot::{
     ChunkError, Damage, ManifestError, Problem, ProblemKind, ReadError, SnapshotStore, WriteError,
 };
@@ -332,7 +333,7 @@ fn manifests_of_strangers_are_refused() {
     wrong[0].bytes += 1;
     wrong[1].checksum ^= 1;
     wrong[2].chunks[3].bytes = 0;
-    wrong[3].voters.clear();
+    wrong[3].configuration = Configuration::default();
     wrong[4].id.index.0 = u64::MAX;
     for manifest in wrong {
         let error = run_to_end(store.receive(manifest)).unwrap_err();

@@ -2,6 +2,7 @@
 
 use coracle_engine::LogIndex;
 use coracle_engine::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::snapshot::{ReadError, SnapshotId, SnapshotStore, WriteError};
 use coracle_wal::AlignedBuf;
 use coracle_wal::mem::{MemDisk, run_to_end};
@@ -178,7 +179,7 @@ fn a_dropped_writer_leaves_garbage_that_goes_with_the_next_change() {
             match round {
                 0 => drop(writer),
                 1 => writer.abandon().await,
-                _ => drop(writer.finish(Vec::new()).await.unwrap_err()),
+                _ => drop(writer.finish(Configuration::default()).await.unwrap_err()),
             }
             assert_eq!(names(&disk).is_empty(), round > 0);
             assert_eq!(store.disk_bytes(), disk.used());

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::snapshot::{
     Chunk, ChunkError, ChunkSink, Inventory, Manifest, ReadError, Receiver, SnapshotId,
     SnapshotStore, WriteError,
@@ -21,8 +22,8 @@ pub fn id(shard: u32, index: u64) -> SnapshotId {
     SnapshotId { shard: ShardId(shard), index: LogIndex(index), term: Term(index / 10 + 1) }
 }
 
-pub fn voters() -> Vec<NodeId> {
-    [3, 1, 2].map(NodeId).to_vec()
+pub fn voters() -> Configuration {
+    Configuration::of_voters([3, 1, 2].map(NodeId)).expect("a good configuration")
 }
 
 /// The chunks of some state; others for each id, of various lengths.

@@ -306,6 +306,7 @@ impl Cluster {
             cores,
             shards: settings.shards,
             members: members.collect(),
+            voters: self.nodes.iter().map(|node| node.id).collect(),
             instance,
             election_timeout: settings.election_timeout(),
             heartbeat_interval: Duration::from_millis(settings.heartbeat_interval_ms),

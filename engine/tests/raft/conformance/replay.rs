@@ -509,7 +509,8 @@ impl Replay {
         let Some(raft) = &self.nodes[place].raft else { return };
         let commit = raft.commit();
         let term = raft.log().term_at(commit).unwrap();
-        self.step(place, Event::Snapshot { index: commit, term });
+        let configuration = raft.log().configuration_at(commit).clone();
+        self.step(place, Event::Snapshot { index: commit, term, configuration });
         let raft = self.nodes[place].raft.as_mut().unwrap();
         if index > commit.0 || raft.compact_to(LogIndex(index)).is_none() {
             self.cannot("compact its log");
@@ -534,8 +535,8 @@ impl Replay {
         let node = &mut self.nodes[place];
         node.installed = Some(snapshot_text(index, term, &configuration));
         self.facts.event(format!("{} has {configuration}", node.id));
-        node.configuration = configuration;
-        self.step(place, Event::Installed { index, term });
+        node.configuration = configuration.clone();
+        self.step(place, Event::Installed { index, term, configuration });
     }
 
     fn receive(&mut self, place: usize, from: NodeId, message: Message) {

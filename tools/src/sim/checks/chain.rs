@@ -33,6 +33,7 @@ pub fn hash_entry(kind: EntryKind, payload: &[u8]) -> u64 {
         EntryKind::Normal => 1,
         EntryKind::Noop => 2,
         EntryKind::Readmission => 3,
+        EntryKind::Reconfiguration => 4,
     };
     step(hash_bytes(payload), kind)
 }

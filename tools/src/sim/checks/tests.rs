@@ -8,7 +8,7 @@ use coracle_engine::core::LogRecord;
 use coracle_engine::limits::ENTRY_COST_BYTES;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, FollowerStatus, HardState, Heartbeat,
-    HeartbeatReply, Message, Standing, Vote, VoteReply,
+    HeartbeatReply, Membership, Message, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::Frame;
 use coracle_wal::follow::DurableFiles;
@@ -356,6 +356,7 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
     rig.stores(B, &fake(2, &[1]));
     let status = |matched| FollowerStatus {
         id: B,
+        membership: Membership::Voter,
         matched: LogIndex(matched),
         next: LogIndex(2),
         replicating: true,
@@ -382,6 +383,7 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
 fn a_round_of_reads_that_too_few_have_answered() {
     let status = |id, round| FollowerStatus {
         id,
+        membership: Membership::Voter,
         matched: LogIndex(0),
         next: LogIndex(1),
         replicating: true,
@@ -494,6 +496,7 @@ fn cursors_out_of_order() {
     Rig::new().finds(Invariant::CursorOrder, A, &Fake { durable_term: 2, ..fake(1, &[1]) });
     let follower = |matched, next| FollowerStatus {
         id: B,
+        membership: Membership::Voter,
         matched: LogIndex(matched),
         next: LogIndex(next),
         replicating: true,
@@ -679,6 +682,7 @@ fn states_that_differ_after_the_same_entries() {
 fn windows_beyond_their_limits() {
     let follower = |inflight_messages, inflight_bytes| FollowerStatus {
         id: B,
+        membership: Membership::Voter,
         matched: LogIndex(0),
         next: LogIndex(1),
         replicating: true,

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use coracle_engine::core::MemberView;
 use coracle_engine::core::testing::accept_peers;
 use coracle_engine::env::{Env, Listener, StreamReader, StreamWriter};
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::snapshot::{Manifest, SnapshotId, SnapshotStore};
 use coracle_engine::transfer::budget::TransferBudget;
 use coracle_engine::transfer::cancel::Cancel;
@@ -270,7 +271,8 @@ impl Rig {
                 buf[..chunk.len()].copy_from_slice(&chunk);
                 writer.put(buf, chunk.len()).await.unwrap();
             }
-            writer.finish(vec![NodeId(1), NodeId(2)]).await.unwrap();
+            let voters = Configuration::of_voters([NodeId(1), NodeId(2)]).unwrap();
+            writer.finish(voters).await.unwrap();
         });
     }
 
