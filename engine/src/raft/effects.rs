@@ -30,9 +30,11 @@ pub enum Event {
     Reconfigure {
         /// The change.
         change: Reconfiguration,
-        /// Refuse it if a node that gets a vote would hold up commits: see
-        /// [`Raft::readiness`](super::Raft::readiness). Without this, such a node counts from the first
-        /// moment, and nothing is committed that needs it before it has caught up.
+        /// Refuse it if a node that gets a vote would hold up commits (see
+        /// [`Raft::readiness`](super::Raft::readiness)), or if the voters that answer now would be no majority
+        /// afterwards. Without this, a new voter counts from the first moment, and nothing is committed that needs
+        /// it before it has caught up; nothing **ever**, if it joins with a blank disk and the others
+        /// alone are no majority, for then its readmission can't be committed either.
         only_if_ready: bool,
     },
     /// A message arrived, from a peer or, out of [`Effects::after_durable`], from this replica.
@@ -232,6 +234,12 @@ pub enum ReconfigureRefusal {
         /// What it lacks.
         readiness: Readiness,
     },
+    /// The voters that answer now would be no majority afterwards.
+    #[error(
+        "too few of the voters that would be left answer now: nothing could be committed; bring them \
+         back first, or change less"
+    )]
+    NoQuorum,
     /// See [`CONFIGURATIONS_MAX`](crate::limits::CONFIGURATIONS_MAX).
     #[error("the log holds {changes} changes already; take a snapshot of the shard first")]
     TooMany {

@@ -53,7 +53,9 @@
 //! # Voters that are not ready
 //! A voter that lacks much of the log counts as soon as the change is in the log. If the others alone are no majority,
 //! commits wait until it has caught up, perhaps for a snapshot of hours. So make it a learner first, and a voter when
-//! [`Raft::readiness`] says `Ready`; [`Event::Reconfigure`](super::Event::Reconfigure) can insist on it.
+//! [`Raft::readiness`] says `Ready`; [`Event::Reconfigure`](super::Event::Reconfigure) can insist on it. A node that joins
+//! with a blank disk must come so, unless the others alone are a majority afterwards: it counts only when its
+//! readmission is committed, and that may need its own vote.
 
 use std::fmt;
 
@@ -230,11 +232,19 @@ impl Raft {
         if changes >= CONFIGURATIONS_MAX {
             return Err(ReconfigureRefusal::TooMany { changes });
         }
+        let since = self.now.saturating_sub(self.config.election_timeout);
+        let answers = |node| match self.peer(node) {
+            Some(place) => self.peers[place].progress.member_contact >= since,
+            None => node == self.config.id,
+        };
         for node in after.incoming().iter().filter(|_| only_if_ready) {
             let readiness = self.readiness(node);
             if readiness != Readiness::Ready {
                 return Err(ReconfigureRefusal::NotReady { node, readiness });
             }
+        }
+        if only_if_ready && !after.has_quorum(answers) {
+            return Err(ReconfigureRefusal::NoQuorum);
         }
         Ok(after)
     }
@@ -269,9 +279,11 @@ impl Raft {
             peer.leaving.get_or_insert(Leaving { index, beats: 0 });
             leads
         });
+        // The first message to a new member is the entry that makes it one.
+        let before = LogIndex(self.log.last_index().0.saturating_sub(1));
         for id in configuration.members().iter().filter(|id| *id != self.config.id) {
             if let Err(place) = self.peers.binary_search_by_key(&id, |peer| peer.id) {
-                let progress = Progress::new(self.log.last_index(), self.now, &self.config);
+                let progress = Progress::new(before, self.now, &self.config);
                 self.peers.insert(place, Peer { id, vote: None, progress, leaving: None });
             }
         }

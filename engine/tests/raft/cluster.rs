@@ -155,6 +155,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(size: u64, seed: u64, change: impl Fn(&mut Config)) -> Self {
+        Self::with_spares(size, 0, seed, change)
+    }
+
+    /// A cluster with further nodes, which join with blank disks when somebody adds them.
+    pub fn with_spares(size: u64, spares: u64, seed: u64, change: impl Fn(&mut Config)) -> Self {
         let voters: Vec<NodeId> = (1..=size).map(NodeId).collect();
         let mut template = Config::new(NodeId(1), voters.clone(), seed);
         change(&mut template);
@@ -172,7 +177,7 @@ impl Cluster {
             counts: false,
             starts: 0,
         };
-        let nodes = voters.into_iter().map(|id| (id, node(id))).collect();
+        let nodes = (1..=size + spares).map(NodeId).map(|id| (id, node(id))).collect();
         let mut cluster =
             Self { nodes, network: Vec::new(), template, census, effects: Effects::default() };
         for id in cluster.ids() {
@@ -288,7 +293,11 @@ impl Cluster {
         let node = self.node_mut(id);
         config.random_seed ^= node.starts << 32;
         node.starts += 1;
-        let blank = !node.disk.written && (census || !node.lost.is_empty());
+        let joins = !config.voters.contains(&id);
+        if joins {
+            config.voters.clear();
+        }
+        let blank = !node.disk.written && (census || joins || !node.lost.is_empty());
         config.blank = blank.then_some(id.0 * 100 + node.starts);
         let log = node.disk.log();
         let raft = Raft::new(config, node.disk.hard_state, log, node.now).unwrap();

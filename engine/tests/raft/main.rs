@@ -6,6 +6,7 @@ mod cluster;
 mod conformance;
 mod direct;
 mod membership;
+mod reconfigure;
 mod render;
 mod scenarios;
 mod simulation;

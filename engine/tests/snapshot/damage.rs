@@ -132,12 +132,12 @@ fn a_manifest_of_a_newer_program() {
     let file = name(id(1, 20), "manifest");
     let mut bytes = disk.contents(&file).unwrap();
     let len = manifest(id(1, 20), COUNT).encode(&LOG_ID).len();
-    bytes[4] = 2;
+    bytes[4] = 3;
     let checksum = crc32fast::hash(&bytes[4..len]);
     bytes[..4].copy_from_slice(&checksum.to_le_bytes());
     disk.put(&file, &bytes);
     let kind = only_problem(&disk);
-    assert_eq!(kind, ProblemKind::Manifest(ManifestError::Newer { version: 2 }));
+    assert_eq!(kind, ProblemKind::Manifest(ManifestError::Newer { version: 3 }));
 }
 
 #[test]
