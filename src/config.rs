@@ -98,6 +98,12 @@ pub struct Config {
     pub shards: u32,
     /// All members, this node included; the same on all nodes.
     pub members: Vec<Member>,
+    /// Ids of the members that vote in every shard of a new cluster; the same on all of its nodes, for
+    /// good, also when other nodes vote by now. All members if left out. A node that joins a cluster that runs
+    /// has an empty list: the leaders of the shards tell it when it is added. Members that
+    /// are not listed belong to no shard until they are added.
+    #[serde(default)]
+    pub voters: Option<Vec<u64>>,
     /// Name that keeps clusters apart.
     #[serde(default = "default_cluster_id")]
     pub cluster_id: String,
@@ -209,6 +215,11 @@ pub enum ConfigError {
     /// This node is not among the members.
     #[error("node {0} is not among the members: repeat --member for every node, itself included")]
     NotAMember(NodeId),
+    /// An initial voter that is no member, or named twice.
+    #[error(
+        "node {0} is to vote, but is not among the members, or is named twice: list ids of members, each once"
+    )]
+    Voter(u64),
     /// Two members with the same id.
     #[error("member {0} is named twice: every node needs an id of its own")]
     DuplicateMember(NodeId),
@@ -269,6 +280,7 @@ impl Config {
             cores: one(),
             shards: sixteen(),
             members,
+            voters: None,
             cluster_id: default_cluster_id(),
             election_timeout_ms: default_election_timeout_ms(),
             heartbeat_interval_ms: default_heartbeat_interval_ms(),
@@ -367,7 +379,21 @@ impl Config {
                 }
             }
         }
+        for (place, voter) in self.voters.iter().flatten().enumerate() {
+            let twice = self.voters.iter().flatten().take(place).any(|other| other == voter);
+            if twice || !ids.contains(&NodeId(*voter)) {
+                return Err(ConfigError::Voter(*voter));
+            }
+        }
         if ids.contains(&self.id) { Ok(()) } else { Err(ConfigError::NotAMember(self.id)) }
+    }
+
+    /// The voters of every shard before its first entry: see [`Config::voters`].
+    pub fn initial_voters(&self) -> Vec<NodeId> {
+        match &self.voters {
+            Some(voters) => voters.iter().copied().map(NodeId).collect(),
+            None => self.members.iter().map(|member| member.id).collect(),
+        }
     }
 
     /// This node's own entry among the members.

@@ -20,6 +20,7 @@ use coracle_engine::core::{
 };
 use coracle_engine::env::Env;
 use coracle_engine::limits::Limits;
+use coracle_engine::raft::membership::Reconfiguration;
 use futures_channel::oneshot;
 use futures_util::future::select;
 use thiserror::Error;
@@ -30,7 +31,7 @@ use crate::runtime::{self, CoreHandle as CoreThread, CoreSpec, GlommioEnv, TcpLi
 use crate::uring::UringDisk;
 use crate::{
     Config, ConfigError, CoreId, LogIndex, NodeId, Pin as PinMode, ProposeError, QueryError,
-    ShardId, SnapshotRequestError, StateMachine,
+    ReconfigureError, ShardId, SnapshotRequestError, StateMachine,
 };
 
 /// Makes the state machine of a shard. Called once for each shard, on its core's thread.
@@ -272,6 +273,25 @@ impl NodeHandle {
         }
     }
 
+    /// Changes who belongs to `shard`, which this node must lead: see
+    /// [`CoreHandle::reconfigure`](coracle_engine::core::CoreHandle::reconfigure). Resolves when the change is committed;
+    /// one that goes through a joint configuration is left by the leader afterwards, which
+    /// [`NodeHandle::status`] tells.
+    ///
+    /// # Errors
+    /// [`ReconfigureError`]: `Refused` says why nothing was changed and what to do, `OutcomeUnknown` that leadership was
+    /// lost meanwhile.
+    pub fn reconfigure(
+        &self,
+        shard: ShardId,
+        change: Reconfiguration,
+    ) -> Pending<Position, ReconfigureError> {
+        match self.core_of(shard) {
+            Some(core) => core.reconfigure(shard, change),
+            None => Pending::ready(Err(ReconfigureError::UnknownShard(shard))),
+        }
+    }
+
     /// Who leads `shard`, as far as this node knows.
     pub async fn leader(&self, shard: ShardId) -> Option<NodeId> {
         let status = self.core_of(shard)?.status().await?;
@@ -309,7 +329,7 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
             up: false,
         })
     });
-    let voters = config.members.iter().map(|member| member.id).collect();
+    let voters = config.initial_voters();
     let mut wal = coracle_wal::Options::default();
     wal.segment_bytes = u64::from(config.segment_mib) << 20;
     wal.start_on_damage = config.start_on_damage;

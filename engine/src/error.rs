@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::raft::ReconfigureRefusal;
 use crate::{NodeId, ShardId};
 
 /// Why a proposal gave no result.
@@ -102,6 +103,63 @@ pub enum SnapshotRequestError {
     /// There is no such shard on this core or node.
     #[error("there is no shard {0} here")]
     UnknownShard(ShardId),
+}
+
+/// Why a change of who belongs to a shard was not made, or is not known to be made.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ReconfigureError {
+    /// This replica does not lead the shard; nothing was changed.
+    #[error("shard {shard} is not led here; {}", hint(leader))]
+    NotLeader {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who leads it, as far as this replica knows.
+        leader: Option<NodeId>,
+    },
+    /// The leader refuses the change; nothing was changed. The reason says what to do.
+    #[error("shard {shard} was not changed: {refusal}")]
+    Refused {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Why.
+        refusal: ReconfigureRefusal,
+    },
+    /// Leadership was lost with the change in flight: it is made or not. Look at the shard's status on its
+    /// present leader; the same change may be asked for again.
+    #[error("whether shard {shard} was changed is unknown: leadership was lost meanwhile")]
+    OutcomeUnknown {
+        /// The shard asked for.
+        shard: ShardId,
+    },
+    /// A limit was reached. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The core's log failed; the core does nothing more until it is restarted.
+    #[error("the storage of this core failed: {0}; restart the node after mending the disk")]
+    StorageFailed(String),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// There is no such shard on this core or node.
+    #[error("there is no shard {0} here")]
+    UnknownShard(ShardId),
+}
+
+impl From<ProposeError> for ReconfigureError {
+    /// What befalls any entry of the log.
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { shard, leader } => Self::NotLeader { shard, leader },
+            ProposeError::OutcomeUnknown { shard } => Self::OutcomeUnknown { shard },
+            ProposeError::Overloaded(what) => Self::Overloaded(what),
+            ProposeError::StorageFailed(reason) => Self::StorageFailed(reason),
+            ProposeError::ShuttingDown => Self::ShuttingDown,
+            ProposeError::UnknownShard(shard) => Self::UnknownShard(shard),
+            ProposeError::NoSpace | ProposeError::TooLarge { .. } => {
+                Self::Overloaded("the log of this core has no room for the change")
+            }
+        }
+    }
 }
 
 fn hint(leader: &Option<NodeId>) -> String {

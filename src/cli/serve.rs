@@ -31,6 +31,12 @@ pub struct Args {
     #[arg(long = "member", value_name = "ID=CLIENT_HOST:PORT,PEER_HOST:PORT")]
     #[arg(required_unless_present = "config")]
     members: Vec<Member>,
+    /// A member that votes from the beginning of a new cluster; repeat for each [default: all members].
+    #[arg(long = "voter", value_name = "ID", conflicts_with = "join")]
+    voters: Vec<u64>,
+    /// This node joins a cluster that runs: it belongs to no shard until a change adds it.
+    #[arg(long)]
+    join: bool,
     /// Name that keeps clusters apart [default: coracle].
     #[arg(long, value_name = "NAME")]
     cluster_id: Option<String>,
@@ -138,6 +144,8 @@ impl Args {
         set(&mut config.cores, self.cores);
         set(&mut config.shards, self.shards);
         set(&mut config.members, (!self.members.is_empty()).then_some(self.members));
+        let voters = (self.join || !self.voters.is_empty()).then_some(self.voters);
+        set(&mut config.voters, voters.map(Some));
         set(&mut config.cluster_id, self.cluster_id);
         set(&mut config.election_timeout_ms, self.election_timeout_ms);
         set(&mut config.heartbeat_interval_ms, self.heartbeat_interval_ms);

@@ -12,8 +12,11 @@ use futures_channel::oneshot;
 use super::inbox::Inbox;
 use super::status::CoreCounters;
 use super::view::ClusterView;
-use crate::limits::{Limits, PAYLOAD_BYTES_MAX};
-use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError, Term};
+use crate::limits::{CONFIGURATION_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX};
+use crate::raft::membership::Reconfiguration;
+use crate::{
+    LogIndex, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError, Term,
+};
 
 /// What a read may return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +100,12 @@ pub(crate) enum Request {
         consistency: Consistency,
         answer: oneshot::Sender<Result<Bytes, QueryError>>,
     },
+    /// Somebody wants to change who belongs to the shard.
+    Reconfigure {
+        shard: ShardId,
+        change: Reconfiguration,
+        answer: oneshot::Sender<Result<Position, ReconfigureError>>,
+    },
     /// A snapshot of the shard's state is wanted, as of now or later; its index is the answer.
     Snapshot { shard: ShardId, answer: oneshot::Sender<Result<LogIndex, SnapshotRequestError>> },
 }
@@ -106,6 +115,7 @@ impl Request {
     pub(super) fn payload_bytes(&self) -> usize {
         match self {
             Self::Propose { payload, .. } | Self::Query { payload, .. } => payload.len(),
+            Self::Reconfigure { .. } => CONFIGURATION_BYTES_MAX,
             Self::Snapshot { .. } => 0,
         }
     }
@@ -121,6 +131,9 @@ impl Request {
             }
             Self::Query { answer, .. } => {
                 let _ = answer.send(Err(QueryError::ShuttingDown));
+            }
+            Self::Reconfigure { answer, .. } => {
+                let _ = answer.send(Err(ReconfigureError::ShuttingDown));
             }
             Self::Snapshot { answer, .. } => {
                 let _ = answer.send(Err(SnapshotRequestError::ShuttingDown));
@@ -153,6 +166,16 @@ pub(crate) fn query(
     let (answer, pending) = oneshot::channel();
     let request = Request::Query { shard, payload, consistency, answer };
     (request, Pending::waiting(pending, QueryError::ShuttingDown))
+}
+
+/// Makes a request to change who belongs to a shard and the future of its answer.
+pub(crate) fn reconfigure(
+    shard: ShardId,
+    change: Reconfiguration,
+) -> (Request, Pending<Position, ReconfigureError>) {
+    let (answer, pending) = oneshot::channel();
+    let request = Request::Reconfigure { shard, change, answer };
+    (request, Pending::waiting(pending, ReconfigureError::OutcomeUnknown { shard }))
 }
 
 /// Makes a request for a snapshot and the future of its answer.
@@ -216,6 +239,29 @@ impl CoreHandle {
         match self.0.submit(request) {
             Ok(()) => pending,
             Err(refused) => Pending::ready(Err(refused.into())),
+        }
+    }
+
+    /// Changes who belongs to `shard`, which this node must lead. Resolves with the place of the entry when that
+    /// is committed and applied here. A change that goes through a joint configuration is not at its end then:
+    /// the leader leaves that by itself, unless told not to, and [`ShardStatus::configuration`] tells when.
+    ///
+    /// Safe steps only: a node that gets a vote must be a learner that keeps pace, and the voters that answer
+    /// must be a majority afterwards; else the change is refused with the reason, and nothing has happened. What is
+    /// accepted and can't be committed, because a majority is lost meanwhile, ends with
+    /// [`ReconfigureError::OutcomeUnknown`] after a few election timeouts. The nodes must be among the
+    /// [`members`](super::CoreConfig::members) of all others, which say how they are reached.
+    ///
+    /// [`ShardStatus::configuration`]: super::ShardStatus::configuration
+    pub fn reconfigure(
+        &self,
+        shard: ShardId,
+        change: Reconfiguration,
+    ) -> Pending<Position, ReconfigureError> {
+        let (request, pending) = reconfigure(shard, change);
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(ProposeError::from(refused).into())),
         }
     }
 

@@ -17,7 +17,11 @@ use futures_util::task::AtomicWaker;
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::status::CoreStatus;
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
-use crate::{LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotRequestError, Term};
+use crate::raft::membership::Reconfiguration;
+use crate::{
+    LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError,
+    Term,
+};
 
 /// What another thread may tell a core.
 #[derive(Debug)]
@@ -207,6 +211,19 @@ impl RemoteCore {
         match self.0.post(Letter::Request(request)) {
             Ok(()) => pending,
             Err(_) => Pending::ready(Err(QueryError::Overloaded(FULL))),
+        }
+    }
+
+    /// Like [`CoreHandle::reconfigure`](super::CoreHandle::reconfigure).
+    pub fn reconfigure(
+        &self,
+        shard: ShardId,
+        change: Reconfiguration,
+    ) -> Pending<Position, ReconfigureError> {
+        let (request, pending) = handle::reconfigure(shard, change);
+        match self.0.post(Letter::Request(request)) {
+            Ok(()) => pending,
+            Err(_) => Pending::ready(Err(ReconfigureError::Overloaded(FULL))),
         }
     }
 

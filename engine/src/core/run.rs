@@ -234,6 +234,21 @@ impl<E: Env> Core<E> {
                 let _ = answer.send(Err(error));
             }
             Request::Snapshot { shard, answer } => self.on_snapshot_request(shard, answer),
+            Request::Reconfigure { shard, change, answer } => {
+                let error = match self.position_of(shard) {
+                    Some(_) if self.failed => ProposeError::StorageFailed(self.failure_text()),
+                    Some(_) if !self.storage.is_accepting() => {
+                        ProposeError::Overloaded("the log of this core takes nothing at the moment")
+                    }
+                    Some(at) if self.shards[at].halted().is_none() => {
+                        self.touch(at);
+                        return self.shards[at].reconfigure(change, answer);
+                    }
+                    None if !self.lost.contains_key(&shard) => ProposeError::UnknownShard(shard),
+                    _ => ProposeError::NotLeader { shard, leader: self.leader_elsewhere(shard) },
+                };
+                let _ = answer.send(Err(error.into()));
+            }
             Request::Query { shard, payload, consistency, answer } => {
                 let at = self.position_of(shard);
                 let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {

@@ -26,14 +26,19 @@ use futures_channel::oneshot;
 use super::handle::{Committed, Position};
 use super::status::{CoreCounters, ShardStatus};
 use crate::limits::{COMMIT_HINT_BYTES, Limits, REPLY_SCRATCH_BYTES};
-use crate::raft::{Effects, Entry, EntryKind, Event, Message, Raft, Refusal, Role};
+use crate::raft::membership::Reconfiguration;
+use crate::raft::{
+    Effects, Entry, EntryKind, Event, Message, Raft, ReconfigureRefusal, Reconfigured, Refusal,
+    Role,
+};
 use crate::{
-    Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotError,
+    Apply, LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotError,
     SnapshotRequestError, SnapshotStream, StateMachine, Term,
 };
 
 pub(super) type ProposeAnswer = oneshot::Sender<Result<Committed, ProposeError>>;
 pub(super) type AcceptedAnswer = Option<oneshot::Sender<Result<Position, ProposeError>>>;
+pub(super) type ChangeAnswer = oneshot::Sender<Result<Position, ReconfigureError>>;
 pub(super) type QueryAnswer = oneshot::Sender<Result<Bytes, QueryError>>;
 
 struct Incoming {
@@ -43,7 +48,25 @@ struct Incoming {
 
 struct Waiting {
     position: Position,
-    answer: ProposeAnswer,
+    answer: Answer,
+}
+
+/// Who waits for an entry to be applied.
+enum Answer {
+    Proposal(ProposeAnswer),
+    Change(ChangeAnswer),
+}
+
+impl Answer {
+    fn send(self, outcome: Result<Committed, ProposeError>) {
+        match self {
+            Self::Proposal(answer) => drop(answer.send(outcome)),
+            Self::Change(answer) => {
+                let place = |Committed { term, index, .. }| Position { term, index };
+                let _ = answer.send(outcome.map(place).map_err(Into::into));
+            }
+        }
+    }
 }
 
 pub(super) type SnapshotAnswer = oneshot::Sender<Result<LogIndex, SnapshotRequestError>>;
@@ -209,7 +232,7 @@ impl Shard {
             if let Some(accepted) = accepted {
                 let _ = accepted.send(Ok(position));
             }
-            self.waiting.push_back(Waiting { position, answer });
+            self.waiting.push_back(Waiting { position, answer: Answer::Proposal(answer) });
             position.index = position.index.next();
         }
         let error = match proposed.refusal {
@@ -220,6 +243,27 @@ impl Shard {
         };
         incoming.drain(..).for_each(|refused| refuse(refused, error.clone()));
         self.incoming = incoming; // keeps its memory
+    }
+
+    /// Changes who belongs to the shard, if that is a safe step. The entry enters the log at once, before the
+    /// proposals of this turn.
+    pub(super) fn reconfigure(&mut self, change: Reconfiguration, answer: ChangeAnswer) {
+        self.step(Event::Reconfigure { change, only_if_ready: true });
+        let shard = self.id;
+        match self.effects.reconfigured.take() {
+            Some(Ok(Reconfigured { term, index })) => {
+                self.drop_replaced(index);
+                let position = Position { term, index };
+                self.waiting.push_back(Waiting { position, answer: Answer::Change(answer) });
+            }
+            Some(Err(ReconfigureRefusal::NotLeader { leader })) => {
+                let _ = answer.send(Err(ReconfigureError::NotLeader { shard, leader }));
+            }
+            Some(Err(refusal)) => {
+                let _ = answer.send(Err(ReconfigureError::Refused { shard, refusal }));
+            }
+            None => unreachable!("Raft answers every Reconfigure in the same step"),
+        }
     }
 
     /// Refuses all proposals of this turn.
@@ -236,7 +280,7 @@ impl Shard {
             if let Some(replaced) = self.waiting.pop_back() {
                 sometimes!(proposal_cut);
                 let error = ProposeError::OutcomeUnknown { shard: self.id };
-                let _ = replaced.answer.send(Err(error));
+                replaced.answer.send(Err(error));
             }
         }
     }
@@ -310,7 +354,7 @@ impl Shard {
         while self.waiting.front().is_some_and(|first| first.position.index <= index) {
             let Some(Waiting { answer, .. }) = self.waiting.pop_front() else { break };
             // Committed or not: the snapshot does not tell.
-            let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
+            answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
         }
     }
 
@@ -341,7 +385,7 @@ impl Shard {
                 sometimes!(proposal_replaced);
                 Err(self.not_leader())
             };
-            let _ = answer.send(outcome);
+            answer.send(outcome);
         }
         self.scratch.clear();
         self.applied = index;
@@ -421,7 +465,7 @@ impl Shard {
             #[cfg(mutant = "unknown-told-as-refused")]
             let error = self.not_leader();
             for Waiting { answer, .. } in self.waiting.drain(..) {
-                let _ = answer.send(Err(error.clone()));
+                answer.send(Err(error.clone()));
             }
         }
     }
@@ -507,7 +551,7 @@ impl Shard {
         }
         self.payloads.clear();
         for Waiting { answer, .. } in self.waiting.drain(..) {
-            let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
+            answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
         }
         let reads = std::mem::take(&mut self.reads).into_iter().flat_map(|batch| batch.queries);
         for (_, answer) in reads.chain(std::mem::take(&mut self.reads_new)) {
@@ -530,6 +574,9 @@ impl Shard {
             commit: self.raft.commit(),
             applied: self.applied,
             last: self.raft.last_index(),
+            configuration: self.raft.configuration().clone(),
+            configuration_committed: self.raft.is_configuration_committed(),
+            followers: self.raft.followers().collect(),
             halted: self.halted.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! What a core says about itself when asked: for operators, tests and embedders.
 
-use crate::raft::Role;
+use crate::raft::membership::Configuration;
+use crate::raft::{FollowerStatus, Role};
 use crate::{CoreId, LogIndex, NodeId, ShardId, Term};
 
 /// One replica, as its core sees it.
@@ -20,6 +21,13 @@ pub struct ShardStatus {
     pub applied: LogIndex,
     /// Last entry in the log, durable or not.
     pub last: LogIndex,
+    /// Who belongs to the shard, by the newest entry of this replica's log.
+    pub configuration: Configuration,
+    /// Whether that is committed, as far as this replica knows.
+    pub configuration_committed: bool,
+    /// What is known of each other member, learners included; empty unless this replica leads. A learner
+    /// whose [`matched`](FollowerStatus::matched) is near `commit` can be made a voter.
+    pub followers: Vec<FollowerStatus>,
     /// Why this replica takes no part any more, if it does not: what happened, where, and what to do.
     pub halted: Option<String>,
 }

@@ -12,18 +12,19 @@ use bytes::Bytes;
 use coracle_wal::{Lsn, RecordView};
 use futures_channel::oneshot;
 
-use super::handle::{Committed, Consistency, CoreHandle, Request};
+use super::handle::{Committed, Consistency, CoreHandle, Position, Request};
 use super::inbox::{Event, Inbox};
 use super::peers::Gate;
 use super::status::CoreCounters;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::Limits;
+use crate::raft::membership::Reconfiguration;
 use crate::raft::{Entry, HardState};
 use crate::tier::{self, Base, RecoveredShard, Recovery, ReplayError};
 use crate::transfer::serve::SnapshotService;
 use crate::wire::Hello;
-use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError};
+use crate::{LogIndex, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
 #[derive(Debug)]
@@ -59,6 +60,15 @@ pub enum TestRequest {
         /// Where the outcome goes.
         answer: Answer<Bytes, QueryError>,
     },
+    /// Who belongs to a shard is to change.
+    Reconfigure {
+        /// The shard.
+        shard: ShardId,
+        /// The change.
+        change: Reconfiguration,
+        /// Where the outcome goes.
+        answer: Answer<Position, ReconfigureError>,
+    },
     /// A snapshot is wanted.
     Snapshot {
         /// The shard.
@@ -77,6 +87,9 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
         }
         Request::Query { shard, payload, consistency, answer } => {
             TestRequest::Query { shard, payload, consistency, answer: Answer(answer) }
+        }
+        Request::Reconfigure { shard, change, answer } => {
+            TestRequest::Reconfigure { shard, change, answer: Answer(answer) }
         }
         Request::Snapshot { shard, answer } => {
             TestRequest::Snapshot { shard, answer: Answer(answer) }

@@ -259,7 +259,7 @@ impl<E: Env> Core<E> {
 
     /// What a shard has to apply next can't be read. The others have it, if there are others.
     fn lose_log(&mut self, at: usize, reason: &str) {
-        if self.config.members.len() == 1 {
+        if self.shards[at].raft.is_only_voter() {
             let reason = format!("{reason}; restore this shard from a backup");
             return self.halt(at, &reason);
         }

@@ -10,6 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use coracle_engine::ReconfigureError;
 use coracle_engine::core::testing::{TestRequest, take_request};
 use coracle_engine::core::{ClusterView, Committed, CoreHandle, MemberView};
 use coracle_engine::env::{Env, Listener, StreamReader, StreamWriter};
@@ -387,6 +388,9 @@ impl World {
                     }
                 };
                 answer.send(outcome);
+            }
+            TestRequest::Reconfigure { shard, answer, .. } => {
+                answer.send(Err(ReconfigureError::NotLeader { shard, leader: None }));
             }
             TestRequest::Snapshot { shard, answer } => {
                 self.snapshots.push(shard);

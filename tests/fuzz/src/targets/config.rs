@@ -43,13 +43,17 @@ fn write(config: &Config) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let members: Vec<String> =
         config.members.iter().map(|member| quoted(&member.to_string())).collect();
+    let voters = match &config.voters {
+        Some(voters) => format!("voters = {voters:?}\n"),
+        None => String::new(),
+    };
     let pin = match config.pin {
         Pin::Auto => "auto",
         Pin::Always => "always",
         Pin::Never => "never",
     };
     format!(
-        "id = {}\ndata_dir = {}\ncores = {}\nshards = {}\nmembers = [{}]\ncluster_id = {}\n\
+        "id = {}\ndata_dir = {}\ncores = {}\nshards = {}\nmembers = [{}]\n{voters}cluster_id = {}\n\
          election_timeout_ms = {}\nheartbeat_interval_ms = {}\nsync_method = {}\nsegment_mib = {}\n\
          pin = \"{pin}\"\nclients_max = {}\nstart_on_damage = {}\n",
         config.id.0,
