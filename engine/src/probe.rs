@@ -43,6 +43,8 @@ macro_rules! declare_probes {
 }
 
 declare_probes! {
+    /// No snapshot was taken of a replica that joins, because its log does not say yet who belongs to its shard.
+    snapshot_without_configuration,
     /// A segment got no summary because it has an entry that says who belongs to a shard.
     summary_spoiled,
     /// A start found entries that say who belongs to a shard.

@@ -340,6 +340,14 @@ impl<E: Env> Core<E> {
                 self.tiers.taking.already(shard, index);
                 continue;
             }
+            let configuration = self.shards[at].raft.log().configuration_at(index).clone();
+            if configuration.incoming().is_empty() {
+                sometimes!(snapshot_without_configuration);
+                let reason = "this replica joins, and has not come to who belongs to the shard yet";
+                let error = SnapshotRequestError::Abandoned { shard, reason: reason.to_owned() };
+                self.tiers.taking.refuse(shard, &error, now);
+                continue;
+            }
             // It is told as one entry older than it is.
             #[cfg(mutant = "snapshot-index-too-low")]
             let index = index.prev().max(self.shards[at].raft.log().base_index().next());
@@ -354,7 +362,6 @@ impl<E: Env> Core<E> {
                         self.env.spawn(async move { drop(store.discard(old.id).await) });
                     }
                     self.tiers.taking.begin(id);
-                    let configuration = self.shards[at].raft.log().configuration_at(index).clone();
                     let (store, writes) = (self.tiers.store.clone(), self.tiers.writes.clone());
                     taking::start(&self.env, &self.inbox, store, id, configuration, stream, writes);
                 }

@@ -211,7 +211,9 @@ impl RaftLog {
         self.configurations.current_index()
     }
 
-    /// Who belonged to the shard at `index`, which is not below the base.
+    /// Who belonged to the shard at `index`, which is not below the base. Nobody, on a replica that joins and whose
+    /// log has not come to an entry that says it: what it is to say in a snapshot is not known then, and
+    /// none may be taken.
     #[must_use]
     pub fn configuration_at(&self, index: LogIndex) -> &Configuration {
         self.configurations.at(index)

@@ -137,13 +137,11 @@ impl Raft {
         self.log.configuration_index() <= self.log.committed()
     }
 
-    /// Whether this replica alone decides.
+    /// Whether this replica alone decides, in both halves of a joint configuration: nobody would answer it.
     #[must_use]
     pub fn is_only_voter(&self) -> bool {
-        let configuration = self.log.configuration();
-        !configuration.is_joint()
-            && configuration.incoming().len() == 1
-            && configuration.incoming().contains(self.config.id)
+        let (own, configuration) = (self.config.id, self.log.configuration());
+        configuration.is_voter(own) && configuration.has_quorum(|node| node == own)
     }
 
     /// Whether `node` can be given a vote; asked of a leader. Others know nobody.
@@ -234,7 +232,11 @@ impl Raft {
         }
         let since = self.now.saturating_sub(self.config.election_timeout);
         let answers = |node| match self.peer(node) {
-            Some(place) => self.peers[place].progress.member_contact >= since,
+            // It has answered, in this term and not long ago.
+            Some(place) => {
+                let progress = &self.peers[place].progress;
+                progress.counted > LogIndex(0) && progress.member_contact >= since
+            }
             None => node == self.config.id,
         };
         for node in after.incoming().iter().filter(|_| only_if_ready) {

@@ -319,10 +319,13 @@ impl Cluster {
         if index == LogIndex(0) {
             return None;
         }
+        let configuration = raft.log().configuration_at(index).clone();
+        if configuration.incoming().is_empty() {
+            return None; // not known yet
+        }
         node.disk.snapshots.insert(index, term);
         let pinned: Vec<LogIndex> = raft.offered().map(|(_, index)| index).collect();
         node.disk.snapshots.retain(|other, _| *other == index || pinned.contains(other));
-        let configuration = raft.log().configuration_at(index).clone();
         node.disk.configurations.insert(index, configuration.clone());
         Some(Event::Snapshot { index, term, configuration })
     }

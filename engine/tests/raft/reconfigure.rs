@@ -279,6 +279,22 @@ fn a_joint_configuration_is_left_once_by_whoever_leads() {
     assert_eq!(world.raft(2).role(), Role::Leader);
 }
 
+/// In both halves there is nobody to ask: it must not wait for answers.
+#[test]
+fn the_only_voter_of_a_joint_configuration_is_elected() {
+    let mut world = World::new(2, 1);
+    world.cut = vec![2];
+    let changes = vec![learner(2)];
+    world.ask(1, Reconfiguration::Change { changes, transition: Transition::Joint }, true).unwrap();
+    while world.cluster.write_one(OWN).is_some() {}
+    world.cluster.crash(OWN);
+    world.cluster.restart(OWN);
+    assert_eq!(world.says(1), "voters=(1)&&(1) learners=(2) autoleave");
+    world.pass(3000);
+    assert_eq!(world.says(1), "voters=(1) learners=(2)");
+    assert_eq!(world.raft(1).role(), Role::Leader);
+}
+
 #[test]
 fn a_change_that_is_cut_off_is_undone() {
     let mut world = World::new(4, 3);

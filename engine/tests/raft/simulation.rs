@@ -3,7 +3,8 @@
 //! One seed makes one run: cluster size, how often messages are lost, repeated and overtaken, how
 //! slow disks and their reports are, crashes that lose what is not written, partitions, clocks of
 //! different speed, how much of the logs is evicted and compacted, snapshots made and pulled at odd times,
-//! disks that are lost (of fewer nodes at a time than a majority can spare). Then all faults end, and the cluster must elect, commit and agree. A failing seed
+//! disks that are lost (of fewer nodes at a time than a majority can spare), members that come and go. Then all
+//! faults end, and the cluster must elect, commit and agree. A failing seed
 //! is run again with its story on standard error. `CORACLE_SEEDS=N` runs more of them,
 //! `CORACLE_SEED=N` only this one.
 
@@ -13,12 +14,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_engine::raft::quorum::majority;
+use coracle_engine::raft::membership::{Configuration, Reconfiguration};
 use coracle_engine::raft::{Effects, Entry, Event, Message, Role, Standing};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use crate::cluster::{Cluster, Write};
 use crate::render;
+
+mod churn;
 
 const STEPS_OF_CHAOS: usize = 6000;
 const ROUNDS_TO_HEAL: usize = 400;
@@ -62,6 +65,8 @@ struct Faults {
     wipe: usize,
     /// Whether nodes without data ask whether the cluster is new.
     census: bool,
+    /// That a leader is asked to change who belongs to the shard.
+    churn: usize,
     /// Not a chance: how far a clock moves at most between two ticks.
     tick_ms: usize,
 }
@@ -89,6 +94,10 @@ struct Run {
     wipes: usize,
     installed: usize,
     cold: usize,
+    /// Changes of members that were accepted.
+    changes: usize,
+    /// Who votes at first.
+    initial: Configuration,
     proposals: u64,
     story: Option<Vec<String>>,
     hash: DefaultHasher,
@@ -110,12 +119,14 @@ impl Run {
             snapshot: [0, 15, 90][random.below(3)],
             wipe: [0, 30, 70][random.below(3)],
             census: random.percent(40),
+            churn: [0, 0, 20, 80][random.below(4)],
             tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
         let window_bytes = [100, 1000, 1 << 20][random.below(3)];
         let fetch_bytes = [1, 1000, 1 << 20][random.below(3)];
-        let cluster = Cluster::new(size, seed, |config| {
+        let spares = if faults.churn > 0 { 1 + random.below(3) as u64 } else { 0 };
+        let cluster = Cluster::with_spares(size, spares, seed, |config| {
             config.fetch_bytes_max = fetch_bytes;
             config.blank = faults.census.then_some(0);
             config.election_timeout = Duration::from_millis(100);
@@ -140,6 +151,8 @@ impl Run {
             wipes: 0,
             installed: 0,
             cold: 0,
+            changes: 0,
+            initial: Configuration::of_voters((1..=size).map(NodeId)).unwrap(),
             proposals: 0,
             story,
             hash: DefaultHasher::new(),
@@ -237,14 +250,14 @@ impl Run {
         self.check_history(id, commit, "state machine safety");
         if commit > known {
             let term = self.committed[&commit].term;
-            let ids = self.cluster.ids();
-            let holds = |id: &&NodeId| {
-                let node = self.cluster.node(**id);
+            let configuration = self.cluster.raft(id).unwrap().configuration();
+            let holds = |id: NodeId| {
+                let node = self.cluster.node(id);
                 let here = node.counts && node.disk.holds(commit, term);
                 here || node.lost.iter().any(|disk| disk.holds(commit, term))
             };
-            let copies = ids.iter().filter(holds).count();
-            assert!(copies > ids.len() / 2, "{commit} is committed with {copies} durable copies");
+            let enough = configuration.has_quorum(holds);
+            assert!(enough, "{commit} is committed without durable copies in {configuration}");
         }
         if role == Role::Leader {
             self.acknowledged = self.acknowledged.max(commit);
@@ -341,24 +354,6 @@ impl Run {
         self.cluster.crash(id);
         self.reports.retain(|(of, _)| *of != id);
         self.reads.retain(|read, _| read % 16 != id.0);
-    }
-
-    /// Loses a disk, if the others still make a majority of those that count.
-    fn wipe(&mut self, id: NodeId) {
-        let ids = self.cluster.ids();
-        let counts = |id: &&NodeId| {
-            let node = self.cluster.node(**id);
-            let stored = node.disk.written || !self.faults.census && node.lost.is_empty();
-            node.counts && stored && node.disk.hard_state.standing == Standing::Member
-        };
-        let left = ids.iter().filter(counts).filter(|other| **other != id).count();
-        if left < majority(ids.len()) {
-            return;
-        }
-        self.crash(id);
-        self.tell(|| format!("{id} LOSES ITS DISK"));
-        self.wipes += 1;
-        self.cluster.wipe(id);
     }
 
     fn restart(&mut self, id: NodeId) {
@@ -474,7 +469,8 @@ impl Run {
                 self.tick(id, self.faults.tick_ms);
             }
             82..90 => self.propose(id),
-            90..95 => self.read(id),
+            90..93 => self.read(id),
+            93..95 if self.random.percent(self.faults.churn) => self.change_members(),
             95 if self.random.percent(self.faults.partition * 20) => {
                 let random = &mut self.random;
                 self.side = ids.iter().copied().filter(|_| random.percent(40)).collect();
@@ -516,6 +512,7 @@ impl Run {
                 None => {}
             }
             if step % 50 == 0 {
+                self.cluster.ids().into_iter().for_each(|id| self.check_configuration(id));
                 self.check_log_matching();
             }
         }
@@ -540,6 +537,14 @@ impl Run {
                 let raft = node.raft.as_ref()?;
                 (raft.role() == Role::Leader).then_some((raft.term(), node.id))
             });
+            if let Some((_, leader)) = leader
+                && let raft = self.cluster.raft(leader).unwrap()
+                && raft.configuration().is_joint()
+                && !raft.configuration().auto_leave()
+            {
+                let change = Reconfiguration::Leave;
+                self.step(leader, Event::Reconfigure { change, only_if_ready: true });
+            }
             // A leader that is deposed after all may take its proposal along.
             if let Some((term, leader)) = leader
                 && goal.is_none_or(|(of, _)| of != term)
@@ -560,9 +565,15 @@ impl Run {
     }
 
     fn agree(&self, goal: LogIndex) -> bool {
+        let rafts = self.cluster.nodes.values().filter_map(|node| node.raft.as_ref());
+        let leaders = rafts.filter(|raft| raft.role() == Role::Leader);
+        let Some(leader) = leaders.max_by_key(|raft| raft.term()) else { return false };
+        let configuration = leader.configuration();
         self.reads.is_empty()
-            && self.cluster.nodes.values().all(|node| {
-                let raft = node.raft.as_ref().unwrap();
+            && leader.is_configuration_committed()
+            && !configuration.is_joint()
+            && configuration.members().iter().all(|id| {
+                let raft = self.cluster.raft(id).unwrap();
                 let member = raft.standing() == Some(Standing::Member);
                 member && raft.commit() >= goal && raft.commit() == raft.last_index()
             })
@@ -591,6 +602,7 @@ impl Run {
     fn whole(mut self) -> Outcome {
         self.chaos();
         self.heal();
+        self.check_changes();
         self.check_log_matching();
         assert!(self.committed.keys().copied().eq((1..=self.committed.len() as u64).map(LogIndex)));
         Outcome {
@@ -601,6 +613,7 @@ impl Run {
             wipes: self.wipes,
             installed: self.installed,
             cold: self.cold,
+            changes: self.changes,
         }
     }
 }
@@ -614,6 +627,7 @@ struct Outcome {
     wipes: usize,
     installed: usize,
     cold: usize,
+    changes: usize,
 }
 
 fn describe(event: &Event) -> String {
@@ -659,6 +673,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
         total.wipes += outcome.wipes;
         total.installed += outcome.installed;
         total.cold += outcome.cold;
+        total.changes += outcome.changes;
     }
     // A run in which nothing happens proves nothing.
     let seeds = seeds as usize;
@@ -667,6 +682,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
     assert!(total.reads > 5 * seeds, "hardly any reads answered: {total:?}");
     assert!(total.wipes > seeds / 2, "hardly any disks lost: {total:?}");
     assert!(total.installed > seeds / 2, "hardly any snapshots installed: {total:?}");
+    assert!(total.changes > seeds / 2, "hardly any changes of members: {total:?}");
     assert!(total.cold > 5 * seeds, "hardly anything fetched: {total:?}");
     eprintln!("{seeds} seeds: {total:?}");
 }
