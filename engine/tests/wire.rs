@@ -9,6 +9,7 @@ use coracle_engine::limits::{
     CLUSTER_ID_BYTES_MAX, FRAME_BYTES_MAX, GATHER_BYTES_MIN, PAYLOAD_BYTES_MAX,
     REFUSAL_TEXT_BYTES_MAX, TERM_MAX,
 };
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
     HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing, Vote,
@@ -77,7 +78,7 @@ fn payload() -> impl Strategy<Value = Bytes> {
 }
 
 fn append() -> impl Strategy<Value = Message> {
-    let entry = (any::<u64>(), payload(), 0..4_u64);
+    let entry = (any::<u64>(), payload(), 0..5_u64);
     (1..=TERM_MAX, 0..1_u64 << 60, any::<u64>(), any::<u64>(), vec(entry, 0..12)).prop_map(
         |(term, prev, prev_term, commit, entries)| {
             let entries = entries.into_iter().zip(1..).map(|((term, payload, kind), n)| {
@@ -85,6 +86,10 @@ fn append() -> impl Strategy<Value = Message> {
                 let (kind, payload) = match kind {
                     0 => (EntryKind::Noop, Bytes::new()),
                     1 => (EntryKind::Readmission, readmission.encode()),
+                    2 => {
+                        let voters = Configuration::of_voters([NodeId(n), NodeId(n + 7)]).unwrap();
+                        (EntryKind::Reconfiguration, voters.encode())
+                    }
                     _ => (EntryKind::Normal, payload),
                 };
                 Entry { term: Term(term), index: LogIndex(prev + n), kind, payload }

@@ -434,6 +434,48 @@ pub const MUTANTS: &[Mutant] = &[
         "Raft without stable storage; TigerBeetle's recovering_head",
         "a node wiped between two candidates, or after an acknowledgement that counted",
     ),
+    engine(
+        "reconfigure-without-own-commit",
+        "a leader changes members before it has committed an entry of its own term",
+        "Raft's single-server changes as first published (Ongaro, raft-dev, 2015)",
+        "two leaders in a row, each with a change of one voter that is not committed",
+    ),
+    engine(
+        "truncated-configuration-kept",
+        "a configuration stays in force although its entry was cut off",
+        "what applying at once, without a way back, comes to",
+        "a leader that changes members alone and is deposed",
+    ),
+    engine(
+        "joint-quorum-by-union",
+        "a joint configuration decides by a majority of all voters, not of both halves",
+        "a common misreading of joint consensus",
+        "a change of several voters, and a partition between old and new ones",
+    ),
+    engine(
+        "auto-leave-twice",
+        "the leader leaves the joint configuration again while leaving is not committed",
+        "etcd raft guards against it with pendingConfIndex",
+        "anything committed between the joint configuration and its end",
+    ),
+    engine(
+        "stale-configuration-after-snapshot",
+        "a snapshot is installed, and the configuration stays the one before",
+        "etcd raft restores the ConfState with each snapshot for this reason",
+        "a change of members that a follower gets by a snapshot only",
+    ),
+    engine(
+        "removed-leader-counts-itself",
+        "a leader that removes itself counts itself until that is committed",
+        "Raft thesis, 4.2.2",
+        "a leader that is removed while another voter is cut off",
+    ),
+    engine(
+        "learner-votes",
+        "a learner counts for votes and commits",
+        "Yugabyte 1.1.9: votes of nodes that have none",
+        "a learner that keeps pace while voters are cut off",
+    ),
     // The key-value server.
     server(
         "expiry-by-local-time",

@@ -81,6 +81,52 @@ fn kept_entries_truncate_nothing_and_stay_in_memory() {
     assert_eq!(shape(&shard), ((0, 0), 3, vec![(1, 1), (3, 2)]));
 }
 
+fn voters(count: u64) -> Configuration {
+    Configuration::of_voters((1..=count).map(NodeId)).unwrap()
+}
+
+fn reconfiguration(index: u64, term: u64, configuration: &Configuration) -> Entry {
+    let kind = EntryKind::Reconfiguration;
+    Entry { kind, payload: configuration.encode(), ..entry(index, term, 8) }
+}
+
+/// Also those that are not in memory any more, and of those that were overwritten only what is there now.
+#[test]
+fn configurations_are_found_wherever_they_lie() {
+    let change = |index, term, count| reconfiguration(index, term, &voters(count));
+    let groups = [
+        vec![Given::Entry(change(1, 1, 1))],
+        entries(2, 3, 1),
+        vec![Given::Entry(change(4, 1, 4)), Given::Entry(entry(5, 1, 8))],
+        vec![Given::Entry(change(3, 2, 3))],
+        entries(4, 4, 2),
+        vec![Given::Kept(change(1, 1, 1))],
+    ];
+    let shard = found(&groups, None).unwrap();
+    assert_eq!(shard.configurations, [(LogIndex(1), voters(1)), (LogIndex(3), voters(3))]);
+    let behind = [&groups[..], &[base(1, 1, false)]].concat();
+    let shard = found(&behind, Some((1, 1))).unwrap();
+    assert_eq!(shard.configurations, [(LogIndex(3), voters(3))]);
+    let anew = [&groups[..], &[base(9, 2, true)]].concat();
+    assert_eq!(found(&anew, Some((9, 2))).unwrap().configurations, []);
+}
+
+/// A summary has no payloads: a segment with a configuration has none, and is read.
+#[test]
+fn segments_with_configurations_have_no_summary() {
+    let mut log = FakeLog::new();
+    let mut index = Index::default();
+    for group in [entries(1, 3, 1), vec![Given::Entry(reconfiguration(4, 1, &voters(2)))]] {
+        let (appended, place) = log.append(SHARD, &group);
+        index.appended(SHARD, &appended, place);
+        log.seal();
+    }
+    let plain = &log.segments[0];
+    assert!(index.take_summary(plain.start, plain.end, usize::MAX).is_some());
+    let changing = &log.segments[1];
+    assert_eq!(index.take_summary(changing.start, changing.end, usize::MAX), None);
+}
+
 #[test]
 fn what_lies_below_the_base_is_ignored() {
     let groups = [entries(1, 9, 1), base(5, 1, false), kept(4, 6, 1), entries(10, 10, 1)];

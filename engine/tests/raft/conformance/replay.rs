@@ -17,8 +17,8 @@
 //!   log that is newer than its term, so here that entry has term 0 and is shown as 1.
 //! * etcd's snapshots travel in their messages and are restored when they arrive. Ours are only offered; the
 //!   adapter installs them at once. etcd counts a snapshot as sent and shows what comes after it as next.
-//! * The core has no changes of membership yet. They are proposed as ordinary entries, and each node
-//!   keeps a [`Configuration`] that moves when such an entry is applied.
+//! * The core's changes of membership are in force when appended, etcd's when applied. They are proposed as ordinary
+//!   entries here, and each node keeps a [`Configuration`] that moves when such an entry is applied.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

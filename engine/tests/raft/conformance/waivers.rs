@@ -18,10 +18,10 @@ const LEADERS_ARE_KEPT: &str = "check-quorum is always on here: a leader that he
      answer pre-votes, so that nobody is helped to depose it; etcd's default answers by the log alone";
 const REFUSALS_DO_NOT_WAIT: &str = "a refused vote promises nothing, so it leaves at once and not \
      when the disk is done; that it is sent is compared where its Ready is";
-const NO_OUTSIDERS: &str = "a core can't start without being a voter of its shard: it needs changes of \
-     membership in the running core";
-const NO_MEMBERSHIP: &str = "needs changes of membership in the running core: the configuration comes out \
-     right, but the core goes on counting, and sending to, the voters it was started with";
+const NO_OUTSIDERS: &str = "the adapter does not start cores that are no voters at first";
+const NO_MEMBERSHIP: &str = "the adapter proposes changes of membership as ordinary entries, to compare what \
+     they come to when applied, as etcd does; the core, whose changes are in force when appended, goes on with \
+     the voters it was started with";
 const NO_TRANSFER: &str = "needs leadership transfer, and a new voter that the core knows of; node 4 never \
      leads here, and all that it would do as leader is missing";
 
