@@ -610,7 +610,10 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::raft::{Append, Config, Entry, HardState, PreVoteReply, RaftLog, VoteReply};
+    use crate::raft::membership::{Change, Transition};
+    use crate::raft::{
+        Append, Config, Entry, HardState, Membership, PreVoteReply, RaftLog, VoteReply,
+    };
 
     struct Nothing;
 
@@ -678,6 +681,61 @@ mod tests {
         let kept = propose(&mut shard);
         shard.give_up_on_lost(now, patience);
         assert!(kept.now_or_never().is_none(), "this one is in the log");
+    }
+
+    fn reconfigure(
+        shard: &mut Shard,
+        change: Change,
+    ) -> oneshot::Receiver<Result<Position, ReconfigureError>> {
+        let (answer, pending) = oneshot::channel();
+        let changes = vec![change];
+        let change = Reconfiguration::Change { changes, transition: Transition::Auto };
+        shard.reconfigure(change, answer);
+        pending
+    }
+
+    /// Everything of the shard's effects becomes durable.
+    fn store(shard: &mut Shard) {
+        let mark = shard.effects.write_mark.take();
+        let own = std::mem::take(&mut shard.effects.after_durable);
+        shard.effects.clear();
+        for (_, message) in own.into_iter().filter(|(to, _)| *to == OWN) {
+            shard.message(OWN, message);
+        }
+        mark.into_iter().for_each(|mark| shard.step(Event::Durable(mark)));
+    }
+
+    #[test]
+    fn a_change_of_members_is_refused_or_answered_when_it_is_committed() {
+        let mut shard = shard(&[OWN], Vec::new());
+        let refused = reconfigure(&mut shard, Change::AddLearner(FRIEND));
+        let (id, leader) = (ShardId(0), None);
+        let expected = Err(ReconfigureError::NotLeader { shard: id, leader });
+        assert_eq!(refused.now_or_never(), Some(Ok(expected)));
+        shard.step(Event::Tick { now: Duration::from_secs(2) });
+        (0..2).for_each(|_| store(&mut shard)); // the vote, then the first entry of the term
+        let mut counters = CoreCounters::default();
+        let mut pending = reconfigure(&mut shard, Change::AddLearner(FRIEND));
+        assert!(pending.try_recv().expect("it waits").is_none());
+        store(&mut shard);
+        shard.apply(&mut counters);
+        let place = Position { term: Term(1), index: LogIndex(2) };
+        assert_eq!(pending.now_or_never(), Some(Ok(Ok(place))));
+        let status = shard.status();
+        assert_eq!(status.configuration.to_string(), "voters=(1) learners=(2)");
+        assert!(status.configuration_committed);
+        assert_eq!(status.followers[0].membership, Membership::Learner);
+        let refused = reconfigure(&mut shard, Change::AddVoter(FRIEND));
+        let refused = refused.now_or_never();
+        let Some(Ok(Err(ReconfigureError::Refused { refusal, .. }))) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(matches!(refusal, ReconfigureRefusal::NotReady { node: FRIEND, .. }), "{refusal}");
+        // What waits when the log fails is answered, too.
+        let pending = reconfigure(&mut shard, Change::Remove(FRIEND));
+        shard.fail("a test");
+        let unknown = Err(ReconfigureError::OutcomeUnknown { shard: id });
+        assert_eq!(pending.now_or_never(), Some(Ok(unknown)));
     }
 
     #[test]
