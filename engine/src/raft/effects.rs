@@ -92,8 +92,8 @@ pub enum Event {
 }
 
 /// Asks for entries that are not in memory, for a follower that lacks them. The answer is
-/// [`Event::Fetched`], [`Event::SnapshotPreferred`] or [`Event::FetchFailed`]. Per follower one is under way at a time; after a change of
-/// leadership one may be forgotten, and its answer, if it comes, is ignored.
+/// [`Event::Fetched`], [`Event::SnapshotPreferred`] or [`Event::FetchFailed`]. Per follower one is under way at a
+/// time; after a change of leadership one may be forgotten, and its answer, if it comes, is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The follower.
