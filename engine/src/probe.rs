@@ -129,6 +129,12 @@ declare_probes! {
     damaged_while_running,
     /// A damaged replica ignored its leader until what it had applied was in a snapshot.
     damaged_without_snapshot,
+    /// A start found what is of a later term than the stored one.
+    hard_state_lost,
+    /// A snapshot had to wait for the term of its last entry to be durable.
+    snapshot_before_term_durable,
+    /// A snapshot was offered before the leader's term was durable here.
+    offer_before_term_durable,
     /// What was damaged in the log at a start, was needed no more.
     replay_damage_outlived,
     /// What was damaged in the log at a start, is in a snapshot.

@@ -193,7 +193,13 @@ impl<E: Env> Core<E> {
         for id in hosted {
             let mut machine = new_machine(machines, id);
             let snapshot = match restore(&env, &store, id, &machine).await {
-                Ok(snapshot) => snapshot,
+                Ok(snapshot) => {
+                    // Older ones that an earlier process kept for others, or could not remove.
+                    if let Err(error) = store.remove_older(id).await {
+                        tracing::warn!(%core, shard = %id, "an old snapshot could not be removed: {error}");
+                    }
+                    snapshot
+                }
                 Err(Unreadable { snapshot, error }) => {
                     tracing::error!(%core, shard = %id, "{snapshot} can't be restored: {error}");
                     unreadable.insert(id, snapshot);
@@ -357,7 +363,8 @@ fn nothing_left(shard: ShardId, behind: Lsn) -> tier::Unusable {
 }
 
 /// Whether a shard can go on with what was found of it. A snapshot that can't be read is not needed while the
-/// log still has all entries.
+/// log still has all entries. Term and vote are durable before anything of that term is: without them, who
+/// this replica voted for is unknown.
 fn judge(
     shard: ShardId,
     log: Option<Result<RecoveredShard, tier::Unusable>>,
@@ -366,6 +373,16 @@ fn judge(
 ) -> Found {
     match (log, unreadable) {
         (None, _) => Found::Blank,
+        (Some(Ok(found)), _) if found.last_term() > found.hard_state.term => {
+            sometimes!(hard_state_lost);
+            let reason = format!(
+                "what shard {shard} has is of term {}, but the newest vote in its log is of term {}: later \
+                 ones, which were stored before, are lost",
+                found.last_term(),
+                found.hard_state.term
+            );
+            Found::Damaged { hard_state: found.hard_state, reason }
+        }
         (Some(Ok(found)), None) => Found::Whole(found),
         (Some(Ok(found)), Some(lost)) => {
             sometimes!(snapshot_unreadable_at_start);
