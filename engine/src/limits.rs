@@ -243,7 +243,7 @@ const _: () = assert!(
 );
 const _: () = assert!(SNAPSHOT_MANIFEST_BYTES_MAX <= 16 << 20);
 
-/// Sessions of a shard unless configured otherwise: each takes about 200 bytes besides its replies.
+/// Sessions of a shard unless configured otherwise: each takes about 700 bytes with its first small reply.
 pub const SESSIONS: u64 = 4096;
 
 /// Most sessions that may be configured: beginning a snapshot takes a pointer to each, in less than a millisecond.

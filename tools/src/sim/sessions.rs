@@ -6,7 +6,7 @@
 //! the answer in the end: to its judge that is one operation, which took longer. One that was done twice or
 //! was lost then shows like any other wrong answer.
 //!
-//! On the way clients also do what sessions have to bear: they send copies of requests that were answered long
+//! On the way clients also do what sessions have to bear: they lose answers and ask again, send copies of requests that were answered long
 //! ago, leave requests unanswered and come back to them, acknowledge what they never got an answer to, let their
 //! sessions expire, close them, and change the limits under way.
 //!
@@ -43,6 +43,8 @@ pub struct WithSessions<W> {
     sessions: BTreeMap<(u32, ShardId), ClientSession>,
     /// Requests that were answered, to be sent again.
     old: BTreeMap<ShardId, Vec<Old>>,
+    /// The final reads have begun: what they have to write needs no session.
+    is_over: bool,
 }
 
 /// The habits of a seed.
@@ -52,6 +54,8 @@ struct Habits {
     share: f64,
     /// How often a request is sent again before its client gives up.
     tries: u32,
+    /// Share of answers that get lost on the way to the client.
+    lost: f64,
     /// Share of requests given up that may be asked for again later.
     resumed: f64,
     /// Share of writes before which something else is proposed.
@@ -68,6 +72,7 @@ impl Habits {
         Some(Self {
             share: one_of(&mut rng, &[0.3, 0.9, 1.0]),
             tries: one_of(&mut rng, &[1, 5, 20]),
+            lost: one_of(&mut rng, &[0.0, 0.05, 0.3]),
             resumed: one_of(&mut rng, &[0.0, 0.5, 1.0]),
             aside: one_of(&mut rng, &[0.05, 0.3]),
             idle_timeout_ms,
@@ -135,6 +140,7 @@ impl<W: Workload> WithSessions<W> {
             doing: BTreeMap::new(),
             sessions: BTreeMap::new(),
             old: BTreeMap::new(),
+            is_over: false,
         }
     }
 
@@ -145,7 +151,7 @@ impl<W: Workload> WithSessions<W> {
             self.doing.insert(client, Doing::Read);
             return request;
         }
-        if habits.rng.f64() >= habits.share {
+        if self.is_over || habits.rng.f64() >= habits.share {
             self.doing.insert(client, Doing::Plain);
             let payload = Entry::Plain(request.payload).encode();
             return Request { payload, ..request };
@@ -259,6 +265,13 @@ impl<W: Workload> WithSessions<W> {
         // With one copy, a refusal is one of the request.
         let not_done = if tries == 0 { Outcome::Refused } else { Outcome::Unknown };
         let payload = session.instead(request).unwrap_or_default();
+        let outcome = match outcome {
+            Outcome::Replied(_) if tries < habits.tries && habits.rng.f64() < habits.lost => {
+                self.world.count("session.answer_lost");
+                Outcome::Unknown
+            }
+            outcome => outcome,
+        };
         match outcome {
             Outcome::Unknown if tries < habits.tries => {
                 let payload = session.again(request).unwrap_or_default();
@@ -390,6 +403,7 @@ impl<W: Workload> Workload for WithSessions<W> {
     }
 
     fn final_read(&mut self, number: usize, ask: Ask<'_>) -> Option<(String, Request)> {
+        self.is_over = true;
         let client = ask.client;
         let (words, request) = self.inner.final_read(number, ask)?;
         Some((words, self.send(client, request)))
