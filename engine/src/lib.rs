@@ -10,6 +10,7 @@ pub mod env;
 mod error;
 pub mod limits;
 pub mod raft;
+pub mod session;
 pub mod snapshot;
 mod state_machine;
 pub mod tier;

@@ -428,4 +428,24 @@ declare_probes! {
     summary_refused,
     /// A sealed segment got no summary because it would not fit.
     summary_too_large,
+    /// A request came for a session that is not there.
+    session_unknown,
+    /// A request came that its client had acknowledged.
+    session_request_acknowledged,
+    /// A request was answered from memory.
+    session_duplicate,
+    /// A request had been applied, but its reply was too large to be kept.
+    session_reply_gone,
+    /// A request was too far from the first that its client had not acknowledged.
+    session_window_full,
+    /// A session had as many bytes of replies as it may.
+    session_replies_full,
+    /// A session was idle for too long.
+    session_expired,
+    /// A session made room for a new one.
+    session_evicted,
+    /// A snapshot shows sessions with replies.
+    session_replies_in_snapshot,
+    /// An entry was none that sessions know.
+    session_entry_malformed,
 }

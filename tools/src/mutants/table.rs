@@ -434,6 +434,31 @@ pub const MUTANTS: &[Mutant] = &[
         "Raft without stable storage; TigerBeetle's recovering_head",
         "a node wiped between two candidates, or after an acknowledgement that counted",
     ),
+    // Client sessions.
+    engine(
+        "session-dropped-by-snapshot",
+        "snapshots have no sessions",
+        "RedisRaft, dragonboat: sessions that were not part of the snapshot",
+        "a request that is sent again after a restart from a snapshot, or to a replica that was sent one",
+    ),
+    engine(
+        "duplicate-applied-after-expiry",
+        "a request of a session that is gone is applied",
+        "Ongaro's thesis, 6.3: sessions must not come back",
+        "a request that is sent again when its session has expired or was evicted",
+    ),
+    engine(
+        "reply-cache-ignored",
+        "a request is applied whether or not it was before",
+        "at-least-once, as without sessions",
+        "any request that is sent again",
+    ),
+    engine(
+        "acknowledged-request-applied",
+        "a late copy of a request whose reply was acknowledged is applied",
+        "a reply cache without LogCabin's first outstanding request",
+        "a copy of a request that arrives after its client has gone on",
+    ),
     // The key-value server.
     server(
         "expiry-by-local-time",
