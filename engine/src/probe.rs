@@ -422,4 +422,20 @@ declare_probes! {
     summary_refused,
     /// A sealed segment got no summary because it would not fit.
     summary_too_large,
+    /// A leader began to hand over.
+    transfer_begun,
+    /// A transfer was asked for while another one was under way.
+    transfer_second,
+    /// A successor was told once more to campaign.
+    transfer_told_again,
+    /// A transfer took too long.
+    transfer_given_up,
+    /// The chosen replica leads.
+    transfer_done,
+    /// Leadership was lost during a transfer, but not to the chosen replica.
+    transfer_lost,
+    /// A replica was told to campaign by one that it does not follow.
+    timeout_now_ignored,
+    /// A proposal came to a leader that was handing over.
+    proposal_during_transfer,
 }

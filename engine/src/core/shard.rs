@@ -216,6 +216,9 @@ impl Shard {
             Some(Refusal::UncommittedLimit) => {
                 ProposeError::Overloaded("too many uncommitted bytes in this shard")
             }
+            Some(Refusal::Transferring { .. }) => {
+                ProposeError::Overloaded("leadership of this shard is being handed over")
+            }
             Some(Refusal::NotLeader { .. }) | None => self.not_leader(),
         };
         incoming.drain(..).for_each(|refused| refuse(refused, error.clone()));

@@ -82,7 +82,7 @@ impl Raft {
     /// Asks whether an election could be won; a single voter need not ask.
     fn campaign(&mut self, effects: &mut Effects) {
         if self.peers.is_empty() {
-            self.become_candidate(effects);
+            self.become_candidate(false, effects);
             return;
         }
         sometimes!(vote_split, self.role == Role::Candidate);
@@ -107,7 +107,9 @@ impl Raft {
     /// Enters the next term and asks for votes. The requests wait until term, own vote and log are
     /// durable, like the own vote. Otherwise a candidate could crash, forget entries that its request
     /// spoke of, campaign in the same term again, and win by a late vote for the log it had before.
-    fn become_candidate(&mut self, effects: &mut Effects) {
+    ///
+    /// `transfer`: because the leader of the present term wants it.
+    pub(super) fn become_candidate(&mut self, transfer: bool, effects: &mut Effects) {
         self.term = Term(self.term.0 + 1);
         self.vote = Some(self.config.id);
         self.role = Role::Candidate;
@@ -123,6 +125,7 @@ impl Raft {
             term: self.term,
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
+            transfer,
         };
         for peer in &self.peers {
             #[cfg(not(mutant = "candidate-vote-unsynced"))]
@@ -166,7 +169,7 @@ impl Raft {
         self.record_vote(from, m.granted);
         match self.tally() {
             VoteResult::Pending => {}
-            VoteResult::Won => self.become_candidate(effects),
+            VoteResult::Won => self.become_candidate(false, effects),
             VoteResult::Lost => {
                 sometimes!(pre_vote_lost);
                 self.become_follower(self.term, None, effects);

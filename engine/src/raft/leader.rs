@@ -26,6 +26,12 @@ impl Raft {
             effects.proposed = Some(proposed);
             return;
         }
+        if let Some(to) = self.holds_proposals_for() {
+            sometimes!(proposal_during_transfer);
+            proposed.refusal = Some(Refusal::Transferring { to });
+            effects.proposed = Some(proposed);
+            return;
+        }
         for payload in payloads {
             let cost = payload.len() + crate::limits::ENTRY_COST_BYTES;
             // An idle leader takes anything, or a limit below one payload would refuse it for ever.

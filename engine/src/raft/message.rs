@@ -132,6 +132,9 @@ pub struct Vote {
     pub last_index: LogIndex,
     /// Term of the sender's last entry.
     pub last_term: Term,
+    /// The leader of the term before has told the sender to campaign ([`TimeoutNow`]): to be answered although
+    /// that leader is heard.
+    pub transfer: bool,
 }
 
 /// Answers a [`Vote`].
@@ -226,6 +229,13 @@ pub struct SnapshotOffer {
     pub snapshot_term: Term,
 }
 
+/// Tells a follower that has the leader's whole log to campaign at once (Raft thesis, 3.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term. In a later one it says nothing.
+    pub term: Term,
+}
+
 /// A replica without any data asks the others whether the cluster is new. Belongs to no term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Census {
@@ -265,6 +275,8 @@ pub enum Message {
     HeartbeatReply(HeartbeatReply),
     /// See [`SnapshotOffer`].
     SnapshotOffer(SnapshotOffer),
+    /// See [`TimeoutNow`].
+    TimeoutNow(TimeoutNow),
     /// See [`Census`].
     Census(Census),
     /// See [`CensusReply`].
@@ -291,6 +303,7 @@ impl Message {
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
             Self::SnapshotOffer(m) => m.term,
+            Self::TimeoutNow(m) => m.term,
             Self::Census(_) => Term(0),
             Self::CensusReply(m) => m.term,
         }

@@ -9,6 +9,7 @@ use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
 use super::progress::Progress;
 use super::reads::Reads;
 use super::returning::Asking;
+use super::transfer::Transfer;
 use crate::{LogIndex, NodeId, Term};
 
 /// One replica of one shard. See the [module](super) for the protocol and the caller's duties.
@@ -52,6 +53,8 @@ pub struct Raft {
     pub(super) asking: Option<Asking>,
     /// The entry in the log that readmits this replica.
     pub(super) readmission: Option<LogIndex>,
+    /// While leadership is handed over.
+    pub(super) transfer: Option<Transfer>,
 }
 
 /// Another voter, as this replica sees it.
@@ -166,6 +169,7 @@ impl Raft {
             standing,
             asking: None,
             readmission: None,
+            transfer: None,
             config,
         };
         raft.asking = Asking::begin(&raft.config, now);
@@ -189,6 +193,7 @@ impl Raft {
             Event::Message { from, message } => self.on_message(from, message, effects),
             Event::Durable(mark) => self.on_durable(mark, effects),
             Event::ReadIndex { id } => self.on_read_index(id, effects),
+            Event::TransferLeadership { id, to } => self.on_transfer_leadership(id, to, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
             Event::Snapshot { index, term } => self.on_snapshot(index, term, effects),
@@ -200,6 +205,7 @@ impl Raft {
             Event::FetchFailed { to, first } => self.on_fetched(to, first, &[], effects),
         }
         self.rejoin_if_readmitted(effects);
+        self.drive_transfer(effects);
         if (self.term, self.vote) != (before.0, before.1) {
             self.store_hard_state(effects);
         }
@@ -350,6 +356,7 @@ impl Raft {
             Message::Heartbeat(m) => self.on_heartbeat(from, m, effects),
             Message::HeartbeatReply(m) => self.on_heartbeat_reply(from, m, effects),
             Message::SnapshotOffer(m) => self.on_snapshot_offer(from, m, effects),
+            Message::TimeoutNow(_) => self.on_timeout_now(from, effects),
             Message::Census(_) | Message::CensusReply(_) => {} // belong to no term
         }
     }
@@ -382,7 +389,7 @@ impl Raft {
             }
             Message::PreVoteReply(m) if m.granted => return true,
             // A replica that was cut off must not depose a leader whom others hear (thesis, 4.2.3).
-            Message::Vote(_) if self.hears_leader() => {
+            Message::Vote(m) if self.hears_leader() && !m.transfer => {
                 sometimes!(vote_ignored);
                 return false;
             }

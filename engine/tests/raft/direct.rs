@@ -46,7 +46,7 @@ fn append(term: u64, prev: (u64, u64), commit: u64, entries: Vec<Entry>) -> Mess
 
 fn vote(term: u64, last: (u64, u64)) -> Message {
     let (last_term, last_index) = (Term(last.0), LogIndex(last.1));
-    Message::Vote(Vote { term: Term(term), last_index, last_term })
+    Message::Vote(Vote { term: Term(term), last_index, last_term, transfer: false })
 }
 
 fn accepted(term: u64, matched: u64) -> Message {

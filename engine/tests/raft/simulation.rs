@@ -7,14 +7,14 @@
 //! is run again with its story on standard error. `CORACLE_SEEDS=N` runs more of them,
 //! `CORACLE_SEED=N` only this one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::raft::quorum::majority;
-use coracle_engine::raft::{Effects, Entry, Event, Message, Role, Standing};
+use coracle_engine::raft::{Effects, Entry, Event, Message, Role, Standing, TransferOutcome};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use crate::cluster::{Cluster, Write};
@@ -86,6 +86,9 @@ struct Run {
     /// The highest acknowledged index when the read began.
     reads: BTreeMap<u64, LogIndex>,
     reads_answered: usize,
+    /// Transfers of leadership that have not ended.
+    transfers: BTreeSet<u64>,
+    transferred: usize,
     wipes: usize,
     installed: usize,
     cold: usize,
@@ -137,6 +140,8 @@ impl Run {
             leaders: BTreeMap::new(),
             reads: BTreeMap::new(),
             reads_answered: 0,
+            transfers: BTreeSet::new(),
+            transferred: 0,
             wipes: 0,
             installed: 0,
             cold: 0,
@@ -189,6 +194,12 @@ impl Run {
             let known = self.reads.remove(read).expect("a read is answered once");
             assert!(*index >= known, "read {read} at {index}, but {known} was acknowledged before");
             self.reads_answered += 1;
+        }
+        for (transfer, outcome) in &effects.transfers {
+            assert!(self.transfers.remove(transfer), "transfer {transfer} ends once");
+            if let TransferOutcome::Done { leader } = outcome {
+                self.transferred += usize::from(*leader != id);
+            }
         }
         for read in &effects.reads_failed {
             self.reads.remove(read).expect("a read ends once");
@@ -341,6 +352,7 @@ impl Run {
         self.cluster.crash(id);
         self.reports.retain(|(of, _)| *of != id);
         self.reads.retain(|read, _| read % 16 != id.0);
+        self.transfers.retain(|transfer| transfer % 16 != id.0);
     }
 
     /// Loses a disk, if the others still make a majority of those that count.
@@ -448,6 +460,22 @@ impl Run {
         self.step(id, Event::ReadIndex { id: read });
     }
 
+    /// Asks mostly those for leadership who have it.
+    fn transfer(&mut self, id: NodeId) {
+        let leads =
+            |id: &NodeId| self.cluster.raft(*id).is_some_and(|raft| raft.role() == Role::Leader);
+        let leader = self.cluster.ids().into_iter().find(leads);
+        let id = leader.filter(|_| self.random.percent(90)).unwrap_or(id);
+        if self.cluster.raft(id).is_none() {
+            return;
+        }
+        let to = self.random.below(self.cluster.ids().len() + 1) as u64;
+        self.proposals += 1;
+        let name = self.proposals * 16 + id.0;
+        self.transfers.insert(name);
+        self.step(id, Event::TransferLeadership { id: name, to: (to > 0).then_some(NodeId(to)) });
+    }
+
     fn tick(&mut self, id: NodeId, most_ms: usize) {
         let by = Duration::from_millis(self.random.below(most_ms) as u64);
         let now = self.cluster.node(id).now + by;
@@ -474,7 +502,8 @@ impl Run {
                 self.tick(id, self.faults.tick_ms);
             }
             82..90 => self.propose(id),
-            90..95 => self.read(id),
+            90..94 => self.read(id),
+            94 => self.transfer(id),
             95 if self.random.percent(self.faults.partition * 20) => {
                 let random = &mut self.random;
                 self.side = ids.iter().copied().filter(|_| random.percent(40)).collect();
@@ -561,6 +590,7 @@ impl Run {
 
     fn agree(&self, goal: LogIndex) -> bool {
         self.reads.is_empty()
+            && self.transfers.is_empty()
             && self.cluster.nodes.values().all(|node| {
                 let raft = node.raft.as_ref().unwrap();
                 let member = raft.standing() == Some(Standing::Member);
@@ -598,6 +628,7 @@ impl Run {
             terms: self.leaders.len(),
             committed: self.committed.len(),
             reads: self.reads_answered,
+            transfers: self.transferred,
             wipes: self.wipes,
             installed: self.installed,
             cold: self.cold,
@@ -611,6 +642,7 @@ struct Outcome {
     terms: usize,
     committed: usize,
     reads: usize,
+    transfers: usize,
     wipes: usize,
     installed: usize,
     cold: usize,
@@ -656,6 +688,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
         total.terms += outcome.terms;
         total.committed += outcome.committed;
         total.reads += outcome.reads;
+        total.transfers += outcome.transfers;
         total.wipes += outcome.wipes;
         total.installed += outcome.installed;
         total.cold += outcome.cold;
@@ -665,6 +698,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
     assert!(total.terms > 3 * seeds / 2, "hardly any elections: {total:?}");
     assert!(total.committed > 20 * seeds, "hardly anything committed: {total:?}");
     assert!(total.reads > 5 * seeds, "hardly any reads answered: {total:?}");
+    assert!(total.transfers > seeds / 4, "hardly any leadership handed over: {total:?}");
     assert!(total.wipes > seeds / 2, "hardly any disks lost: {total:?}");
     assert!(total.installed > seeds / 2, "hardly any snapshots installed: {total:?}");
     assert!(total.cold > 5 * seeds, "hardly anything fetched: {total:?}");

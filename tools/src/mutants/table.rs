@@ -429,6 +429,18 @@ pub const MUTANTS: &[Mutant] = &[
         "an entry that was overwritten, then read from disk",
     ),
     engine(
+        "transfer-keeps-proposing",
+        "a leader that is handing over goes on taking proposals",
+        "etcd-io/raft drops proposals while it has a leadTransferee; without that a busy leader never gets there",
+        "a transfer under load; the scenarios in engine/testdata/raft/transfer_*.txt",
+    ),
+    engine(
+        "timeout-now-before-caught-up",
+        "the successor is told to campaign before it has the whole log",
+        "thesis, 3.10: the target's log must be brought up to date first, or its election fails",
+        "a transfer with entries under way; the scenarios in engine/testdata/raft/transfer_*.txt",
+    ),
+    engine(
         "wiped-node-votes",
         "a node that has lost its data votes at once",
         "Raft without stable storage; TigerBeetle's recovering_head",

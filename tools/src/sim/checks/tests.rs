@@ -543,7 +543,7 @@ fn a_vote_before_it_is_durable() {
 fn a_candidate_before_term_vote_and_log_are_durable() {
     let ask = |last_term, last_index| {
         let (last_term, last_index) = (Term(last_term), LogIndex(last_index));
-        Message::Vote(Vote { term: Term(2), last_index, last_term })
+        Message::Vote(Vote { term: Term(2), last_index, last_term, transfer: false })
     };
     let mut rig = Rig::new();
     rig.stores(A, &fake(1, &[1]));
