@@ -134,6 +134,9 @@ const _: () = assert!(
     APPEND_GROUP_BYTES_MAX + PAYLOAD_BYTES_MAX < coracle_wal::limits::BATCH_BYTES_MAX,
     "a group with one more maximal entry fits a batch"
 );
+/// Rounds of heartbeats whose sending a leader remembers for its lease: those of several election timeouts.
+pub const LEASE_ROUNDS_MAX: usize = 64;
+
 /// Voters of one shard. More buy no availability and cost latency; the arrays that hold one value
 /// per voter on the hot path are this long.
 pub const VOTERS_MAX: usize = 9;

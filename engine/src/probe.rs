@@ -438,4 +438,12 @@ declare_probes! {
     timeout_now_ignored,
     /// A proposal came to a leader that was handing over.
     proposal_during_transfer,
+    /// A read was answered by lease.
+    read_by_lease,
+    /// A read needed a round although leases are on.
+    read_without_lease,
+    /// More rounds of heartbeats are under way than a leader remembers.
+    lease_rounds_full,
+    /// A voter kept quiet because it had heard a leader that may hold a lease, or had just started.
+    vote_withheld_for_lease,
 }

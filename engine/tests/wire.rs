@@ -112,7 +112,12 @@ fn message() -> impl Strategy<Value = Message> {
             2 => Message::Vote(Vote { term, last_index, last_term, transfer: a % 2 == 1 }),
             3 => Message::VoteReply(VoteReply { term, granted: yes }),
             4 => Message::Heartbeat(Heartbeat { term, commit: LogIndex(a), round: b }),
-            5 => Message::HeartbeatReply(HeartbeatReply { term, round: b, standing }),
+            5 => Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: b,
+                standing,
+                quiet_ms: a as u32,
+            }),
             6 => Message::SnapshotOffer(SnapshotOffer {
                 term,
                 index: last_index,
@@ -251,6 +256,7 @@ fn large_payloads_are_referenced_and_small_ones_gathered() {
         term: Term(1),
         round: 0,
         standing: Standing::Member,
+        quiet_ms: 0,
     });
     let frames = [
         raft(beat.clone()),
@@ -367,7 +373,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let refused =
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
     let busy = HelloReply::Refused { reason: RefuseReason::Busy, text: "not now".to_owned() };
-    let heartbeat_reply = HeartbeatReply { term, round: 4, standing: Standing::Member };
+    let heartbeat_reply =
+        HeartbeatReply { term, round: 4, standing: Standing::Member, quiet_ms: 500 };
     let standing = Standing::Returning(0x1112_1314_1516_1718);
     let returning = HeartbeatReply { standing, ..heartbeat_reply };
     let offer = SnapshotOffer { term, index: last_index, snapshot_term: last_term };

@@ -39,6 +39,14 @@ pub enum Event {
         /// [`Effects::reads_failed`].
         id: u64,
     },
+    /// Like [`Event::ReadIndex`], but answered at once if the leader holds a lease; see
+    /// [`Config::lease`](super::Config::lease).
+    LeaseRead {
+        /// As in [`Event::ReadIndex`].
+        id: u64,
+        /// The time, read from the clock of the ticks *after* the reads of the batch had come in.
+        now: Duration,
+    },
     /// Leadership is to be handed over: see [`TransferOutcome`] for how that ends. Proposals are refused while
     /// the successor gets the rest of the log ([`Refusal::Transferring`]).
     TransferLeadership {

@@ -12,10 +12,11 @@ use crate::{LogIndex, NodeId, Term};
 impl Raft {
     pub(super) fn on_tick(&mut self, now: Duration, effects: &mut Effects) {
         self.now = self.now.max(now);
+        self.tick_quiet();
         if !self.may_vote() {
             self.ask_whether_new(effects);
         } else if self.role != Role::Leader {
-            if self.now >= self.election_due {
+            if self.now >= self.election_due && !self.is_quiet() {
                 self.campaign(effects);
             }
         } else if self.now >= self.heartbeat_due {
@@ -146,6 +147,7 @@ impl Raft {
         }
         self.uncommitted = self.log.range(commit.next(), last).map(Entry::cost).sum();
         self.term_start = last.next();
+        self.lease.begin_term();
         self.append_own(EntryKind::Noop, bytes::Bytes::new(), effects);
         self.replicate_to_all(effects);
     }

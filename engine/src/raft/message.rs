@@ -214,6 +214,9 @@ pub struct HeartbeatReply {
     pub round: u64,
     /// Whether it counts for reads and for the leader's majority.
     pub standing: Standing,
+    /// For how long the sender helps nobody to depose the leader, in milliseconds on its clock from when it got
+    /// the heartbeat; 0 if it promises nothing. See [`LeaseConfig`](super::LeaseConfig).
+    pub quiet_ms: u32,
 }
 
 /// Tells a follower that lacks what the leader's log no longer has to fetch a snapshot. Like a heartbeat

@@ -19,7 +19,8 @@
 //!
 //! Reads without log entries: the leader notes its commit index, sends a numbered round of heartbeats
 //! and, when a majority has answered that round or a later one, the reads that came before the
-//! round may be answered from any state at that index or later.
+//! round may be answered from any state at that index or later. With leases, if they are turned on, the answers
+//! to heartbeats also say for how long nobody else can lead, and reads within that time need no round: see `lease.rs`.
 //!
 //! A leader that is to go hands over to a follower of choice: it holds proposals back until that one has everything,
 //! and tells it to campaign at once; see `transfer.rs`.
@@ -77,14 +78,14 @@
 //! ```
 //!
 //! # What is not here yet
-//! Membership changes in the running core ([`membership`] has what they come to), leases for
-//! reads, repair of a replica that lost only part of its data.
+//! Membership changes in the running core ([`membership`] has what they come to), repair of a replica that lost only part of its data.
 
 mod config;
 mod effects;
 mod election;
 mod follower;
 mod leader;
+mod lease;
 mod log;
 pub mod membership;
 mod message;
@@ -101,6 +102,7 @@ pub use effects::{
     Base, Effects, Event, Fault, Fetch, Proposed, Refusal, Role, SoftState, TransferOutcome,
     TransferRefusal, WriteMark,
 };
+pub use lease::LeaseConfig;
 pub use log::RaftLog;
 pub use message::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, HardState,

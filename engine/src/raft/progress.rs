@@ -90,6 +90,8 @@ pub(super) struct Progress {
     pub(super) fetching: Fetching,
     /// The newest round of reads it has confirmed.
     pub(super) round: u64,
+    /// The newest round of heartbeats in answer to which it keeps quiet; see `lease.rs`.
+    pub(super) quiet_round: u64,
     /// An append was answered since the last periodic heartbeat.
     pub(super) answered: bool,
     /// Nothing was answered between the last two periodic heartbeats: what is under way may be lost.
@@ -115,6 +117,7 @@ impl Progress {
             readmitting: None,
             fetching: Fetching::Idle,
             round: 0,
+            quiet_round: 0,
             answered: false,
             quiet: false,
             inflight: Inflight::default(),

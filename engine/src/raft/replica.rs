@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::config::{Config, StartError};
 use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
+use super::lease::Lease;
 use super::log::RaftLog;
 use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
 use super::progress::Progress;
@@ -53,6 +54,7 @@ pub struct Raft {
     pub(super) asking: Option<Asking>,
     /// The entry in the log that readmits this replica.
     pub(super) readmission: Option<LogIndex>,
+    pub(super) lease: Lease,
     /// While leadership is handed over.
     pub(super) transfer: Option<Transfer>,
 }
@@ -169,6 +171,7 @@ impl Raft {
             standing,
             asking: None,
             readmission: None,
+            lease: Lease::new(&config, now),
             transfer: None,
             config,
         };
@@ -193,6 +196,7 @@ impl Raft {
             Event::Message { from, message } => self.on_message(from, message, effects),
             Event::Durable(mark) => self.on_durable(mark, effects),
             Event::ReadIndex { id } => self.on_read_index(id, effects),
+            Event::LeaseRead { id, now } => self.on_lease_read(id, now, effects),
             Event::TransferLeadership { id, to } => self.on_transfer_leadership(id, to, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
@@ -343,6 +347,9 @@ impl Raft {
             self.answer_outdated(from, &message, effects);
             return;
         }
+        if self.keeps_quiet_on(&message) {
+            return;
+        }
         if term > self.term && !self.enter_term_of(from, &message, effects) {
             return;
         }
@@ -373,7 +380,8 @@ impl Raft {
         | Message::SnapshotOffer(_) = message
         {
             sometimes!(outdated_answered);
-            let reply = HeartbeatReply { term: self.term, round: 0, standing: self.standing };
+            let (term, standing) = (self.term, self.standing);
+            let reply = HeartbeatReply { term, round: 0, standing, quiet_ms: 0 };
             effects.send(from, Message::HeartbeatReply(reply));
         }
     }

@@ -189,6 +189,7 @@ impl Raft {
         if is_due {
             sometimes!(transfer_told_again, matches!(transfer.stage, Stage::Told { .. }));
             transfer.stage = Stage::Told { at: self.now };
+            self.lease.forfeit();
             effects.send(transfer.to, Message::TimeoutNow(TimeoutNow { term: self.term }));
         }
         self.transfer = Some(transfer);

@@ -72,6 +72,7 @@ pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(m.term.0);
             out.put_u64_le(m.round);
             encode_standing(m.standing, out);
+            out.put_u32_le(m.quiet_ms);
         }
         Message::SnapshotOffer(m) => {
             out.put_u64_le(m.term.0);
@@ -187,7 +188,8 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         Kind::HeartbeatReply => {
             let term = Term(get_u64(b)?);
             let round = get_u64(b)?;
-            Message::HeartbeatReply(HeartbeatReply { term, round, standing: decode_standing(b)? })
+            let (standing, quiet_ms) = (decode_standing(b)?, get_u32(b)?);
+            Message::HeartbeatReply(HeartbeatReply { term, round, standing, quiet_ms })
         }
         Kind::SnapshotOffer => {
             let (term, index, snapshot_term) = decode_question(b)?;

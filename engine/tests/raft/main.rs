@@ -5,6 +5,7 @@
 mod cluster;
 mod conformance;
 mod direct;
+mod leases;
 mod membership;
 mod render;
 mod scenarios;

@@ -3,7 +3,7 @@
 //! One seed makes one run: cluster size, how often messages are lost, repeated and overtaken, how
 //! slow disks and their reports are, crashes that lose what is not written, partitions, clocks of
 //! different speed, how much of the logs is evicted and compacted, snapshots made and pulled at odd times,
-//! disks that are lost (of fewer nodes at a time than a majority can spare). Then all faults end, and the cluster must elect, commit and agree. A failing seed
+//! leadership handed over at odd times, reads by lease with clocks that drift apart, disks that are lost (of fewer nodes at a time than a majority can spare). Then all faults end, and the cluster must elect, commit and agree. A failing seed
 //! is run again with its story on standard error. `CORACLE_SEEDS=N` runs more of them,
 //! `CORACLE_SEED=N` only this one.
 
@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::raft::quorum::majority;
-use coracle_engine::raft::{Effects, Entry, Event, Message, Role, Standing, TransferOutcome};
+use coracle_engine::raft::{
+    Effects, Entry, Event, LeaseConfig, Message, Role, Standing, TransferOutcome,
+};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use crate::cluster::{Cluster, Write};
@@ -62,12 +64,19 @@ struct Faults {
     wipe: usize,
     /// Whether nodes without data ask whether the cluster is new.
     census: bool,
+    /// Whether leaders may answer reads by lease. The clocks then keep to the bound.
+    lease: bool,
     /// Not a chance: how far a clock moves at most between two ticks.
     tick_ms: usize,
 }
 
+/// How much faster than the slowest clock the fastest one may be.
+const DRIFT_PPM: u32 = 200_000;
+
 struct Run {
     cluster: Cluster,
+    /// The time that has truly passed, where leases rest on it.
+    time: Duration,
     random: Random,
     faults: Faults,
     /// Written to disk, not yet reported to the replica.
@@ -86,6 +95,8 @@ struct Run {
     /// The highest acknowledged index when the read began.
     reads: BTreeMap<u64, LogIndex>,
     reads_answered: usize,
+    /// Those of them that were answered at once.
+    leased: usize,
     /// Transfers of leadership that have not ended.
     transfers: BTreeSet<u64>,
     transferred: usize,
@@ -113,6 +124,7 @@ impl Run {
             snapshot: [0, 15, 90][random.below(3)],
             wipe: [0, 30, 70][random.below(3)],
             census: random.percent(40),
+            lease: seed % 3 == 1,
             tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
@@ -120,6 +132,7 @@ impl Run {
         let fetch_bytes = [1, 1000, 1 << 20][random.below(3)];
         let cluster = Cluster::new(size, seed, |config| {
             config.fetch_bytes_max = fetch_bytes;
+            config.lease = faults.lease.then_some(LeaseConfig { drift_ppm: DRIFT_PPM });
             config.blank = faults.census.then_some(0);
             config.election_timeout = Duration::from_millis(100);
             config.heartbeat_interval = Duration::from_millis(20);
@@ -129,6 +142,7 @@ impl Run {
         let story = with_story.then(|| vec![format!("seed {seed}: {size} nodes, {faults:?}")]);
         Self {
             cluster,
+            time: Duration::ZERO,
             random,
             faults,
             reports: Vec::new(),
@@ -140,6 +154,7 @@ impl Run {
             leaders: BTreeMap::new(),
             reads: BTreeMap::new(),
             reads_answered: 0,
+            leased: 0,
             transfers: BTreeSet::new(),
             transferred: 0,
             wipes: 0,
@@ -375,6 +390,9 @@ impl Run {
 
     fn restart(&mut self, id: NodeId) {
         self.tell(|| format!("{id} RESTARTS"));
+        if self.faults.lease {
+            self.cluster.node_mut(id).now = self.clock(id);
+        }
         self.cluster.restart(id);
         // What was already acknowledged must still be in its log as far as it knows.
         self.check_history(id, self.cluster.raft(id).unwrap().commit(), "restart");
@@ -457,7 +475,15 @@ impl Run {
         self.proposals += 1;
         let read = self.proposals * 16 + id.0;
         self.reads.insert(read, self.acknowledged);
-        self.step(id, Event::ReadIndex { id: read });
+        let now = self.clock(id);
+        if self.faults.lease {
+            let answered = self.reads_answered;
+            self.step(id, Event::LeaseRead { id: read, now });
+            let alone = self.cluster.nodes.len() == 1;
+            self.leased += if alone { 0 } else { self.reads_answered - answered };
+        } else {
+            self.step(id, Event::ReadIndex { id: read });
+        }
     }
 
     /// Asks mostly those for leadership who have it.
@@ -478,8 +504,22 @@ impl Run {
 
     fn tick(&mut self, id: NodeId, most_ms: usize) {
         let by = Duration::from_millis(self.random.below(most_ms) as u64);
-        let now = self.cluster.node(id).now + by;
+        let now = match self.faults.lease {
+            true => {
+                self.time += by / self.cluster.nodes.len() as u32;
+                self.clock(id)
+            }
+            false => self.cluster.node(id).now + by,
+        };
         self.step(id, Event::Tick { now });
+    }
+
+    /// What the clock of a node shows that keeps to the bound.
+    fn clock(&self, id: NodeId) -> Duration {
+        match id.0 % 2 {
+            0 => self.time,
+            _ => self.time + self.time * DRIFT_PPM / 1_000_000,
+        }
     }
 
     fn something(&mut self) {
@@ -628,6 +668,7 @@ impl Run {
             terms: self.leaders.len(),
             committed: self.committed.len(),
             reads: self.reads_answered,
+            leased: self.leased,
             transfers: self.transferred,
             wipes: self.wipes,
             installed: self.installed,
@@ -642,6 +683,7 @@ struct Outcome {
     terms: usize,
     committed: usize,
     reads: usize,
+    leased: usize,
     transfers: usize,
     wipes: usize,
     installed: usize,
@@ -688,6 +730,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
         total.terms += outcome.terms;
         total.committed += outcome.committed;
         total.reads += outcome.reads;
+        total.leased += outcome.leased;
         total.transfers += outcome.transfers;
         total.wipes += outcome.wipes;
         total.installed += outcome.installed;
@@ -698,9 +741,10 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
     assert!(total.terms > 3 * seeds / 2, "hardly any elections: {total:?}");
     assert!(total.committed > 20 * seeds, "hardly anything committed: {total:?}");
     assert!(total.reads > 5 * seeds, "hardly any reads answered: {total:?}");
+    assert!(total.leased > seeds, "hardly any reads by lease: {total:?}");
     assert!(total.transfers > seeds / 4, "hardly any leadership handed over: {total:?}");
     assert!(total.wipes > seeds / 2, "hardly any disks lost: {total:?}");
-    assert!(total.installed > seeds / 2, "hardly any snapshots installed: {total:?}");
+    assert!(total.installed > seeds / 3, "hardly any snapshots installed: {total:?}");
     assert!(total.cold > 5 * seeds, "hardly anything fetched: {total:?}");
     eprintln!("{seeds} seeds: {total:?}");
 }

@@ -392,6 +392,7 @@ impl World {
                     term: Term(near(term, ahead).max(1)),
                     round: 0,
                     standing: Standing::Member,
+                    quiet_ms: 0,
                 };
                 from_peer(peer, Message::HeartbeatReply(reply))
             }

@@ -127,9 +127,12 @@ pub fn message_to_ours(m: &eraftpb::Message) -> Message {
         MessageType::MsgHeartbeat => {
             Message::Heartbeat(Heartbeat { term, commit: LogIndex(m.commit), round: 0 })
         }
-        MessageType::MsgHeartbeatResponse => {
-            Message::HeartbeatReply(HeartbeatReply { term, round: 0, standing: Standing::Member })
-        }
+        MessageType::MsgHeartbeatResponse => Message::HeartbeatReply(HeartbeatReply {
+            term,
+            round: 0,
+            standing: Standing::Member,
+            quiet_ms: 0,
+        }),
         MessageType::MsgTimeoutNow => Message::TimeoutNow(TimeoutNow { term }),
         other => panic!("the `raft` crate sent {other:?}, which is not in this comparison"),
     }
