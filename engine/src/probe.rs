@@ -446,4 +446,6 @@ declare_probes! {
     lease_rounds_full,
     /// A voter kept quiet because it had heard a leader that may hold a lease, or had just started.
     vote_withheld_for_lease,
+    /// A leader handed over to a replica of higher priority.
+    priority_handed_over,
 }

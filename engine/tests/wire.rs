@@ -117,6 +117,7 @@ fn message() -> impl Strategy<Value = Message> {
                 round: b,
                 standing,
                 quiet_ms: a as u32,
+                priority: a as i8,
             }),
             6 => Message::SnapshotOffer(SnapshotOffer {
                 term,
@@ -257,6 +258,7 @@ fn large_payloads_are_referenced_and_small_ones_gathered() {
         round: 0,
         standing: Standing::Member,
         quiet_ms: 0,
+        priority: 0,
     });
     let frames = [
         raft(beat.clone()),
@@ -374,7 +376,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
     let busy = HelloReply::Refused { reason: RefuseReason::Busy, text: "not now".to_owned() };
     let heartbeat_reply =
-        HeartbeatReply { term, round: 4, standing: Standing::Member, quiet_ms: 500 };
+        HeartbeatReply { term, round: 4, standing: Standing::Member, quiet_ms: 500, priority: -3 };
     let standing = Standing::Returning(0x1112_1314_1516_1718);
     let returning = HeartbeatReply { standing, ..heartbeat_reply };
     let offer = SnapshotOffer { term, index: last_index, snapshot_term: last_term };

@@ -254,6 +254,12 @@ pub enum TransferRefusal {
         /// Which one.
         node: NodeId,
     },
+    /// The node's owner does not want it to lead, most likely because it is about to stop.
+    #[error("node {node} declines to lead")]
+    Declines {
+        /// Which one.
+        node: NodeId,
+    },
     /// No other voter counts and was heard lately.
     #[error("there is nobody else who could lead")]
     NobodyElse,

@@ -23,6 +23,9 @@ impl Raft {
             self.heartbeat_due = self.now + self.config.heartbeat_interval;
             if self.hears_majority() {
                 self.send_periodic_heartbeats(effects);
+                if let Some(successor) = self.preferred_successor() {
+                    self.prefer(successor);
+                }
             } else {
                 sometimes!(check_quorum_failed);
                 self.become_follower(self.term, None, effects);
@@ -252,13 +255,13 @@ impl Raft {
         result
     }
 
-    /// Draws a timeout of 1 to 2 times the configured one, and starts it.
+    /// Draws a timeout of 1 to 2 times the configured one, longer for a replica of low priority, and starts it.
     pub(super) fn restart_election_timer(&mut self) {
         let base = self.config.election_timeout;
         let fraction = (self.next_random() >> 32) as u32;
         let nanos = (base.as_nanos() * u128::from(fraction)) >> 32;
         let extra = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.election_timeout = base + extra;
+        self.election_timeout = base + extra + self.patience();
         self.election_due = self.now + self.election_timeout;
     }
 

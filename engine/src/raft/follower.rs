@@ -83,7 +83,8 @@ impl Raft {
         }
         let (term, round, standing) = (self.term, m.round, self.standing);
         let quiet_ms = self.promise_quiet();
-        let reply = HeartbeatReply { term, round, standing, quiet_ms };
+        let priority = self.priority;
+        let reply = HeartbeatReply { term, round, standing, quiet_ms, priority };
         effects.send(from, Message::HeartbeatReply(reply));
     }
 

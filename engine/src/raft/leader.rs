@@ -244,6 +244,7 @@ impl Raft {
             self.replicate_to(place, effects);
         }
         self.note_quiet(place, &m);
+        self.peers[place].progress.priority = m.priority;
         let round = m.round;
         #[cfg(mutant = "delayed-ack-confirms-read")]
         let round = self.reads.round();

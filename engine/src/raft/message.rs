@@ -217,6 +217,9 @@ pub struct HeartbeatReply {
     /// For how long the sender helps nobody to depose the leader, in milliseconds on its clock from when it got
     /// the heartbeat; 0 if it promises nothing. See [`LeaseConfig`](super::LeaseConfig).
     pub quiet_ms: u32,
+    /// How much the sender should rather lead than others; the least there is if it does not want to at all. See
+    /// [`Config::priority`](super::Config::priority).
+    pub priority: i8,
 }
 
 /// Tells a follower that lacks what the leader's log no longer has to fetch a snapshot. Like a heartbeat

@@ -89,6 +89,7 @@ mod lease;
 mod log;
 pub mod membership;
 mod message;
+mod priority;
 mod progress;
 pub mod quorum;
 mod reads;

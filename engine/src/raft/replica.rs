@@ -55,6 +55,10 @@ pub struct Raft {
     /// The entry in the log that readmits this replica.
     pub(super) readmission: Option<LogIndex>,
     pub(super) lease: Lease,
+    /// What it tells others; see `priority.rs`.
+    pub(super) priority: i8,
+    /// When a leader looks again for a replica of higher priority.
+    pub(super) preferred_due: Duration,
     /// While leadership is handed over.
     pub(super) transfer: Option<Transfer>,
 }
@@ -172,6 +176,8 @@ impl Raft {
             asking: None,
             readmission: None,
             lease: Lease::new(&config, now),
+            priority: config.priority,
+            preferred_due: now,
             transfer: None,
             config,
         };
@@ -381,7 +387,8 @@ impl Raft {
         {
             sometimes!(outdated_answered);
             let (term, standing) = (self.term, self.standing);
-            let reply = HeartbeatReply { term, round: 0, standing, quiet_ms: 0 };
+            let priority = self.priority;
+            let reply = HeartbeatReply { term, round: 0, standing, quiet_ms: 0, priority };
             effects.send(from, Message::HeartbeatReply(reply));
         }
     }

@@ -31,14 +31,14 @@
 //! - **To itself**: done, there is nothing to do.
 //! - **`TimeoutNow` comes late**: of an earlier term it says nothing. Of this term, after the leader has given up, it
 //!   still deposes it, which costs an election and nothing else.
-//! - **The receiver does not follow its sender**, asks for votes itself, or has lost its data: ignored.
+//! - **The receiver does not follow its sender**, asks for votes itself, declines to lead, or has lost its data:
+//!   ignored.
 //! - **Leadership is lost meanwhile**: nothing goes on; the outcome tells who leads.
 
 use std::time::Duration;
 
 use super::effects::{Effects, Role, TransferOutcome, TransferRefusal};
 use super::message::{Message, TimeoutNow};
-use super::progress::State;
 use super::replica::Raft;
 use crate::{LogIndex, NodeId, Term};
 
@@ -91,8 +91,8 @@ impl Raft {
     }
 
     /// The place of a peer that could take over.
-    fn successor(&self, id: NodeId) -> Result<usize, TransferRefusal> {
-        let place = self.voter_that_counts(id)?;
+    pub(super) fn successor(&self, id: NodeId) -> Result<usize, TransferRefusal> {
+        let place = self.is_willing(self.voter_that_counts(id)?)?;
         let contact = self.peers[place].progress.member_contact;
         match contact + self.config.election_timeout > self.now {
             true => Ok(place),
@@ -100,12 +100,14 @@ impl Raft {
         }
     }
 
-    /// Who could take over soonest: who is sent entries as they come, and has most of them.
+    /// Who could take over soonest: of those that are near the end of the log, who has the highest priority; then
+    /// who has most of the log.
     fn best_successor(&self) -> Result<usize, TransferRefusal> {
         let able = (0..self.peers.len()).filter(|at| self.successor(self.peers[*at].id).is_ok());
         let best = able.max_by_key(|at| {
             let progress = &self.peers[*at].progress;
-            (progress.state == State::Replicate, progress.matched)
+            let near = self.is_near(*at);
+            (near, if near { progress.priority } else { 0 }, progress.matched)
         });
         best.ok_or(TransferRefusal::NobodyElse)
     }
@@ -153,6 +155,12 @@ impl Raft {
             stage: Stage::CatchingUp { goal: self.log.committed() },
         });
         Ok(true)
+    }
+
+    /// Begins to hand over because of a priority.
+    pub(super) fn prefer(&mut self, successor: NodeId) {
+        let begun = self.begin_transfer(None, Some(successor));
+        assert!(begun.is_ok(), "{successor} was able to take over: {begun:?}");
     }
 
     /// At the end of each step: does what is next.
@@ -214,7 +222,7 @@ impl Raft {
 
     /// The leader wants this replica to take over.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, effects: &mut Effects) {
-        if self.role != Role::Follower || self.leader != Some(from) {
+        if self.role != Role::Follower || self.leader != Some(from) || self.declines() {
             sometimes!(timeout_now_ignored);
             return;
         }

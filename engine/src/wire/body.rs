@@ -73,6 +73,7 @@ pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(m.round);
             encode_standing(m.standing, out);
             out.put_u32_le(m.quiet_ms);
+            out.put_i8(m.priority);
         }
         Message::SnapshotOffer(m) => {
             out.put_u64_le(m.term.0);
@@ -189,7 +190,8 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
             let term = Term(get_u64(b)?);
             let round = get_u64(b)?;
             let (standing, quiet_ms) = (decode_standing(b)?, get_u32(b)?);
-            Message::HeartbeatReply(HeartbeatReply { term, round, standing, quiet_ms })
+            let priority = b.try_get_i8().map_err(|_| Problem::SHORT)?;
+            Message::HeartbeatReply(HeartbeatReply { term, round, standing, quiet_ms, priority })
         }
         Kind::SnapshotOffer => {
             let (term, index, snapshot_term) = decode_question(b)?;

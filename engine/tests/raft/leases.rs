@@ -87,7 +87,13 @@ fn beat(raft: &mut Raft, at: Duration) -> u64 {
 }
 
 fn answer(raft: &mut Raft, from: NodeId, round: u64, quiet_ms: u32) {
-    let reply = HeartbeatReply { term: raft.term(), round, standing: Standing::Member, quiet_ms };
+    let reply = HeartbeatReply {
+        term: raft.term(),
+        round,
+        standing: Standing::Member,
+        quiet_ms,
+        priority: 0,
+    };
     tell(raft, from, Message::HeartbeatReply(reply));
 }
 
@@ -228,7 +234,13 @@ fn a_voter_keeps_quiet_for_an_election_timeout_after_a_heartbeat() {
     assert_eq!((reply.round, reply.quiet_ms), (5, 1000));
     tick(&mut raft, ms(1010));
     // Somebody else of a later term makes it forget its leader, but not its promise.
-    let reply = HeartbeatReply { term: Term(4), round: 0, standing: Standing::Member, quiet_ms: 0 };
+    let reply = HeartbeatReply {
+        term: Term(4),
+        round: 0,
+        standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
+    };
     tell(&mut raft, RIVAL, Message::HeartbeatReply(reply));
     assert_eq!((raft.term(), raft.leader()), (Term(4), None));
     tick(&mut raft, ms(2009));

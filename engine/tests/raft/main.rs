@@ -7,6 +7,7 @@ mod conformance;
 mod direct;
 mod leases;
 mod membership;
+mod priorities;
 mod render;
 mod scenarios;
 mod simulation;

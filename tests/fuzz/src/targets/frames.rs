@@ -173,7 +173,13 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("heartbeat", raft(Message::Heartbeat(beat))),
         (
             "heartbeat-reply",
-            raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4, standing, quiet_ms: 0 })),
+            raft(Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: 4,
+                standing,
+                quiet_ms: 0,
+                priority: 0,
+            })),
         ),
         ("timeout-now", raft(Message::TimeoutNow(TimeoutNow { term }))),
         ("snapshot-offer", raft(Message::SnapshotOffer(offer))),

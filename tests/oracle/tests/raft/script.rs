@@ -393,6 +393,7 @@ impl World {
                     round: 0,
                     standing: Standing::Member,
                     quiet_ms: 0,
+                    priority: 0,
                 };
                 from_peer(peer, Message::HeartbeatReply(reply))
             }

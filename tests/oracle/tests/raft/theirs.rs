@@ -236,6 +236,7 @@ impl Theirs {
             round: 0,
             standing: Standing::Member,
             quiet_ms: 0,
+            priority: 0,
         }
     }
 

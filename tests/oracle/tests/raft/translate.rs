@@ -132,6 +132,7 @@ pub fn message_to_ours(m: &eraftpb::Message) -> Message {
             round: 0,
             standing: Standing::Member,
             quiet_ms: 0,
+            priority: 0,
         }),
         MessageType::MsgTimeoutNow => Message::TimeoutNow(TimeoutNow { term }),
         other => panic!("the `raft` crate sent {other:?}, which is not in this comparison"),

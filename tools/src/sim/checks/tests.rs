@@ -398,7 +398,13 @@ fn a_round_of_reads_that_too_few_have_answered() {
     };
     let answer = |term, round| {
         let standing = Standing::Member;
-        Message::HeartbeatReply(HeartbeatReply { term: Term(term), round, standing, quiet_ms: 0 })
+        Message::HeartbeatReply(HeartbeatReply {
+            term: Term(term),
+            round,
+            standing,
+            quiet_ms: 0,
+            priority: 0,
+        })
     };
     let mut rig = Rig::new();
     for node in [B, C] {
@@ -584,6 +590,7 @@ fn messages_of_a_leader_from_somebody_else_and_answers_of_terms_to_come() {
         round: 0,
         standing: Standing::Member,
         quiet_ms: 0,
+        priority: 0,
     });
     expect(Invariant::Impersonation, rig.sends(A, B, reply));
     expect(Invariant::Impersonation, rig.sends(A, B, vote(2, false)));
