@@ -448,4 +448,14 @@ declare_probes! {
     vote_withheld_for_lease,
     /// A leader handed over to a replica of higher priority.
     priority_handed_over,
+    /// A proposal was kept until a transfer had ended.
+    proposal_held,
+    /// Queries whose leader had gone were kept until a transfer had ended.
+    queries_held,
+    /// More proposals came during a transfer than are kept.
+    held_full,
+    /// A core handed over all that it led.
+    drain_done,
+    /// A core could not hand over all that it led.
+    drain_kept,
 }

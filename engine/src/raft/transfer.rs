@@ -72,6 +72,15 @@ impl Raft {
         self.transfer.map(|transfer| transfer.to)
     }
 
+    /// Whether what clients want is to wait, because it is about to be known who leads: from the moment when this
+    /// leader takes no proposals until the transfer has ended.
+    #[must_use]
+    pub fn holds_clients(&self) -> bool {
+        let stage = self.transfer.map(|transfer| transfer.stage);
+        matches!(stage, Some(Stage::Holding | Stage::Told { .. }))
+            && cfg!(not(mutant = "transfer-keeps-proposing"))
+    }
+
     /// Whether this leader takes no proposals because somebody is about to take over, and who that is.
     pub(super) fn holds_proposals_for(&self) -> Option<NodeId> {
         let transfer = self.transfer.filter(|_| cfg!(not(mutant = "transfer-keeps-proposing")))?;
