@@ -52,13 +52,15 @@ pub mod uring;
 pub mod wal;
 
 pub use config::{Config, ConfigError, Member, Pin};
-pub use coracle_engine::core::{Committed, Consistency, CoreStatus, Pending, Position, TierConfig};
+pub use coracle_engine::core::{
+    Committed, Consistency, CoreStatus, DrainReport, Pending, Position, TierConfig,
+};
 pub use coracle_engine::session::{self as sessions, ClientSession, Sessions};
 pub use coracle_engine::snapshot::{ChunkFull, ChunkSink};
 pub use coracle_engine::{
     Apply, CoreId, Fold, ImageBuffer, LogIndex, NodeId, ProposeError, QueryError, Restore, ShardId,
-    SnapshotError, SnapshotRequestError, SnapshotStream, StateMachine, Term, WholeImage,
-    restore_chunks, snapshot_chunks,
+    SnapshotError, SnapshotRequestError, SnapshotStream, StateMachine, Term, TransferError,
+    WholeImage, restore_chunks, snapshot_chunks,
 };
 pub use local_cluster::{LocalCluster, LocalClusterConfig};
 pub use node::{Node, NodeBuilder, NodeHandle, StartError};

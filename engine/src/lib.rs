@@ -18,7 +18,7 @@ pub mod transfer;
 mod types;
 pub mod wire;
 
-pub use error::{ProposeError, QueryError, SnapshotRequestError};
+pub use error::{ProposeError, QueryError, SnapshotRequestError, TransferError};
 pub use probe::probes;
 pub use state_machine::{
     Apply, Fold, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,

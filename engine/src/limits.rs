@@ -134,6 +134,18 @@ const _: () = assert!(
     APPEND_GROUP_BYTES_MAX + PAYLOAD_BYTES_MAX < coracle_wal::limits::BATCH_BYTES_MAX,
     "a group with one more maximal entry fits a batch"
 );
+/// Rounds of heartbeats whose sending a leader remembers for its lease: those of several election timeouts.
+pub const LEASE_ROUNDS_MAX: usize = 64;
+
+/// Highest priority of a replica, and lowest below 0: a replica of the lowest waits ten election timeouts at most.
+pub const PRIORITY_MAX: i8 = 8;
+
+/// Election timeouts between two attempts of a leader to hand over to a replica of higher priority.
+pub const PRIORITY_PAUSE_TIMEOUTS: u32 = 10;
+
+/// Election timeouts that a draining core takes at most to hand over: one for an attempt, one for another.
+pub const DRAIN_ELECTION_TIMEOUTS: u32 = 2;
+
 /// Voters of one shard. More buy no availability and cost latency; the arrays that hold one value
 /// per voter on the hot path are this long.
 pub const VOTERS_MAX: usize = 9;

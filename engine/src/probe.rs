@@ -448,4 +448,40 @@ declare_probes! {
     session_replies_in_snapshot,
     /// An entry was none that sessions know.
     session_entry_malformed,
+    /// A leader began to hand over.
+    transfer_begun,
+    /// A transfer was asked for while another one was under way.
+    transfer_second,
+    /// A successor was told once more to campaign.
+    transfer_told_again,
+    /// A transfer took too long.
+    transfer_given_up,
+    /// The chosen replica leads.
+    transfer_done,
+    /// Leadership was lost during a transfer, but not to the chosen replica.
+    transfer_lost,
+    /// A replica was told to campaign by one that it does not follow.
+    timeout_now_ignored,
+    /// A proposal came to a leader that was handing over.
+    proposal_during_transfer,
+    /// A read was answered by lease.
+    read_by_lease,
+    /// A read needed a round although leases are on.
+    read_without_lease,
+    /// More rounds of heartbeats are under way than a leader remembers.
+    lease_rounds_full,
+    /// A voter kept quiet because it had heard a leader that may hold a lease, or had just started.
+    vote_withheld_for_lease,
+    /// A leader handed over to a replica of higher priority.
+    priority_handed_over,
+    /// A proposal was kept until a transfer had ended.
+    proposal_held,
+    /// Queries whose leader had gone were kept until a transfer had ended.
+    queries_held,
+    /// More proposals came during a transfer than are kept.
+    held_full,
+    /// A core handed over all that it led.
+    drain_done,
+    /// A core could not hand over all that it led.
+    drain_kept,
 }

@@ -10,10 +10,13 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 
 use super::inbox::Inbox;
+use super::leadership::TransferAnswer;
 use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::limits::{Limits, PAYLOAD_BYTES_MAX};
-use crate::{LogIndex, ProposeError, QueryError, ShardId, SnapshotRequestError, Term};
+use crate::{
+    LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotRequestError, Term, TransferError,
+};
 
 /// What a read may return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub(crate) enum Request {
     },
     /// A snapshot of the shard's state is wanted, as of now or later; its index is the answer.
     Snapshot { shard: ShardId, answer: oneshot::Sender<Result<LogIndex, SnapshotRequestError>> },
+    /// Leadership is to go to this node, or to anybody; who leads is the answer.
+    Transfer { shard: ShardId, to: Option<NodeId>, answer: TransferAnswer },
 }
 
 impl Request {
@@ -106,7 +111,7 @@ impl Request {
     pub(super) fn payload_bytes(&self) -> usize {
         match self {
             Self::Propose { payload, .. } | Self::Query { payload, .. } => payload.len(),
-            Self::Snapshot { .. } => 0,
+            Self::Snapshot { .. } | Self::Transfer { .. } => 0,
         }
     }
 
@@ -124,6 +129,9 @@ impl Request {
             }
             Self::Snapshot { answer, .. } => {
                 let _ = answer.send(Err(SnapshotRequestError::ShuttingDown));
+            }
+            Self::Transfer { answer, .. } => {
+                let _ = answer.send(Err(TransferError::ShuttingDown));
             }
         }
     }
@@ -160,6 +168,16 @@ pub(crate) fn snapshot(shard: ShardId) -> (Request, Pending<LogIndex, SnapshotRe
     let (answer, pending) = oneshot::channel();
     let request = Request::Snapshot { shard, answer };
     (request, Pending::waiting(pending, SnapshotRequestError::ShuttingDown))
+}
+
+/// Makes a request for a transfer of leadership and the future of its answer.
+pub(crate) fn transfer(
+    shard: ShardId,
+    to: Option<NodeId>,
+) -> (Request, Pending<NodeId, TransferError>) {
+    let (answer, pending) = oneshot::channel();
+    let request = Request::Transfer { shard, to, answer };
+    (request, Pending::waiting(pending, TransferError::ShuttingDown))
 }
 
 /// The way into a core from tasks that run on the same core. Cheap to clone.
@@ -213,6 +231,20 @@ impl CoreHandle {
     /// everything that was applied here before this call; else another follows it.
     pub fn snapshot(&self, shard: ShardId) -> Pending<LogIndex, SnapshotRequestError> {
         let (request, pending) = snapshot(shard);
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(refused.into())),
+        }
+    }
+
+    /// Hands leadership of `shard` over to node `to`, or to whoever can take it soonest. Resolves within about an
+    /// election timeout, with the node that leads.
+    pub fn transfer_leadership(
+        &self,
+        shard: ShardId,
+        to: Option<NodeId>,
+    ) -> Pending<NodeId, TransferError> {
+        let (request, pending) = transfer(shard, to);
         match self.0.submit(request) {
             Ok(()) => pending,
             Err(refused) => Pending::ready(Err(refused.into())),

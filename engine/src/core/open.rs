@@ -24,7 +24,7 @@ use super::upkeep::Upkeep;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
-use crate::raft::{self, Effects, HardState, Raft, RaftLog, Standing};
+use crate::raft::{self, Effects, HardState, LeaseConfig, Raft, RaftLog, Standing};
 use crate::snapshot::{SnapshotId, SnapshotStore};
 use crate::tier::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
@@ -55,6 +55,10 @@ pub struct CoreConfig {
     pub election_timeout: Duration,
     /// How often a leader lets its followers hear from it.
     pub heartbeat_interval: Duration,
+    /// Whether leaders may answer reads by lease; the same on all nodes.
+    pub lease: Option<LeaseConfig>,
+    /// How much this node should rather lead than others; see [`raft::Config::priority`].
+    pub priority: i8,
     /// Where this core accepts its peers, `host:port`.
     pub peer_listen: String,
     /// The log.
@@ -270,6 +274,7 @@ impl<E: Env> Core<E> {
             news_missed: false,
             failed: false,
             upkeep: Upkeep::new(disk_budget),
+            drain: None,
             observer: None,
         };
         for shard in &core.shards {
@@ -458,6 +463,8 @@ fn bring_up<E: Env>(
         inflight_bytes_max: limits.inflight_bytes_max,
         uncommitted_bytes_max: limits.uncommitted_bytes_max,
         read_batches_max: limits.read_batches_max,
+        lease: config.lease,
+        priority: config.priority,
         blank: matches!(found, Found::Blank).then(|| incarnation(env)),
         damaged: matches!(found, Found::Damaged { .. }).then(|| incarnation(env)),
         ..raft::Config::new(config.node, voters, seed)

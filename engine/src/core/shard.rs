@@ -24,12 +24,13 @@ use bytes::{Bytes, BytesMut};
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
+use super::leadership::Transfers;
 use super::status::{CoreCounters, ShardStatus};
-use crate::limits::{COMMIT_HINT_BYTES, Limits, REPLY_SCRATCH_BYTES};
+use crate::limits::{COMMIT_HINT_BYTES, ENTRY_COST_BYTES, Limits, REPLY_SCRATCH_BYTES};
 use crate::raft::{Effects, Entry, EntryKind, Event, Message, Raft, Refusal, Role};
 use crate::{
     Apply, LogIndex, NodeId, ProposeError, QueryError, ShardId, SnapshotError,
-    SnapshotRequestError, SnapshotStream, StateMachine, Term,
+    SnapshotRequestError, SnapshotStream, StateMachine, Term, TransferError,
 };
 
 pub(super) type ProposeAnswer = oneshot::Sender<Result<Committed, ProposeError>>;
@@ -82,7 +83,12 @@ pub(super) struct Shard {
     /// The state is being replaced by a snapshot.
     restoring: bool,
     payloads: Vec<Bytes>,
+    /// Bytes of them that are held because leadership is being handed over.
+    held_bytes: usize,
     incoming: Vec<Incoming>,
+    pub(super) transfers: Transfers,
+    /// That no leader is known is kept back, because one is about to be.
+    pub(super) unpublished: bool,
     waiting: VecDeque<Waiting>,
     /// Since leadership was lost with proposals waiting: when to give up on them.
     give_up_at: Option<Duration>,
@@ -115,7 +121,10 @@ impl Shard {
             cold_reading: false,
             restoring: false,
             payloads: Vec::new(),
+            held_bytes: 0,
             incoming: Vec::new(),
+            transfers: Transfers::default(),
+            unpublished: false,
             waiting: VecDeque::new(),
             give_up_at: None,
             reads_new: Vec::new(),
@@ -136,7 +145,16 @@ impl Shard {
         answer: ProposeAnswer,
     ) {
         let incoming = Incoming { accepted, answer };
-        if self.raft.role() != Role::Leader {
+        if self.raft.holds_clients() {
+            let bytes = self.held_bytes + payload.len() + ENTRY_COST_BYTES;
+            if bytes > self.limits.uncommitted_bytes_max && self.held_bytes > 0 {
+                sometimes!(held_full);
+                let what = "too many proposals wait for a new leader of this shard";
+                return refuse(incoming, ProposeError::Overloaded(what));
+            }
+            sometimes!(proposal_held);
+            self.held_bytes = bytes;
+        } else if self.raft.role() != Role::Leader {
             return refuse(incoming, self.not_leader());
         }
         self.payloads.push(payload);
@@ -145,7 +163,7 @@ impl Shard {
 
     /// Takes a linearizable query; it is asked for at the end of the turn.
     pub(super) fn query(&mut self, payload: Bytes, answer: QueryAnswer) {
-        if self.raft.role() != Role::Leader {
+        if self.raft.role() != Role::Leader && !self.raft.holds_clients() {
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
             return drop(answer.send(Err(error)));
         }
@@ -178,17 +196,23 @@ impl Shard {
         self.step(Event::Message { from, message });
     }
 
-    /// End of the turn, first half: what clients asked for goes to Raft.
-    pub(super) fn submit(&mut self, counters: &mut CoreCounters) {
-        if !self.incoming.is_empty() {
+    /// End of the turn, first half: what clients asked for goes to Raft, unless it is held. `now` was read after
+    /// all of it had come in.
+    pub(super) fn submit(&mut self, now: Duration, counters: &mut CoreCounters) {
+        let holds = self.raft.holds_clients();
+        if !self.incoming.is_empty() && !holds {
+            self.held_bytes = 0;
             self.submit_proposals(counters);
         }
-        if !self.reads_new.is_empty() {
+        if !self.reads_new.is_empty() && (self.raft.role() == Role::Leader || !holds) {
             self.read_id_last += 1;
             let id = self.read_id_last;
             let queries = std::mem::take(&mut self.reads_new);
             self.reads.push_back(ReadBatch { id, ready_at: None, queries });
-            self.step(Event::ReadIndex { id });
+            self.step(match self.raft.config().lease {
+                Some(_) => Event::LeaseRead { id, now },
+                None => Event::ReadIndex { id },
+            });
         }
     }
 
@@ -216,6 +240,9 @@ impl Shard {
             Some(Refusal::UncommittedLimit) => {
                 ProposeError::Overloaded("too many uncommitted bytes in this shard")
             }
+            Some(Refusal::Transferring { .. }) => {
+                ProposeError::Overloaded("leadership of this shard is being handed over")
+            }
             Some(Refusal::NotLeader { .. }) | None => self.not_leader(),
         };
         incoming.drain(..).for_each(|refused| refuse(refused, error.clone()));
@@ -225,6 +252,7 @@ impl Shard {
     /// Refuses all proposals of this turn.
     pub(super) fn refuse_incoming(&mut self, error: &ProposeError, counters: &mut CoreCounters) {
         counters.refused += self.incoming.len() as u64;
+        self.held_bytes = 0;
         self.payloads.clear();
         let refused = std::mem::take(&mut self.incoming);
         refused.into_iter().for_each(|incoming| refuse(incoming, error.clone()));
@@ -368,6 +396,11 @@ impl Shard {
         for id in self.effects.reads_failed.drain(..) {
             let Some(at) = self.reads.iter().position(|batch| batch.id == id) else { continue };
             let Some(batch) = self.reads.remove(at) else { continue };
+            if self.raft.holds_clients() {
+                sometimes!(queries_held);
+                self.reads_new.extend(batch.queries);
+                continue;
+            }
             sometimes!(queries_lost);
             self.reads_count -= batch.queries.len();
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
@@ -451,7 +484,8 @@ impl Shard {
 
     /// Whether anybody waits for an answer.
     pub(super) fn is_busy(&self) -> bool {
-        !(self.waiting.is_empty() && self.incoming.is_empty() && self.reads.is_empty())
+        let unanswered = self.reads_count > 0 || !self.incoming.is_empty();
+        unanswered || !self.waiting.is_empty()
     }
 
     /// Has the commit index stored along with entries, now and then: a restart then applies as much in one
@@ -506,6 +540,8 @@ impl Shard {
             refuse(incoming, error.clone());
         }
         self.payloads.clear();
+        self.held_bytes = 0;
+        self.transfers.fail(&TransferError::Stopped(reason.to_owned()));
         for Waiting { answer, .. } in self.waiting.drain(..) {
             let _ = answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
         }
@@ -563,7 +599,10 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::raft::{Append, Config, Entry, HardState, PreVoteReply, RaftLog, VoteReply};
+    use crate::raft::{
+        Append, AppendOutcome, AppendReply, Config, Entry, HardState, PreVoteReply, RaftLog,
+        Standing, Vote, VoteReply,
+    };
 
     struct Nothing;
 
@@ -601,7 +640,7 @@ mod tests {
     fn propose(shard: &mut Shard) -> oneshot::Receiver<Result<Committed, ProposeError>> {
         let (answer, pending) = oneshot::channel();
         shard.propose(Bytes::from_static(b"x"), None, answer);
-        shard.submit(&mut CoreCounters::default());
+        shard.submit(Duration::ZERO, &mut CoreCounters::default());
         pending
     }
 
@@ -649,5 +688,81 @@ mod tests {
         assert_eq!(counters.applied, ENTRIES_PER_TURN_MAX);
         assert!(!shard.apply(&mut counters));
         assert_eq!(shard.status().applied, LogIndex(many));
+    }
+
+    /// A shard that leads, whose follower has everything, and which is handing over to that one.
+    fn handing_over() -> (Shard, Term) {
+        let mut shard = shard(&[OWN, FRIEND, RIVAL], Vec::new());
+        let term = elect(&mut shard, Duration::from_secs(2));
+        let outcome = AppendOutcome::Accepted { matched: LogIndex(1) };
+        let reply = AppendReply { term, outcome, standing: Standing::Member };
+        shard.message(FRIEND, Message::AppendReply(reply));
+        shard.transfer(Some(FRIEND), None);
+        let told = |(to, message): &(NodeId, Message)| {
+            *to == FRIEND && matches!(message, Message::TimeoutNow(_))
+        };
+        assert!(shard.effects.messages.iter().any(told));
+        (shard, term)
+    }
+
+    fn query(shard: &mut Shard) -> oneshot::Receiver<Result<Bytes, QueryError>> {
+        let (answer, pending) = oneshot::channel();
+        shard.query(Bytes::new(), answer);
+        shard.submit(Duration::ZERO, &mut CoreCounters::default());
+        shard.apply(&mut CoreCounters::default());
+        pending
+    }
+
+    #[test]
+    fn what_comes_during_a_transfer_waits_and_is_sent_to_the_new_leader() {
+        let (mut shard, term) = handing_over();
+        let before = query(&mut shard);
+        let mut proposal = propose(&mut shard);
+        let (last_index, last_term) = (LogIndex(1), term);
+        let term = Term(term.0 + 1);
+        let vote = Vote { term, last_index, last_term, transfer: true };
+        shard.message(FRIEND, Message::Vote(vote));
+        assert_eq!((shard.raft.role(), shard.raft.leader()), (Role::Follower, None));
+        let mut queries = [before, query(&mut shard)];
+        let mut late = propose(&mut shard);
+        let waits = |pending: &mut oneshot::Receiver<_>| pending.now_or_never().is_none();
+        assert!(waits(&mut proposal) && waits(&mut late));
+        assert!(queries.iter_mut().all(|query| query.now_or_never().is_none()));
+
+        let (prev_index, prev_term, commit) = (LogIndex(1), last_term, LogIndex(0));
+        let append = Append { term, prev_index, prev_term, commit, entries: Vec::new() };
+        shard.message(FRIEND, Message::Append(append));
+        let mut counters = CoreCounters::default();
+        shard.submit(Duration::ZERO, &mut counters);
+        shard.apply(&mut counters);
+        let (at, leader) = (ShardId(0), Some(FRIEND));
+        for pending in [proposal, late] {
+            let moved = ProposeError::NotLeader { shard: at, leader };
+            assert_eq!(pending.now_or_never(), Some(Ok(Err(moved))));
+        }
+        for pending in queries {
+            let moved = QueryError::NotLeader { shard: at, leader };
+            assert_eq!(pending.now_or_never(), Some(Ok(Err(moved))));
+        }
+        assert_eq!(shard.queries(), 0);
+    }
+
+    #[test]
+    fn what_waits_is_taken_when_the_transfer_is_given_up_and_is_bounded_until_then() {
+        let (mut shard, _) = handing_over();
+        shard.limits.uncommitted_bytes_max = 3 * (ENTRY_COST_BYTES + 1);
+        let pending: Vec<_> = (0..5).map(|_| propose(&mut shard)).collect();
+        shard.step(Event::Tick { now: Duration::from_millis(2500) });
+        shard.submit(Duration::ZERO, &mut CoreCounters::default());
+        assert_eq!((shard.raft.role(), shard.raft.last_index()), (Role::Leader, LogIndex(4)));
+        let refused = |pending: oneshot::Receiver<Result<_, _>>| match pending.now_or_never() {
+            Some(Ok(Err(ProposeError::Overloaded(_)))) => true,
+            Some(other) => panic!("{other:?}"),
+            None => false,
+        };
+        assert_eq!(
+            pending.into_iter().map(refused).collect::<Vec<_>>(),
+            [false, false, false, true, true]
+        );
     }
 }

@@ -388,6 +388,7 @@ impl World {
                 };
                 answer.send(outcome);
             }
+            TestRequest::Transfer { .. } => panic!("no command hands over leadership"),
             TestRequest::Snapshot { shard, answer } => {
                 self.snapshots.push(shard);
                 answer.send(Ok(LogIndex(self.index)));

@@ -22,8 +22,8 @@ const NO_OUTSIDERS: &str = "a core can't start without being a voter of its shar
      membership in the running core";
 const NO_MEMBERSHIP: &str = "needs changes of membership in the running core: the configuration comes out \
      right, but the core goes on counting, and sending to, the voters it was started with";
-const NO_TRANSFER: &str = "needs leadership transfer, and a new voter that the core knows of; node 4 never \
-     leads here, and all that it would do as leader is missing";
+const NO_TRANSFER: &str = "leadership is to go to a new voter, which the core does not know of without changes \
+     of membership: it refuses; node 4 never leads here, and all that it would do as leader is missing";
 
 const ABA: &str = "async_storage_writes_append_aba_race";
 const ADD_SINGLE: &str = "confchange_v1_add_single";

@@ -398,7 +398,13 @@ fn a_round_of_reads_that_too_few_have_answered() {
     };
     let answer = |term, round| {
         let standing = Standing::Member;
-        Message::HeartbeatReply(HeartbeatReply { term: Term(term), round, standing })
+        Message::HeartbeatReply(HeartbeatReply {
+            term: Term(term),
+            round,
+            standing,
+            quiet_ms: 0,
+            priority: 0,
+        })
     };
     let mut rig = Rig::new();
     for node in [B, C] {
@@ -543,7 +549,7 @@ fn a_vote_before_it_is_durable() {
 fn a_candidate_before_term_vote_and_log_are_durable() {
     let ask = |last_term, last_index| {
         let (last_term, last_index) = (Term(last_term), LogIndex(last_index));
-        Message::Vote(Vote { term: Term(2), last_index, last_term })
+        Message::Vote(Vote { term: Term(2), last_index, last_term, transfer: false })
     };
     let mut rig = Rig::new();
     rig.stores(A, &fake(1, &[1]));
@@ -583,6 +589,8 @@ fn messages_of_a_leader_from_somebody_else_and_answers_of_terms_to_come() {
         term: Term(2),
         round: 0,
         standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
     });
     expect(Invariant::Impersonation, rig.sends(A, B, reply));
     expect(Invariant::Impersonation, rig.sends(A, B, vote(2, false)));

@@ -136,6 +136,7 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         },
         Message::Heartbeat(m) => format!("Heartbeat commit={} round={}", m.commit, m.round),
         Message::HeartbeatReply(m) => format!("HeartbeatReply round={}", m.round),
+        Message::TimeoutNow(_) => "TimeoutNow".to_owned(),
         Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
         Message::Census(m) => format!("Census of {}", m.incarnation),
         Message::CensusReply(m) => format!("CensusReply empty={}", m.empty),
