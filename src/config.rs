@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use coracle_engine::core::{DISK_SEGMENTS_MIN, TierConfig};
+use coracle_engine::limits::PRIORITY_MAX;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
@@ -114,6 +115,15 @@ pub struct Config {
     /// How often a leader is heard from, in milliseconds; at most a fifth of the election timeout.
     #[serde(default = "default_heartbeat_interval_ms")]
     pub heartbeat_interval_ms: u64,
+    /// Answer linearizable reads without asking the other nodes, while the clock says that nobody else leads. This is
+    /// by how much, in parts per million, any node's clock may be faster than any other's: 1500 for machines
+    /// whose clocks NTP keeps. The same on all nodes. Not set: no read rests on a clock.
+    #[serde(default)]
+    pub lease_drift_ppm: Option<u32>,
+    /// How much this node should rather lead than others, -8 to 8: below 0 it does so only if nobody else can,
+    /// and a leader hands over to a node that has more than it has itself.
+    #[serde(default)]
+    pub priority: i8,
     /// How writes are made durable.
     #[serde(default)]
     pub sync_method: SyncMethod,
@@ -284,6 +294,8 @@ impl Config {
             cluster_id: default_cluster_id(),
             election_timeout_ms: default_election_timeout_ms(),
             heartbeat_interval_ms: default_heartbeat_interval_ms(),
+            lease_drift_ppm: None,
+            priority: 0,
             sync_method: SyncMethod::default(),
             segment_mib: default_segment_mib(),
             log_memory_mib: default_log_memory_mib(),
@@ -323,6 +335,10 @@ impl Config {
             10,
             self.election_timeout_ms / 5,
         )?;
+        // Even so a lease is longer than two heartbeat intervals.
+        range("lease_drift_ppm", self.lease_drift_ppm.unwrap_or(0).into(), 0, 1_000_000)?;
+        let priority_max = u64::from(PRIORITY_MAX.unsigned_abs());
+        range("priority (without its sign)", self.priority.unsigned_abs().into(), 0, priority_max)?;
         range("segment_mib", self.segment_mib.into(), 16, 4096)?;
         range("clients_max", self.clients_max as u64, 1, 1_000_000)?;
         self.validate_tiers()?;

@@ -36,7 +36,8 @@
 //! # }
 //! ```
 //!
-//! [`LocalCluster`] runs a whole cluster in one process. [`server`] is the ready-made key-value server,
+//! [`Sessions`] around a state machine, and a [`SessionClient`] in front of it, apply a request once however often it
+//! is sent. [`LocalCluster`] runs a whole cluster in one process. [`server`] is the ready-made key-value server,
 //! itself built on this interface. [`wal`] is the write-ahead log alone.
 
 pub mod config;
@@ -46,17 +47,22 @@ mod local_cluster;
 pub mod node;
 pub mod runtime;
 pub mod server;
+mod session;
 pub mod uring;
 pub mod wal;
 
 pub use config::{Config, ConfigError, Member, Pin};
-pub use coracle_engine::core::{Committed, Consistency, CoreStatus, Pending, Position, TierConfig};
+pub use coracle_engine::core::{
+    Committed, Consistency, CoreStatus, DrainReport, Pending, Position, TierConfig,
+};
 pub use coracle_engine::raft::membership;
+pub use coracle_engine::session::{self as sessions, ClientSession, Sessions};
 pub use coracle_engine::snapshot::{ChunkFull, ChunkSink};
 pub use coracle_engine::{
     Apply, CoreId, Fold, ImageBuffer, LogIndex, NodeId, ProposeError, QueryError, ReconfigureError,
     Restore, ShardId, SnapshotError, SnapshotRequestError, SnapshotStream, StateMachine, Term,
-    WholeImage, restore_chunks, snapshot_chunks,
+    TransferError, WholeImage, restore_chunks, snapshot_chunks,
 };
 pub use local_cluster::{LocalCluster, LocalClusterConfig};
 pub use node::{Node, NodeBuilder, NodeHandle, StartError};
+pub use session::{SessionClient, SessionError};

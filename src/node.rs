@@ -15,11 +15,12 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use coracle_engine::core::{
-    Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus, Mailbox, MemberView, Pending,
-    Position, RemoteCore,
+    Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus, DrainReport, Mailbox,
+    MemberView, Pending, Position, RemoteCore,
 };
 use coracle_engine::env::Env;
 use coracle_engine::limits::Limits;
+use coracle_engine::raft::LeaseConfig;
 use coracle_engine::raft::membership::Reconfiguration;
 use futures_channel::oneshot;
 use futures_util::future::select;
@@ -31,7 +32,7 @@ use crate::runtime::{self, CoreHandle as CoreThread, CoreSpec, GlommioEnv, TcpLi
 use crate::uring::UringDisk;
 use crate::{
     Config, ConfigError, CoreId, LogIndex, NodeId, Pin as PinMode, ProposeError, QueryError,
-    ReconfigureError, ShardId, SnapshotRequestError, StateMachine,
+    ReconfigureError, ShardId, SnapshotRequestError, StateMachine, TransferError,
 };
 
 /// Makes the state machine of a shard. Called once for each shard, on its core's thread.
@@ -165,15 +166,16 @@ impl Node {
         self.handle.clone()
     }
 
-    /// Stops the node: nothing new is accepted, what is in flight is finished within a bounded time,
-    /// the logs are made durable. Blocks until all is done.
+    /// Stops the node: leadership is handed over, which takes two election timeouts at most; then nothing new is
+    /// accepted, what is in flight is finished within a bounded time, the logs are made durable. Blocks until all
+    /// is done.
     pub fn stop(mut self) {
-        self.stop_cores();
+        self.stop_cores(Mailbox::drain_and_stop);
     }
 
-    fn stop_cores(&mut self) {
+    fn stop_cores(&mut self, stop: fn(&Mailbox) -> bool) {
         for (mailbox, thread) in self.mailboxes.iter().zip(&self.threads) {
-            while !thread.is_finished() && !mailbox.stop() {
+            while !thread.is_finished() && !stop(mailbox) {
                 std::thread::yield_now(); // full: the core is emptying it
             }
         }
@@ -187,7 +189,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stop_cores();
+        self.stop_cores(Mailbox::stop);
     }
 }
 
@@ -292,6 +294,31 @@ impl NodeHandle {
         }
     }
 
+    /// Hands leadership of `shard`, which this node must have, over to node `to`, or to whoever can take it soonest.
+    /// Resolves within about an election timeout, with the node that leads. Meanwhile requests wait, and are then
+    /// refused as `NotLeader` with the name of the leader.
+    ///
+    /// # Errors
+    /// [`TransferError`]; this node leads on, or another one than was chosen.
+    pub fn transfer_leadership(
+        &self,
+        shard: ShardId,
+        to: Option<NodeId>,
+    ) -> Pending<NodeId, TransferError> {
+        match self.core_of(shard) {
+            Some(core) => core.transfer_leadership(shard, to),
+            None => Pending::ready(Err(TransferError::UnknownShard(shard))),
+        }
+    }
+
+    /// Hands over all shards that this node leads, and says what came of it on each core; those that have ended are
+    /// left out. It takes two election timeouts at most. From then on the node declines to lead until it is started
+    /// again; it goes on to vote and to store.
+    pub async fn drain(&self) -> Vec<DrainReport> {
+        let all = futures_util::future::join_all(self.0.cores.iter().map(RemoteCore::drain));
+        all.await.into_iter().flatten().collect()
+    }
+
     /// Who leads `shard`, as far as this node knows.
     pub async fn leader(&self, shard: ShardId) -> Option<NodeId> {
         let status = self.core_of(shard)?.status().await?;
@@ -346,6 +373,8 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
             reason: format!("no random numbers: {source}"),
         })?,
         election_timeout: config.election_timeout(),
+        lease: config.lease_drift_ppm.map(|drift_ppm| LeaseConfig { drift_ppm }),
+        priority: config.priority,
         heartbeat_interval: config.heartbeat_interval(),
         peer_listen: String::new(),
         wal,

@@ -24,7 +24,7 @@ const MESSAGE: u8 = 22;
 /// A frame that carries `number`.
 fn numbered(number: u32) -> Vec<u8> {
     let body = number.to_le_bytes();
-    let mut bytes = vec![0xC0, 0xAC, 2, MESSAGE, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = vec![0xC0, 0xAC, 3, MESSAGE, 0, 0, 0, 0, 0, 0, 0, 0];
     bytes.extend(4_u32.to_le_bytes());
     bytes.extend(crc32fast::hash(&body).to_le_bytes());
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());

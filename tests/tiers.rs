@@ -170,14 +170,20 @@ fn a_follower_that_was_down_while_the_log_was_compacted_comes_back_by_a_snapshot
     ledger.verify(&cluster);
 }
 
-#[test]
-fn a_node_that_lost_its_data_comes_back_and_counts() {
+/// A cluster that goes on while node 3 is down and has lost its data.
+fn without_the_data_of_node_3() -> (Cluster, Ledger) {
     let mut cluster = start(SMALL);
     let mut ledger = Ledger::new(VALUE_BYTES);
     ledger.write_rounds(&cluster, 8, 8);
     cluster.kill(3);
     cluster.wipe(3);
     writes_go_on(&cluster, "without-3");
+    (cluster, ledger)
+}
+
+#[test]
+fn a_node_that_lost_its_data_comes_back_and_counts() {
+    let (mut cluster, mut ledger) = without_the_data_of_node_3();
     cluster.start_node(3);
     writes_go_on(&cluster, "with-3");
     catches_up(&cluster, 3, "with-3");
@@ -343,12 +349,7 @@ fn a_segment_of_which_nothing_is_left_costs_a_node_its_data_and_the_cluster_noth
 /// The leaders' own snapshots are damaged when a follower needs them.
 #[test]
 fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced_by_another() {
-    let mut cluster = start(SMALL);
-    let mut ledger = Ledger::new(VALUE_BYTES);
-    ledger.write_rounds(&cluster, 8, 8);
-    cluster.kill(3);
-    cluster.wipe(3);
-    writes_go_on(&cluster, "without-3");
+    let (mut cluster, ledger) = without_the_data_of_node_3();
     for id in [1, 2] {
         save(&cluster, id, &format!("saved-{id}"));
         for files in manifests(&cluster, id).values() {

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::raft::ReconfigureRefusal;
+use crate::raft::TransferRefusal;
 use crate::{NodeId, ShardId};
 
 /// Why a proposal gave no result.
@@ -160,6 +161,58 @@ impl From<ProposeError> for ReconfigureError {
             }
         }
     }
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TransferError {
+    /// This replica does not lead the shard: only the leader can hand over.
+    #[error("not the leader of shard {shard}: {}", hint(.leader))]
+    NotLeader {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who leads it, as far as this replica knows.
+        leader: Option<NodeId>,
+    },
+    /// It can't be handed over now, or not to that node.
+    #[error("leadership of shard {shard} stays: {reason}")]
+    Refused {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Why.
+        reason: TransferRefusal,
+    },
+    /// The chosen node did not take over within an election timeout. This node leads on.
+    #[error(
+        "node {to} did not take over shard {shard} within an election timeout; see whether it is up, \
+         connected and not far behind, and try again"
+    )]
+    TimedOut {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who was to lead.
+        to: NodeId,
+    },
+    /// This node does not lead any more, but neither does the chosen one, as far as is known.
+    #[error("leadership of shard {shard} was lost: {}", hint(.leader))]
+    Lost {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who leads it, as far as this replica knows.
+        leader: Option<NodeId>,
+    },
+    /// A limit was reached. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The replica takes no part any more.
+    #[error("the replica of this shard has stopped: {0}")]
+    Stopped(String),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// There is no such shard on this core or node.
+    #[error("there is no shard {0} here")]
+    UnknownShard(ShardId),
 }
 
 fn hint(leader: &Option<NodeId>) -> String {

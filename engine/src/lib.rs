@@ -10,6 +10,7 @@ pub mod env;
 mod error;
 pub mod limits;
 pub mod raft;
+pub mod session;
 pub mod snapshot;
 mod state_machine;
 pub mod tier;
@@ -17,7 +18,7 @@ pub mod transfer;
 mod types;
 pub mod wire;
 
-pub use error::{ProposeError, QueryError, ReconfigureError, SnapshotRequestError};
+pub use error::{ProposeError, QueryError, ReconfigureError, SnapshotRequestError, TransferError};
 pub use probe::probes;
 pub use state_machine::{
     Apply, Fold, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,

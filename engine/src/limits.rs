@@ -134,6 +134,18 @@ const _: () = assert!(
     APPEND_GROUP_BYTES_MAX + PAYLOAD_BYTES_MAX < coracle_wal::limits::BATCH_BYTES_MAX,
     "a group with one more maximal entry fits a batch"
 );
+/// Rounds of heartbeats whose sending a leader remembers for its lease: those of several election timeouts.
+pub const LEASE_ROUNDS_MAX: usize = 64;
+
+/// Highest priority of a replica, and lowest below 0: a replica of the lowest waits ten election timeouts at most.
+pub const PRIORITY_MAX: i8 = 8;
+
+/// Election timeouts between two attempts of a leader to hand over to a replica of higher priority.
+pub const PRIORITY_PAUSE_TIMEOUTS: u32 = 10;
+
+/// Election timeouts that a draining core takes at most to hand over: one for an attempt, one for another.
+pub const DRAIN_ELECTION_TIMEOUTS: u32 = 2;
+
 /// Voters of one shard. More buy no availability and cost latency; the arrays that hold one value
 /// per voter on the hot path are this long.
 pub const VOTERS_MAX: usize = 9;
@@ -258,6 +270,52 @@ const _: () = assert!(
         < u32::MAX as usize
 );
 const _: () = assert!(SNAPSHOT_MANIFEST_BYTES_MAX <= 16 << 20);
+
+/// Sessions of a shard unless configured otherwise: each takes about 700 bytes with its first small reply.
+pub const SESSIONS: u64 = 4096;
+
+/// Most sessions that may be configured: beginning a snapshot takes a pointer to each, in less than a millisecond.
+pub const SESSIONS_MAX: u64 = 16 << 10;
+
+/// Request ids of a session from the lowest unacknowledged one on, unless configured otherwise.
+pub const SESSION_WINDOW: u64 = 64;
+
+/// Most that may be configured: a session that is used while a snapshot is under way is copied once.
+pub const SESSION_WINDOW_MAX: u64 = 1024;
+
+/// Most sessions times window that may be configured: replies of which nothing but the fact is kept.
+pub const SESSION_SLOTS_MAX: u64 = 1 << 20;
+
+/// What a kept reply counts for besides its bytes.
+pub const SESSION_REPLY_COST_BYTES: u64 = 64;
+
+/// Bytes of one reply that is kept unless configured otherwise.
+pub const SESSION_REPLY_BYTES: u64 = 16 << 10;
+
+/// Most bytes of one kept reply that may be configured: restoring buffers one of them.
+pub const SESSION_REPLY_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a session's replies from which on its requests are refused, unless configured otherwise: a window full
+/// of replies of 4 KiB.
+pub const SESSION_REPLIES_BYTES: u64 = 256 << 10;
+
+/// Bytes of all replies of a shard's sessions beyond which new ones are not kept, unless configured otherwise.
+pub const SHARD_REPLIES_BYTES: u64 = 8 << 20;
+
+/// Most bytes of replies that may be configured.
+pub const SHARD_REPLIES_BYTES_MAX: u64 = 1 << 30;
+
+/// How long an unused session is kept unless configured otherwise: longer than any outage after which a client
+/// would still want to know what became of its request.
+pub const SESSION_IDLE_TIMEOUT_MS: u64 = 60 * 60 * 1000;
+
+/// Idle sessions that are freed with one entry: some ten microseconds.
+pub const SESSIONS_SWEPT_MAX: usize = 64;
+
+const _: () = assert!(SESSIONS * SESSION_WINDOW <= SESSION_SLOTS_MAX);
+const _: () = assert!(SESSIONS <= SESSIONS_MAX && SESSION_WINDOW <= SESSION_WINDOW_MAX);
+const _: () = assert!(SESSION_REPLY_BYTES <= SESSION_REPLY_BYTES_MAX);
+const _: () = assert!(SHARD_REPLIES_BYTES <= SHARD_REPLIES_BYTES_MAX);
 
 /// The limits that an owner may lower. The defaults are the constants of this module, which are also
 /// the highest values allowed; the simulator draws small and odd ones, where the rare paths are.

@@ -53,6 +53,8 @@ declare_probes! {
     reconfigured_too_early,
     /// A change of the configuration was asked for while another one was not committed.
     reconfigured_while_under_way,
+    /// A change of the configuration was asked for while leadership was handed over.
+    reconfigured_during_transfer,
     /// An entry with a configuration was cut off again.
     configuration_undone,
     /// A snapshot brought another configuration than the log had.
@@ -61,6 +63,8 @@ declare_probes! {
     joint_left_by_leader,
     /// A leader that is no voter any more stepped down.
     removed_leader_stepped_down,
+    /// It told another voter to take over.
+    removed_leader_handed_over,
     /// A node that was removed got to know it from its leader.
     removed_node_told,
     /// A node that is no member as far as was known asked for something and was answered.
@@ -151,6 +155,12 @@ declare_probes! {
     damaged_while_running,
     /// A damaged replica ignored its leader until what it had applied was in a snapshot.
     damaged_without_snapshot,
+    /// A start found what is of a later term than the stored one.
+    hard_state_lost,
+    /// A snapshot had to wait for the term of its last entry to be durable.
+    snapshot_before_term_durable,
+    /// A snapshot was offered before the leader's term was durable here.
+    offer_before_term_durable,
     /// What was damaged in the log at a start, was needed no more.
     replay_damage_outlived,
     /// What was damaged in the log at a start, is in a snapshot.
@@ -444,4 +454,60 @@ declare_probes! {
     summary_refused,
     /// A sealed segment got no summary because it would not fit.
     summary_too_large,
+    /// A request came for a session that is not there.
+    session_unknown,
+    /// A request came that its client had acknowledged.
+    session_request_acknowledged,
+    /// A request was answered from memory.
+    session_duplicate,
+    /// A request had been applied, but its reply was too large to be kept.
+    session_reply_gone,
+    /// A request was too far from the first that its client had not acknowledged.
+    session_window_full,
+    /// A session had as many bytes of replies as it may.
+    session_replies_full,
+    /// A session was idle for too long.
+    session_expired,
+    /// A session made room for a new one.
+    session_evicted,
+    /// A snapshot shows sessions with replies.
+    session_replies_in_snapshot,
+    /// An entry was none that sessions know.
+    session_entry_malformed,
+    /// A leader began to hand over.
+    transfer_begun,
+    /// A transfer was asked for while another one was under way.
+    transfer_second,
+    /// A successor was told once more to campaign.
+    transfer_told_again,
+    /// A transfer took too long.
+    transfer_given_up,
+    /// The chosen replica leads.
+    transfer_done,
+    /// Leadership was lost during a transfer, but not to the chosen replica.
+    transfer_lost,
+    /// A replica was told to campaign by one that it does not follow.
+    timeout_now_ignored,
+    /// A proposal came to a leader that was handing over.
+    proposal_during_transfer,
+    /// A read was answered by lease.
+    read_by_lease,
+    /// A read needed a round although leases are on.
+    read_without_lease,
+    /// More rounds of heartbeats are under way than a leader remembers.
+    lease_rounds_full,
+    /// A voter kept quiet because it had heard a leader that may hold a lease, or had just started.
+    vote_withheld_for_lease,
+    /// A leader handed over to a replica of higher priority.
+    priority_handed_over,
+    /// A proposal was kept until a transfer had ended.
+    proposal_held,
+    /// Queries whose leader had gone were kept until a transfer had ended.
+    queries_held,
+    /// More proposals came during a transfer than are kept.
+    held_full,
+    /// A core handed over all that it led.
+    drain_done,
+    /// A core could not hand over all that it led.
+    drain_kept,
 }

@@ -217,3 +217,25 @@ pub trait StateMachine: 'static {
         None
     }
 }
+
+impl<M: StateMachine + ?Sized> StateMachine for Box<M> {
+    fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
+        (**self).apply(entry, reply);
+    }
+
+    fn query(&self, request: &Bytes, reply: &mut BytesMut) {
+        (**self).query(request, reply);
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        (**self).snapshot()
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
+        (**self).restore(part)
+    }
+
+    fn fold(&self) -> Option<Box<dyn Fold>> {
+        (**self).fold()
+    }
+}

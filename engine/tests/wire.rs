@@ -12,12 +12,12 @@ use coracle_engine::limits::{
 use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing, Vote,
-    VoteReply,
+    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing,
+    TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
-    WireError,
+    VERSION, WireError,
 };
 use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, Term};
 use proptest::collection::vec;
@@ -107,17 +107,23 @@ fn append() -> impl Strategy<Value = Message> {
 
 fn message() -> impl Strategy<Value = Message> {
     let numbers = (1..=TERM_MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
-    let small = (0..11_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
+    let small = (0..12_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
         let term = Term(t);
         let standing = if yes { Standing::Returning(c) } else { Standing::Member };
         let (last_index, last_term) = (LogIndex(a), Term(b));
         match kind {
             0 => Message::PreVote(PreVote { term, last_index, last_term }),
             1 => Message::PreVoteReply(PreVoteReply { term, granted: yes }),
-            2 => Message::Vote(Vote { term, last_index, last_term }),
+            2 => Message::Vote(Vote { term, last_index, last_term, transfer: a % 2 == 1 }),
             3 => Message::VoteReply(VoteReply { term, granted: yes }),
             4 => Message::Heartbeat(Heartbeat { term, commit: LogIndex(a), round: b }),
-            5 => Message::HeartbeatReply(HeartbeatReply { term, round: b, standing }),
+            5 => Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: b,
+                standing,
+                quiet_ms: a as u32,
+                priority: a as i8,
+            }),
             6 => Message::SnapshotOffer(SnapshotOffer {
                 term,
                 index: last_index,
@@ -125,7 +131,8 @@ fn message() -> impl Strategy<Value = Message> {
             }),
             7 => Message::Census(Census { incarnation: a }),
             8 => Message::CensusReply(CensusReply { term, empty: yes, incarnation: a }),
-            9 => {
+            9 => Message::TimeoutNow(TimeoutNow { term }),
+            10 => {
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(a) };
                 Message::AppendReply(AppendReply { term, outcome, standing })
             }
@@ -218,7 +225,7 @@ proptest! {
 
 /// A frame of any body with a right header.
 fn sealed(kind: u8, shard: u32, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0xC0, 0xAC, 2, kind, 0, 0, 0, 0];
+    let mut bytes = vec![0xC0, 0xAC, VERSION, kind, 0, 0, 0, 0];
     bytes.extend(shard.to_le_bytes());
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.extend(crc32fast::hash(body).to_le_bytes());
@@ -255,6 +262,8 @@ fn large_payloads_are_referenced_and_small_ones_gathered() {
         term: Term(1),
         round: 0,
         standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
     });
     let frames = [
         raft(beat.clone()),
@@ -371,7 +380,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let refused =
         HelloReply::Refused { reason: RefuseReason::Cluster, text: "other cluster".to_owned() };
     let busy = HelloReply::Refused { reason: RefuseReason::Busy, text: "not now".to_owned() };
-    let heartbeat_reply = HeartbeatReply { term, round: 4, standing: Standing::Member };
+    let heartbeat_reply =
+        HeartbeatReply { term, round: 4, standing: Standing::Member, quiet_ms: 500, priority: -3 };
     let standing = Standing::Returning(0x1112_1314_1516_1718);
     let returning = HeartbeatReply { standing, ..heartbeat_reply };
     let offer = SnapshotOffer { term, index: last_index, snapshot_term: last_term };
@@ -389,7 +399,11 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("Pong", Frame::Pong),
         ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
         ("PreVoteReply", raft(Message::PreVoteReply(PreVoteReply { term, granted: true }))),
-        ("Vote", raft(Message::Vote(Vote { term, last_index, last_term }))),
+        ("Vote", raft(Message::Vote(Vote { term, last_index, last_term, transfer: false }))),
+        (
+            "Vote of a transfer",
+            raft(Message::Vote(Vote { term, last_index, last_term, transfer: true })),
+        ),
         ("VoteReply", raft(Message::VoteReply(VoteReply { term, granted: false }))),
         ("Append", raft(Message::Append(append))),
         ("AppendReply accepted", reply(accepted)),
@@ -397,6 +411,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("Heartbeat", raft(Message::Heartbeat(Heartbeat { term, commit: LogIndex(12), round: 4 }))),
         ("HeartbeatReply", raft(Message::HeartbeatReply(heartbeat_reply))),
         ("HeartbeatReply returning", raft(Message::HeartbeatReply(returning))),
+        ("TimeoutNow", raft(Message::TimeoutNow(TimeoutNow { term }))),
         ("SnapshotOffer", raft(Message::SnapshotOffer(offer))),
         ("Census", raft(Message::Census(Census { incarnation: 0x1112_1314_1516_1718 }))),
         ("CensusReply", raft(Message::CensusReply(census_reply))),
@@ -405,7 +420,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     ]
 }
 
-/// The format is what `testdata/wire/v2.txt` says. A change of the file without a new version number
+/// The format is what `testdata/wire/v3.txt` says. A change of the file without a new version number
 /// cuts off every node that runs the old program.
 #[test]
 fn the_format_is_the_documented_one() {
@@ -419,7 +434,7 @@ fn the_format_is_the_documented_one() {
             writeln!(text, "  {:04x}  {}", number * 16, hex.join(" ")).unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v2.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v3.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }

@@ -46,6 +46,13 @@ pub struct Args {
     /// How often a leader is heard from [default: 100].
     #[arg(long, value_name = "MS")]
     heartbeat_interval_ms: Option<u64>,
+    /// Reads need no round of messages while the clock says that nobody else leads; by so much may any node's clock be
+    /// faster than any other's, the same on all nodes [default: no leases].
+    #[arg(long, value_name = "PPM")]
+    lease_drift_ppm: Option<u32>,
+    /// How much this node should rather lead than others, -8 to 8 [default: 0].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i8>,
     /// How writes are made durable: auto, linked, dsync [default: auto].
     #[arg(long, value_name = "METHOD")]
     sync_method: Option<SyncMethod>,
@@ -149,6 +156,8 @@ impl Args {
         set(&mut config.cluster_id, self.cluster_id);
         set(&mut config.election_timeout_ms, self.election_timeout_ms);
         set(&mut config.heartbeat_interval_ms, self.heartbeat_interval_ms);
+        config.lease_drift_ppm = self.lease_drift_ppm.or(config.lease_drift_ppm);
+        set(&mut config.priority, self.priority);
         set(&mut config.sync_method, self.sync_method);
         set(&mut config.segment_mib, self.segment_mib);
         self.tiers.apply(&mut config);

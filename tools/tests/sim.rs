@@ -10,11 +10,11 @@ use std::path::PathBuf;
 
 use coracle_tools::layout::repository_root;
 use coracle_tools::sim::campaign::run_caught;
-use coracle_tools::sim::kv::KvWorkload;
+use coracle_tools::sim::sessions::WithSessions;
 use coracle_tools::sim::{Campaign, Failed, Plan, Report, run};
 
 fn runner(plan: &Plan, story: bool) -> Report {
-    run(plan, &KvWorkload::make, story)
+    run(plan, &WithSessions::make, story)
 }
 
 fn simulate(plan: &Plan) -> Report {
@@ -68,7 +68,7 @@ fn a_plan_that_is_kept_hits_somebody() {
 fn the_first_seeds_violate_nothing() {
     let mut campaign = Campaign::of(number_from_env("CORACLE_SEEDS").unwrap_or(150));
     campaign.first_seed = number_from_env("CORACLE_SEED").unwrap_or(0);
-    match campaign.check(KvWorkload::make) {
+    match campaign.check(WithSessions::make) {
         Ok(total) => println!("{total}"),
         Err(found) => panic!("\n{found}\nreplay: cargo sim --seed {}\n", found.failed.seed),
     }

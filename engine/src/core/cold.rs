@@ -232,7 +232,8 @@ impl<D: Disk> Cold<D> {
 
     /// Starts as many reads as may run. What they find is queued in `inbox`.
     pub(super) fn start<E: Env<Disk = D>>(self: &Rc<Self>, env: &E, inbox: &Rc<Inbox>) {
-        while let Some(want) = self.next(env.now()) {
+        let now = env.now();
+        while let Some(want) = self.next(now) {
             self.running.borrow_mut().push(want.at);
             let (cold, inbox) = (self.clone(), inbox.clone());
             env.spawn(async move {
@@ -244,9 +245,10 @@ impl<D: Disk> Cold<D> {
                 inbox.push(Event::ColdRead(Box::new(ColdRead { want, result })));
             });
         }
-        self.rest(env.now());
+        self.rest(now);
     }
 
+    /// Takes the next read that may begin, if not as many are under way as may be.
     fn next(&self, now: Duration) -> Option<Want> {
         let span = self.recent.borrow().bytes_max as u64;
         let (running, mut queue) = (self.running.borrow(), self.queue.borrow_mut());

@@ -10,12 +10,14 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 
 use super::inbox::Inbox;
+use super::leadership::TransferAnswer;
 use super::status::CoreCounters;
 use super::view::ClusterView;
 use crate::limits::{CONFIGURATION_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX};
 use crate::raft::membership::Reconfiguration;
 use crate::{
-    LogIndex, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError, Term,
+    LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError,
+    Term, TransferError,
 };
 
 /// What a read may return.
@@ -108,6 +110,8 @@ pub(crate) enum Request {
     },
     /// A snapshot of the shard's state is wanted, as of now or later; its index is the answer.
     Snapshot { shard: ShardId, answer: oneshot::Sender<Result<LogIndex, SnapshotRequestError>> },
+    /// Leadership is to go to this node, or to anybody; who leads is the answer.
+    Transfer { shard: ShardId, to: Option<NodeId>, answer: TransferAnswer },
 }
 
 impl Request {
@@ -116,7 +120,7 @@ impl Request {
         match self {
             Self::Propose { payload, .. } | Self::Query { payload, .. } => payload.len(),
             Self::Reconfigure { .. } => CONFIGURATION_BYTES_MAX,
-            Self::Snapshot { .. } => 0,
+            Self::Snapshot { .. } | Self::Transfer { .. } => 0,
         }
     }
 
@@ -137,6 +141,9 @@ impl Request {
             }
             Self::Snapshot { answer, .. } => {
                 let _ = answer.send(Err(SnapshotRequestError::ShuttingDown));
+            }
+            Self::Transfer { answer, .. } => {
+                let _ = answer.send(Err(TransferError::ShuttingDown));
             }
         }
     }
@@ -183,6 +190,16 @@ pub(crate) fn snapshot(shard: ShardId) -> (Request, Pending<LogIndex, SnapshotRe
     let (answer, pending) = oneshot::channel();
     let request = Request::Snapshot { shard, answer };
     (request, Pending::waiting(pending, SnapshotRequestError::ShuttingDown))
+}
+
+/// Makes a request for a transfer of leadership and the future of its answer.
+pub(crate) fn transfer(
+    shard: ShardId,
+    to: Option<NodeId>,
+) -> (Request, Pending<NodeId, TransferError>) {
+    let (answer, pending) = oneshot::channel();
+    let request = Request::Transfer { shard, to, answer };
+    (request, Pending::waiting(pending, TransferError::ShuttingDown))
 }
 
 /// The way into a core from tasks that run on the same core. Cheap to clone.
@@ -262,6 +279,20 @@ impl CoreHandle {
         match self.0.submit(request) {
             Ok(()) => pending,
             Err(refused) => Pending::ready(Err(ProposeError::from(refused).into())),
+        }
+    }
+
+    /// Hands leadership of `shard` over to node `to`, or to whoever can take it soonest. Resolves within about an
+    /// election timeout, with the node that leads.
+    pub fn transfer_leadership(
+        &self,
+        shard: ShardId,
+        to: Option<NodeId>,
+    ) -> Pending<NodeId, TransferError> {
+        let (request, pending) = transfer(shard, to);
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(refused.into())),
         }
     }
 

@@ -17,7 +17,7 @@ use super::taking::Taken;
 use super::view::ClusterView;
 use crate::limits::Limits;
 use crate::raft::{Entry, Message};
-use crate::{ProposeError, QueryError, ShardId, SnapshotRequestError};
+use crate::{ProposeError, QueryError, ShardId, SnapshotRequestError, TransferError};
 
 /// Everything that can happen to a core from its own tasks. The set is closed: what the loop does is
 /// a function of these, of the log's durable position and of its mailbox.
@@ -71,6 +71,15 @@ impl From<Refused> for QueryError {
 }
 
 impl From<Refused> for SnapshotRequestError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded(TOO_MANY),
+            Refused::Stopping => Self::ShuttingDown,
+        }
+    }
+}
+
+impl From<Refused> for TransferError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Overloaded => Self::Overloaded(TOO_MANY),

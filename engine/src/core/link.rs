@@ -280,6 +280,8 @@ mod tests {
             term: Term(1),
             round: 0,
             standing: Standing::Member,
+            quiet_ms: 0,
+            priority: 0,
         });
         assert!(link.send(ShardId(0), &message));
         let mut sending = std::pin::pin!(send(&link, Deaf));
@@ -310,6 +312,8 @@ mod tests {
             term: Term(1),
             round: 0,
             standing: Standing::Member,
+            quiet_ms: 0,
+            priority: 0,
         });
         let mut answers = 0;
         while link.send(ShardId(1), &answer) {

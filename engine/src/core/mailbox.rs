@@ -15,12 +15,13 @@ use futures_channel::oneshot;
 use futures_util::task::AtomicWaker;
 
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
+use super::leadership::DrainReport;
 use super::status::CoreStatus;
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
 use crate::raft::membership::Reconfiguration;
 use crate::{
     LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError,
-    Term,
+    Term, TransferError,
 };
 
 /// What another thread may tell a core.
@@ -32,6 +33,8 @@ pub(crate) enum Letter {
     Leader { shard: ShardId, term: Term, leader: Option<NodeId> },
     /// Somebody asks how the core is.
     Status(oneshot::Sender<CoreStatus>),
+    /// Hand over all leadership and report; without anybody who wants to know, stop then.
+    Drain(Option<oneshot::Sender<DrainReport>>),
     /// Finish what is in flight, make the log durable, end.
     Stop,
 }
@@ -40,7 +43,7 @@ impl Letter {
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Request(request) => request.payload_bytes(),
-            Self::Leader { .. } | Self::Status(_) | Self::Stop => 0,
+            Self::Leader { .. } | Self::Status(_) | Self::Drain(_) | Self::Stop => 0,
         }
     }
 }
@@ -110,6 +113,13 @@ impl Mailbox {
         self.post(Letter::Stop).is_ok()
     }
 
+    /// Asks the core to hand over what it leads, for a bounded time, and to stop then. Returns false if its mailbox
+    /// is full: ask again.
+    #[must_use]
+    pub fn drain_and_stop(&self) -> bool {
+        self.post(Letter::Drain(None)).is_ok()
+    }
+
     /// The core has ended: refuses what is in the box and what will come.
     fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
@@ -121,7 +131,7 @@ impl Mailbox {
             match letter {
                 Letter::Request(request) => request.refuse_stopping(),
                 // A dropped question for the status is answered with "gone".
-                Letter::Leader { .. } | Letter::Status(_) | Letter::Stop => {}
+                Letter::Leader { .. } | Letter::Status(_) | Letter::Drain(_) | Letter::Stop => {}
             }
         }
     }
@@ -234,6 +244,27 @@ impl RemoteCore {
             Ok(()) => pending,
             Err(_) => Pending::ready(Err(SnapshotRequestError::Overloaded(FULL))),
         }
+    }
+
+    /// Like [`CoreHandle::transfer_leadership`](super::CoreHandle::transfer_leadership).
+    pub fn transfer_leadership(
+        &self,
+        shard: ShardId,
+        to: Option<NodeId>,
+    ) -> Pending<NodeId, TransferError> {
+        let (request, pending) = handle::transfer(shard, to);
+        match self.0.post(Letter::Request(request)) {
+            Ok(()) => pending,
+            Err(_) => Pending::ready(Err(TransferError::Overloaded(FULL))),
+        }
+    }
+
+    /// Hands over all shards that the core leads, for a bounded time. From then on the core declines to lead until
+    /// its node is started again. `None` when it has ended or its mailbox is full.
+    pub async fn drain(&self) -> Option<DrainReport> {
+        let (answer, report) = oneshot::channel();
+        self.0.post(Letter::Drain(Some(answer))).ok()?;
+        report.await.ok()
     }
 
     /// How the core is. `None` when it has ended or its mailbox is full.

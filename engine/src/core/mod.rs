@@ -29,6 +29,7 @@ mod cold;
 mod handle;
 mod inbox;
 mod installing;
+mod leadership;
 mod link;
 mod mailbox;
 mod observe;
@@ -47,6 +48,7 @@ mod upkeep;
 mod view;
 
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
+pub use leadership::DrainReport;
 pub use mailbox::{Mailbox, RemoteCore};
 pub use observe::{CoreView, Observer, Queues, ShardView};
 pub use open::{CoreConfig, OpenError};

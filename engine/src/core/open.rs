@@ -25,7 +25,7 @@ use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
 use crate::raft::membership::Configuration;
-use crate::raft::{self, Effects, HardState, Raft, RaftLog, Standing};
+use crate::raft::{self, Effects, HardState, LeaseConfig, Raft, RaftLog, Standing};
 use crate::snapshot::{Manifest, SnapshotId, SnapshotStore};
 use crate::tier::Budget;
 use crate::tier::{self, Recovered, RecoveredShard, ReplayError};
@@ -61,6 +61,10 @@ pub struct CoreConfig {
     pub election_timeout: Duration,
     /// How often a leader lets its followers hear from it.
     pub heartbeat_interval: Duration,
+    /// Whether leaders may answer reads by lease; the same on all nodes.
+    pub lease: Option<LeaseConfig>,
+    /// How much this node should rather lead than others; see [`raft::Config::priority`].
+    pub priority: i8,
     /// Where this core accepts its peers, `host:port`.
     pub peer_listen: String,
     /// The log.
@@ -199,7 +203,13 @@ impl<E: Env> Core<E> {
         for id in hosted {
             let mut machine = new_machine(machines, id);
             let snapshot = match restore(&env, &store, id, &machine).await {
-                Ok(snapshot) => snapshot,
+                Ok(snapshot) => {
+                    // Older ones that an earlier process kept for others, or could not remove.
+                    if let Err(error) = store.remove_older(id).await {
+                        tracing::warn!(%core, shard = %id, "an old snapshot could not be removed: {error}");
+                    }
+                    snapshot
+                }
                 Err(Unreadable { snapshot, error }) => {
                     tracing::error!(%core, shard = %id, "{snapshot} can't be restored: {error}");
                     unreadable.insert(id, snapshot);
@@ -271,6 +281,7 @@ impl<E: Env> Core<E> {
             news_missed: false,
             failed: false,
             upkeep: Upkeep::new(disk_budget),
+            drain: None,
             observer: None,
         };
         for shard in &core.shards {
@@ -364,7 +375,8 @@ fn nothing_left(shard: ShardId, behind: Lsn) -> tier::Unusable {
 }
 
 /// Whether a shard can go on with what was found of it. A snapshot that can't be read is not needed while the
-/// log still has all entries.
+/// log still has all entries. Term and vote are durable before anything of that term is: without them, who
+/// this replica voted for is unknown.
 fn judge(
     shard: ShardId,
     log: Option<Result<RecoveredShard, tier::Unusable>>,
@@ -373,6 +385,16 @@ fn judge(
 ) -> Found {
     match (log, unreadable) {
         (None, _) => Found::Blank,
+        (Some(Ok(found)), _) if found.last_term() > found.hard_state.term => {
+            sometimes!(hard_state_lost);
+            let reason = format!(
+                "what shard {shard} has is of term {}, but the newest vote in its log is of term {}: later \
+                 ones, which were stored before, are lost",
+                found.last_term(),
+                found.hard_state.term
+            );
+            Found::Damaged { hard_state: found.hard_state, reason }
+        }
         (Some(Ok(found)), None) => Found::Whole(found),
         (Some(Ok(found)), Some(lost)) => {
             sometimes!(snapshot_unreadable_at_start);
@@ -447,6 +469,8 @@ fn bring_up<E: Env>(
         inflight_bytes_max: limits.inflight_bytes_max,
         uncommitted_bytes_max: limits.uncommitted_bytes_max,
         read_batches_max: limits.read_batches_max,
+        lease: config.lease,
+        priority: config.priority,
         blank: matches!(found, Found::Blank).then(|| incarnation(env)),
         damaged: matches!(found, Found::Damaged { .. }).then(|| incarnation(env)),
         ..raft::Config::new(config.node, config.voters.clone(), seed)

@@ -10,6 +10,7 @@ use coracle_wal::Recovery;
 
 use super::handle::{Consistency, CoreHandle, Request};
 use super::inbox::{Event, Inbox};
+use super::leadership::Drain;
 use super::link::{Link, PeerCore};
 use super::mailbox::{Letter, Letters};
 use super::observe::{CoreView, Observer, Queues};
@@ -22,7 +23,7 @@ use super::tiers::Tiers;
 use super::upkeep::Upkeep;
 use crate::env::Env;
 use crate::raft::{self, Message};
-use crate::{NodeId, ProposeError, QueryError, ShardId, Term};
+use crate::{NodeId, ProposeError, QueryError, ShardId, Term, TransferError};
 
 /// A core, ready to run.
 pub struct Core<E: Env> {
@@ -46,6 +47,8 @@ pub struct Core<E: Env> {
     /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
     pub(super) news_missed: bool,
     pub(super) failed: bool,
+    /// While it hands over everything.
+    pub(super) drain: Option<Drain>,
     /// `None` outside of tests.
     pub(super) observer: Option<Box<dyn Observer>>,
 }
@@ -127,6 +130,7 @@ impl<E: Env> Core<E> {
         self.take_events();
         sometimes!(events_left_over, !self.inbox.is_empty());
         self.finish_turn();
+        self.look_after_drain();
         self.publish_counters();
     }
 
@@ -187,6 +191,7 @@ impl<E: Env> Core<E> {
                     self.inbox.view.borrow_mut().note_leader(shard, term, leader);
                 }
                 Some(Letter::Status(answer)) => drop(answer.send(self.status())),
+                Some(Letter::Drain(answer)) => self.begin_drain(answer),
                 Some(Letter::Stop) => self.inbox.begin_stop(),
                 None => break,
             }
@@ -248,6 +253,18 @@ impl<E: Env> Core<E> {
                     _ => ProposeError::NotLeader { shard, leader: self.leader_elsewhere(shard) },
                 };
                 let _ = answer.send(Err(error.into()));
+            }
+            Request::Transfer { shard, to, answer } => {
+                let at = self.position_of(shard).filter(|_| !self.failed);
+                let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
+                    let here = self.position_of(shard).is_some() || self.lost.contains_key(&shard);
+                    let leader = self.leader_elsewhere(shard);
+                    let moved = TransferError::NotLeader { shard, leader };
+                    let error = if here { moved } else { TransferError::UnknownShard(shard) };
+                    return drop(answer.send(Err(error)));
+                };
+                self.shards[at].transfer(to, Some(answer));
+                self.touch(at);
             }
             Request::Query { shard, payload, consistency, answer } => {
                 let at = self.position_of(shard);
@@ -375,6 +392,7 @@ impl<E: Env> Core<E> {
             self.shards[at].give_up_on_lost(now, 2 * self.config.election_timeout);
             self.touch(at);
         }
+        self.hand_over_all();
         let silence_max = silence_max(&self.config);
         self.links.values().for_each(|link| link.watch(now, silence_max));
         if std::mem::take(&mut self.news_missed) {
@@ -388,6 +406,8 @@ impl<E: Env> Core<E> {
     /// Carries out what the shards of this turn want done.
     fn finish_turn(&mut self) {
         let refusal = self.write_refusal();
+        // After everything that this turn took in: reads by lease are as of now.
+        let now = self.env.now();
         let mut next = 0;
         // A message of a shard to itself can touch more shards (itself) while we go.
         while let Some(&at) = self.touched.get(next) {
@@ -396,7 +416,7 @@ impl<E: Env> Core<E> {
             if let Some(error) = &refusal {
                 self.shards[at].refuse_incoming(error, &mut self.counters);
             }
-            self.shards[at].submit(&mut self.counters);
+            self.shards[at].submit(now, &mut self.counters);
             self.send_messages(at);
         }
         // The links before the log: the followers' writes are on the critical path, ours is beside it.
@@ -497,6 +517,11 @@ impl<E: Env> Core<E> {
         self.storage.take(shard.id, &mut shard.effects);
         let offered = shard.effects.offered.take();
         let leadership_changed = shard.effects.soft_state.take().is_some();
+        shard.end_transfers();
+        // Until it is known who leads instead, clients are to come here and wait.
+        let wait = shard.raft.leader().is_none() && shard.raft.holds_clients();
+        let leadership_changed = (leadership_changed || shard.unpublished) && !wait;
+        shard.unpublished = wait;
         let fault = shard.effects.fault.take();
         if leadership_changed {
             self.publish_leadership(at);

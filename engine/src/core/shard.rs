@@ -24,8 +24,9 @@ use bytes::{Bytes, BytesMut};
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
+use super::leadership::Transfers;
 use super::status::{CoreCounters, ShardStatus};
-use crate::limits::{COMMIT_HINT_BYTES, Limits, REPLY_SCRATCH_BYTES};
+use crate::limits::{COMMIT_HINT_BYTES, ENTRY_COST_BYTES, Limits, REPLY_SCRATCH_BYTES};
 use crate::raft::membership::Reconfiguration;
 use crate::raft::{
     Effects, Entry, EntryKind, Event, Message, Raft, ReconfigureRefusal, Reconfigured, Refusal,
@@ -33,7 +34,7 @@ use crate::raft::{
 };
 use crate::{
     Apply, LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotError,
-    SnapshotRequestError, SnapshotStream, StateMachine, Term,
+    SnapshotRequestError, SnapshotStream, StateMachine, Term, TransferError,
 };
 
 pub(super) type ProposeAnswer = oneshot::Sender<Result<Committed, ProposeError>>;
@@ -105,7 +106,12 @@ pub(super) struct Shard {
     /// The state is being replaced by a snapshot.
     restoring: bool,
     payloads: Vec<Bytes>,
+    /// Bytes of them that are held because leadership is being handed over.
+    held_bytes: usize,
     incoming: Vec<Incoming>,
+    pub(super) transfers: Transfers,
+    /// That no leader is known is kept back, because one is about to be.
+    pub(super) unpublished: bool,
     waiting: VecDeque<Waiting>,
     /// Since leadership was lost with proposals waiting: when to give up on them.
     give_up_at: Option<Duration>,
@@ -138,7 +144,10 @@ impl Shard {
             cold_reading: false,
             restoring: false,
             payloads: Vec::new(),
+            held_bytes: 0,
             incoming: Vec::new(),
+            transfers: Transfers::default(),
+            unpublished: false,
             waiting: VecDeque::new(),
             give_up_at: None,
             reads_new: Vec::new(),
@@ -159,7 +168,16 @@ impl Shard {
         answer: ProposeAnswer,
     ) {
         let incoming = Incoming { accepted, answer };
-        if self.raft.role() != Role::Leader {
+        if self.raft.holds_clients() {
+            let bytes = self.held_bytes + payload.len() + ENTRY_COST_BYTES;
+            if bytes > self.limits.uncommitted_bytes_max && self.held_bytes > 0 {
+                sometimes!(held_full);
+                let what = "too many proposals wait for a new leader of this shard";
+                return refuse(incoming, ProposeError::Overloaded(what));
+            }
+            sometimes!(proposal_held);
+            self.held_bytes = bytes;
+        } else if self.raft.role() != Role::Leader {
             return refuse(incoming, self.not_leader());
         }
         self.payloads.push(payload);
@@ -168,7 +186,7 @@ impl Shard {
 
     /// Takes a linearizable query; it is asked for at the end of the turn.
     pub(super) fn query(&mut self, payload: Bytes, answer: QueryAnswer) {
-        if self.raft.role() != Role::Leader {
+        if self.raft.role() != Role::Leader && !self.raft.holds_clients() {
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
             return drop(answer.send(Err(error)));
         }
@@ -201,17 +219,23 @@ impl Shard {
         self.step(Event::Message { from, message });
     }
 
-    /// End of the turn, first half: what clients asked for goes to Raft.
-    pub(super) fn submit(&mut self, counters: &mut CoreCounters) {
-        if !self.incoming.is_empty() {
+    /// End of the turn, first half: what clients asked for goes to Raft, unless it is held. `now` was read after
+    /// all of it had come in.
+    pub(super) fn submit(&mut self, now: Duration, counters: &mut CoreCounters) {
+        let holds = self.raft.holds_clients();
+        if !self.incoming.is_empty() && !holds {
+            self.held_bytes = 0;
             self.submit_proposals(counters);
         }
-        if !self.reads_new.is_empty() {
+        if !self.reads_new.is_empty() && (self.raft.role() == Role::Leader || !holds) {
             self.read_id_last += 1;
             let id = self.read_id_last;
             let queries = std::mem::take(&mut self.reads_new);
             self.reads.push_back(ReadBatch { id, ready_at: None, queries });
-            self.step(Event::ReadIndex { id });
+            self.step(match self.raft.config().lease {
+                Some(_) => Event::LeaseRead { id, now },
+                None => Event::ReadIndex { id },
+            });
         }
     }
 
@@ -238,6 +262,9 @@ impl Shard {
         let error = match proposed.refusal {
             Some(Refusal::UncommittedLimit) => {
                 ProposeError::Overloaded("too many uncommitted bytes in this shard")
+            }
+            Some(Refusal::Transferring { .. }) => {
+                ProposeError::Overloaded("leadership of this shard is being handed over")
             }
             Some(Refusal::NotLeader { .. }) | None => self.not_leader(),
         };
@@ -269,6 +296,7 @@ impl Shard {
     /// Refuses all proposals of this turn.
     pub(super) fn refuse_incoming(&mut self, error: &ProposeError, counters: &mut CoreCounters) {
         counters.refused += self.incoming.len() as u64;
+        self.held_bytes = 0;
         self.payloads.clear();
         let refused = std::mem::take(&mut self.incoming);
         refused.into_iter().for_each(|incoming| refuse(incoming, error.clone()));
@@ -412,6 +440,11 @@ impl Shard {
         for id in self.effects.reads_failed.drain(..) {
             let Some(at) = self.reads.iter().position(|batch| batch.id == id) else { continue };
             let Some(batch) = self.reads.remove(at) else { continue };
+            if self.raft.holds_clients() {
+                sometimes!(queries_held);
+                self.reads_new.extend(batch.queries);
+                continue;
+            }
             sometimes!(queries_lost);
             self.reads_count -= batch.queries.len();
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
@@ -495,7 +528,8 @@ impl Shard {
 
     /// Whether anybody waits for an answer.
     pub(super) fn is_busy(&self) -> bool {
-        !(self.waiting.is_empty() && self.incoming.is_empty() && self.reads.is_empty())
+        let unanswered = self.reads_count > 0 || !self.incoming.is_empty();
+        unanswered || !self.waiting.is_empty()
     }
 
     /// Has the commit index stored along with entries, now and then: a restart then applies as much in one
@@ -550,6 +584,8 @@ impl Shard {
             refuse(incoming, error.clone());
         }
         self.payloads.clear();
+        self.held_bytes = 0;
+        self.transfers.fail(&TransferError::Stopped(reason.to_owned()));
         for Waiting { answer, .. } in self.waiting.drain(..) {
             answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
         }
@@ -604,155 +640,4 @@ fn take(scratch: &mut BytesMut) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::raft::membership::{Change, Transition};
-    use crate::raft::{
-        Append, Config, Entry, HardState, Membership, PreVoteReply, RaftLog, VoteReply,
-    };
-
-    struct Nothing;
-
-    impl StateMachine for Nothing {
-        fn apply(&mut self, _: Apply<'_>, _: &mut BytesMut) {}
-        fn query(&self, _: &Bytes, _: &mut BytesMut) {}
-    }
-
-    const OWN: NodeId = NodeId(1);
-    const FRIEND: NodeId = NodeId(2);
-    const RIVAL: NodeId = NodeId(3);
-
-    fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
-        let term = entries.last().map_or(Term(0), |entry| entry.term);
-        let commit = LogIndex(entries.len() as u64);
-        let log = RaftLog::in_memory(LogIndex(0), Term(0), entries).unwrap();
-        let config = Config::new(OWN, voters.to_vec(), 1);
-        let state = HardState { term, commit, ..HardState::default() };
-        let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
-        let machine: Machine = Rc::new(RefCell::new(Box::new(Nothing)));
-        Shard::new(ShardId(0), raft, machine, LogIndex(0), Limits::default())
-    }
-
-    fn elect(shard: &mut Shard, now: Duration) -> Term {
-        shard.step(Event::Tick { now });
-        let term = Term(shard.raft.term().0 + 1);
-        shard.message(FRIEND, Message::PreVoteReply(PreVoteReply { term, granted: true }));
-        for from in [OWN, FRIEND] {
-            shard.message(from, Message::VoteReply(VoteReply { term, granted: true }));
-        }
-        assert_eq!((shard.raft.role(), shard.raft.term()), (Role::Leader, term));
-        term
-    }
-
-    fn propose(shard: &mut Shard) -> oneshot::Receiver<Result<Committed, ProposeError>> {
-        let (answer, pending) = oneshot::channel();
-        shard.propose(Bytes::from_static(b"x"), None, answer);
-        shard.submit(&mut CoreCounters::default());
-        pending
-    }
-
-    /// Entries that another leader had cut away, and in whose place nothing came: once this replica
-    /// led again, their proposals waited for ever.
-    #[test]
-    fn proposals_that_were_cut_away_are_answered_when_this_replica_leads_again() {
-        let mut shard = shard(&[OWN, FRIEND, RIVAL], Vec::new());
-        let first = elect(&mut shard, Duration::from_secs(2));
-        let mut lost: Vec<_> = (0..3).map(|_| propose(&mut shard)).collect();
-
-        let (term, index, kind) = (Term(first.0 + 1), LogIndex(1), EntryKind::Noop);
-        let entries = vec![Entry { term, index, kind, payload: Bytes::new() }];
-        let (prev_index, prev_term, commit) = (LogIndex(0), Term(0), LogIndex(0));
-        let append = Append { term, prev_index, prev_term, commit, entries };
-        shard.message(RIVAL, Message::Append(append));
-        let (now, patience) = (Duration::from_secs(10), Duration::from_secs(60));
-        shard.give_up_on_lost(Duration::from_secs(2), patience);
-        assert!(lost.iter_mut().all(|pending| pending.now_or_never().is_none()));
-
-        elect(&mut shard, now);
-        shard.give_up_on_lost(now, patience);
-        let unknown = Err(ProposeError::OutcomeUnknown { shard: ShardId(0) });
-        for pending in lost {
-            assert_eq!(pending.now_or_never(), Some(Ok(unknown.clone())));
-        }
-        let kept = propose(&mut shard);
-        shard.give_up_on_lost(now, patience);
-        assert!(kept.now_or_never().is_none(), "this one is in the log");
-    }
-
-    fn reconfigure(
-        shard: &mut Shard,
-        change: Change,
-    ) -> oneshot::Receiver<Result<Position, ReconfigureError>> {
-        let (answer, pending) = oneshot::channel();
-        let changes = vec![change];
-        let change = Reconfiguration::Change { changes, transition: Transition::Auto };
-        shard.reconfigure(change, answer);
-        pending
-    }
-
-    /// Everything of the shard's effects becomes durable.
-    fn store(shard: &mut Shard) {
-        let mark = shard.effects.write_mark.take();
-        let own = std::mem::take(&mut shard.effects.after_durable);
-        shard.effects.clear();
-        for (_, message) in own.into_iter().filter(|(to, _)| *to == OWN) {
-            shard.message(OWN, message);
-        }
-        mark.into_iter().for_each(|mark| shard.step(Event::Durable(mark)));
-    }
-
-    #[test]
-    fn a_change_of_members_is_refused_or_answered_when_it_is_committed() {
-        let mut shard = shard(&[OWN], Vec::new());
-        let refused = reconfigure(&mut shard, Change::AddLearner(FRIEND));
-        let (id, leader) = (ShardId(0), None);
-        let expected = Err(ReconfigureError::NotLeader { shard: id, leader });
-        assert_eq!(refused.now_or_never(), Some(Ok(expected)));
-        shard.step(Event::Tick { now: Duration::from_secs(2) });
-        (0..2).for_each(|_| store(&mut shard)); // the vote, then the first entry of the term
-        let mut counters = CoreCounters::default();
-        let mut pending = reconfigure(&mut shard, Change::AddLearner(FRIEND));
-        assert!(pending.try_recv().expect("it waits").is_none());
-        store(&mut shard);
-        shard.apply(&mut counters);
-        let place = Position { term: Term(1), index: LogIndex(2) };
-        assert_eq!(pending.now_or_never(), Some(Ok(Ok(place))));
-        let status = shard.status();
-        assert_eq!(status.configuration.to_string(), "voters=(1) learners=(2)");
-        assert!(status.configuration_committed);
-        assert_eq!(status.followers[0].membership, Membership::Learner);
-        let refused = reconfigure(&mut shard, Change::AddVoter(FRIEND));
-        let refused = refused.now_or_never();
-        let Some(Ok(Err(ReconfigureError::Refused { refusal, .. }))) = refused else {
-            panic!("{refused:?}")
-        };
-        assert!(matches!(refusal, ReconfigureRefusal::NotReady { node: FRIEND, .. }), "{refusal}");
-        // What waits when the log fails is answered, too.
-        let pending = reconfigure(&mut shard, Change::Remove(FRIEND));
-        shard.fail("a test");
-        let unknown = Err(ReconfigureError::OutcomeUnknown { shard: id });
-        assert_eq!(pending.now_or_never(), Some(Ok(unknown)));
-    }
-
-    #[test]
-    fn a_long_log_is_applied_in_turns() {
-        let entry = |index| Entry {
-            term: Term(1),
-            index: LogIndex(index),
-            kind: EntryKind::Normal,
-            payload: Bytes::new(),
-        };
-        use crate::limits::ENTRIES_PER_TURN_MAX;
-        let many = ENTRIES_PER_TURN_MAX + 1;
-        let mut shard = shard(&[OWN], (1..=many).map(entry).collect());
-        let mut counters = CoreCounters::default();
-        assert!(shard.apply(&mut counters));
-        assert_eq!(counters.applied, ENTRIES_PER_TURN_MAX);
-        assert!(!shard.apply(&mut counters));
-        assert_eq!(shard.status().applied, LogIndex(many));
-    }
-}
+mod tests;

@@ -106,6 +106,11 @@ impl Taking {
         if self.running.is_some() { None } else { self.wanted.pop_front() }
     }
 
+    /// It can't begin yet; the others go first.
+    pub(super) fn postpone(&mut self, shard: ShardId) {
+        self.wanted.push_back(shard);
+    }
+
     /// A snapshot begins.
     pub(super) fn begin(&mut self, id: SnapshotId) {
         assert!(self.running.is_none(), "{:?} is still being taken", self.running);

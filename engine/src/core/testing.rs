@@ -24,7 +24,10 @@ use crate::raft::{Entry, HardState};
 use crate::tier::{self, Base, RecoveredShard, Recovery, ReplayError};
 use crate::transfer::serve::SnapshotService;
 use crate::wire::Hello;
-use crate::{LogIndex, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError};
+use crate::{
+    LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError,
+    TransferError,
+};
 
 /// Where the outcome of a request goes. Dropping it is what a lost core does.
 #[derive(Debug)]
@@ -76,6 +79,15 @@ pub enum TestRequest {
         /// Where the outcome goes.
         answer: Answer<LogIndex, SnapshotRequestError>,
     },
+    /// Leadership is to be handed over.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// To whom; to anybody if `None`.
+        to: Option<NodeId>,
+        /// Where the outcome goes.
+        answer: Answer<NodeId, TransferError>,
+    },
 }
 
 /// Takes the oldest request that the handle or one of its clones has submitted.
@@ -93,6 +105,9 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
         }
         Request::Snapshot { shard, answer } => {
             TestRequest::Snapshot { shard, answer: Answer(answer) }
+        }
+        Request::Transfer { shard, to, answer } => {
+            TestRequest::Transfer { shard, to, answer: Answer(answer) }
         }
     })
 }

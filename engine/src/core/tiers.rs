@@ -325,7 +325,8 @@ impl<E: Env> Core<E> {
     /// Begins the next snapshot that is wanted.
     fn begin_snapshot(&mut self) {
         let now = self.env.now();
-        while let Some(shard) = self.tiers.taking.next() {
+        for _ in 0..self.tiers.taking.count() {
+            let Some(shard) = self.tiers.taking.next() else { return };
             let Some(at) = self.position_of(shard) else { continue };
             if self.shards[at].halted().is_some() || self.tiers.installing.is_busy(shard) {
                 let reason =
@@ -353,6 +354,11 @@ impl<E: Env> Core<E> {
             let index = index.prev().max(self.shards[at].raft.log().base_index().next());
             let term = self.shards[at].raft.log().term_at(index);
             let term = term.expect("an applied entry is not below the base of the log");
+            if !self.shards[at].raft.is_term_durable(term) {
+                sometimes!(snapshot_before_term_durable);
+                self.tiers.taking.postpone(shard);
+                continue;
+            }
             match self.shards[at].snapshot() {
                 Ok(stream) => {
                     let id = SnapshotId { shard, index, term };

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::lease::LeaseConfig;
 use crate::limits::{
     APPEND_BYTES_MAX, APPEND_BYTES_MIN, FETCH_BYTES_MAX, INFLIGHT_BYTES_MAX, INFLIGHT_MESSAGES_MAX,
-    PAYLOAD_BYTES_MAX, READ_BATCHES_MAX, UNCOMMITTED_BYTES_MAX, VOTERS_MAX,
+    PAYLOAD_BYTES_MAX, PRIORITY_MAX, READ_BATCHES_MAX, UNCOMMITTED_BYTES_MAX, VOTERS_MAX,
 };
 use crate::{LogIndex, NodeId, Term};
 
@@ -50,6 +51,12 @@ pub struct Config {
     /// stores nothing until a leader is heard; then it gives up the old log and comes back as one that lost its
     /// data. So nothing is given up while it may be the last copy.
     pub damaged: Option<u64>,
+    /// Whether a leader may answer reads without a round while it knows by the clock that nobody else leads. The
+    /// same on all voters; `None` rests on no clock. The head of `lease.rs` has the rules.
+    pub lease: Option<LeaseConfig>,
+    /// How much this replica should rather lead than others: -[`PRIORITY_MAX`] to [`PRIORITY_MAX`], usually 0. One
+    /// below 0 campaigns later; a leader hands over to a replica that has more than it has itself.
+    pub priority: i8,
     /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
     pub random_seed: u64,
 }
@@ -73,6 +80,8 @@ impl Config {
             fetch_bytes_max: FETCH_BYTES_MAX,
             blank: None,
             damaged: None,
+            lease: None,
+            priority: 0,
             random_seed,
         }
     }
@@ -123,6 +132,21 @@ impl Config {
         }
         if self.fetch_bytes_max == 0 {
             return fail("fetch_bytes_max is 0: nothing could be read for a follower".to_owned());
+        }
+        if let Some(lease) = self.lease
+            && lease.duration(self.election_timeout) <= self.heartbeat_interval
+        {
+            return fail(format!(
+                "lease with a drift of {} ppm: it would end before the next heartbeat; allow less drift, or \
+                 more heartbeats per election timeout",
+                lease.drift_ppm
+            ));
+        }
+        if self.priority.unsigned_abs() > PRIORITY_MAX.unsigned_abs() {
+            return fail(format!(
+                "priority {}: -{PRIORITY_MAX} to {PRIORITY_MAX} are allowed",
+                self.priority
+            ));
         }
         if self.read_batches_max == 0 {
             return fail("no read may wait".to_owned());

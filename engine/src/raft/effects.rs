@@ -53,6 +53,23 @@ pub enum Event {
         /// [`Effects::reads_failed`].
         id: u64,
     },
+    /// Like [`Event::ReadIndex`], but answered at once if the leader holds a lease; see
+    /// [`Config::lease`](super::Config::lease).
+    LeaseRead {
+        /// As in [`Event::ReadIndex`].
+        id: u64,
+        /// The time, read from the clock of the ticks *after* the reads of the batch had come in.
+        now: Duration,
+    },
+    /// Leadership is to be handed over: see [`TransferOutcome`] for how that ends. Proposals are refused while
+    /// the successor gets the rest of the log ([`Refusal::Transferring`]).
+    TransferLeadership {
+        /// The caller's name for it; comes back in [`Effects::transfers`], exactly once unless the replica is
+        /// dropped before.
+        id: u64,
+        /// Who is to lead; `None` for the follower that can do so soonest.
+        to: Option<NodeId>,
+    },
     /// A connection to this peer is up again.
     PeerReachable {
         /// The peer.
@@ -110,8 +127,8 @@ pub enum Event {
 }
 
 /// Asks for entries that are not in memory, for a follower that lacks them. The answer is
-/// [`Event::Fetched`], [`Event::SnapshotPreferred`] or [`Event::FetchFailed`]. Per follower one is under way at a time; after a change of
-/// leadership one may be forgotten, and its answer, if it comes, is ignored.
+/// [`Event::Fetched`], [`Event::SnapshotPreferred`] or [`Event::FetchFailed`]. Per follower one is under way at a
+/// time; after a change of leadership one may be forgotten, and its answer, if it comes, is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The follower.
@@ -192,6 +209,78 @@ pub enum Refusal {
     },
     /// Too many bytes wait to be committed.
     UncommittedLimit,
+    /// Leadership is being handed over. Within an election timeout either somebody else leads, or this replica
+    /// takes proposals again: the owner may keep them until then.
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
+}
+
+/// What became of an [`Event::TransferLeadership`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferOutcome {
+    /// The chosen replica leads.
+    Done {
+        /// Who that is.
+        leader: NodeId,
+    },
+    /// It did not get there within an election timeout; this replica goes on leading.
+    TimedOut {
+        /// Who was to lead.
+        to: NodeId,
+    },
+    /// This replica does not lead any more, but neither does the chosen one, as far as is known.
+    Lost {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// It was not begun, or given up because the chosen replica must not lead.
+    Refused(TransferRefusal),
+}
+
+/// Why leadership is not handed over.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum TransferRefusal {
+    /// This replica does not lead.
+    #[error("this replica does not lead; ask the one that does")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// Another transfer is under way. It ends within an election timeout.
+    #[error("leadership is already being handed over to node {to}; wait for that")]
+    UnderWay {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The node has no vote in this shard.
+    #[error("node {node} is no voter of this shard")]
+    NotAVoter {
+        /// Which one.
+        node: NodeId,
+    },
+    /// The node has lost its data and is not readmitted yet.
+    #[error("node {node} has lost its data and does not count yet; wait until it is readmitted")]
+    Returning {
+        /// Which one.
+        node: NodeId,
+    },
+    /// Nothing was heard of the node for an election timeout.
+    #[error("nothing was heard of node {node} lately; see whether it is up and connected")]
+    Silent {
+        /// Which one.
+        node: NodeId,
+    },
+    /// The node's owner does not want it to lead, most likely because it is about to stop.
+    #[error("node {node} declines to lead")]
+    Declines {
+        /// Which one.
+        node: NodeId,
+    },
+    /// No other voter counts and was heard lately.
+    #[error("there is nobody else who could lead")]
+    NobodyElse,
 }
 
 /// Where a change of the configuration is in the log. It is made when the entry of this term at this index is
@@ -217,6 +306,12 @@ pub enum ReconfigureRefusal {
     /// another change that it does not know of. Soon to be tried again.
     #[error("the leader has not committed anything in its term yet; try again")]
     TermNotCommitted,
+    /// Leadership is being handed over; the next leader takes the change.
+    #[error("leadership is being handed over to node {to}; ask it, or try again")]
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
     /// An earlier change is not committed yet.
     #[error("the change at entry {index} is not committed yet; wait for it")]
     UnderWay {
@@ -355,6 +450,8 @@ pub struct Effects {
     pub read_states: Vec<(u64, LogIndex)>,
     /// Reads that can't be answered: this replica does not lead (any more), or too many wait.
     pub reads_failed: Vec<u64>,
+    /// Transfers of leadership that have ended.
+    pub transfers: Vec<(u64, TransferOutcome)>,
     /// Present when role, leader or term have changed. A caller that led until now must end its
     /// pending proposals with an unknown outcome.
     pub soft_state: Option<SoftState>,
@@ -383,6 +480,7 @@ impl Effects {
         self.offered = None;
         self.read_states.clear();
         self.reads_failed.clear();
+        self.transfers.clear();
         self.soft_state = None;
         self.proposed = None;
         self.reconfigured = None;
@@ -403,6 +501,7 @@ impl Effects {
             && self.offered.is_none()
             && self.read_states.is_empty()
             && self.reads_failed.is_empty()
+            && self.transfers.is_empty()
             && self.soft_state.is_none()
             && self.proposed.is_none()
             && self.reconfigured.is_none()

@@ -12,10 +12,11 @@ use crate::{LogIndex, NodeId, Term};
 impl Raft {
     pub(super) fn on_tick(&mut self, now: Duration, effects: &mut Effects) {
         self.now = self.now.max(now);
+        self.tick_quiet();
         if !self.may_vote() {
             self.ask_whether_new(effects);
         } else if self.role != Role::Leader {
-            if self.now >= self.election_due {
+            if self.now >= self.election_due && !self.is_quiet() {
                 if self.may_campaign() {
                     self.campaign(effects);
                 } else {
@@ -26,6 +27,9 @@ impl Raft {
             self.heartbeat_due = self.now + self.config.heartbeat_interval;
             if self.hears_majority() {
                 self.send_periodic_heartbeats(effects);
+                if let Some(successor) = self.preferred_successor() {
+                    self.prefer(successor);
+                }
             } else {
                 sometimes!(check_quorum_failed);
                 self.become_follower(self.term, None, effects);
@@ -92,7 +96,7 @@ impl Raft {
     /// Asks whether an election could be won; a single voter need not ask.
     fn campaign(&mut self, effects: &mut Effects) {
         if self.is_only_voter() {
-            self.become_candidate(effects);
+            self.become_candidate(false, effects);
             return;
         }
         sometimes!(vote_split, self.role == Role::Candidate);
@@ -117,7 +121,9 @@ impl Raft {
     /// Enters the next term and asks for votes. The requests wait until term, own vote and log are
     /// durable, like the own vote. Otherwise a candidate could crash, forget entries that its request
     /// spoke of, campaign in the same term again, and win by a late vote for the log it had before.
-    fn become_candidate(&mut self, effects: &mut Effects) {
+    ///
+    /// `transfer`: because the leader of the present term wants it.
+    pub(super) fn become_candidate(&mut self, transfer: bool, effects: &mut Effects) {
         self.term = Term(self.term.0 + 1);
         self.vote = Some(self.config.id);
         self.role = Role::Candidate;
@@ -133,6 +139,7 @@ impl Raft {
             term: self.term,
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
+            transfer,
         };
         for peer in self.peers.iter().filter(|peer| self.counts(peer)) {
             #[cfg(not(mutant = "candidate-vote-unsynced"))]
@@ -153,6 +160,7 @@ impl Raft {
         }
         self.uncommitted = self.log.range(commit.next(), last).map(Entry::cost).sum();
         self.term_start = last.next();
+        self.lease.begin_term();
         self.append_own(EntryKind::Noop, bytes::Bytes::new(), effects);
         self.replicate_to_all(effects);
     }
@@ -176,7 +184,7 @@ impl Raft {
         self.record_vote(from, m.granted);
         match self.tally() {
             VoteResult::Pending => {}
-            VoteResult::Won => self.become_candidate(effects),
+            VoteResult::Won => self.become_candidate(false, effects),
             VoteResult::Lost => {
                 sometimes!(pre_vote_lost);
                 self.become_follower(self.term, None, effects);
@@ -263,13 +271,13 @@ impl Raft {
         result
     }
 
-    /// Draws a timeout of 1 to 2 times the configured one, and starts it.
+    /// Draws a timeout of 1 to 2 times the configured one, longer for a replica of low priority, and starts it.
     pub(super) fn restart_election_timer(&mut self) {
         let base = self.config.election_timeout;
         let fraction = (self.next_random() >> 32) as u32;
         let nanos = (base.as_nanos() * u128::from(fraction)) >> 32;
         let extra = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.election_timeout = base + extra;
+        self.election_timeout = base + extra + self.patience();
         self.election_due = self.now + self.election_timeout;
     }
 

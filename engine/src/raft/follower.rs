@@ -82,7 +82,10 @@ impl Raft {
         if !lost {
             self.commit_to(index, effects);
         }
-        let reply = HeartbeatReply { term: self.term, round: m.round, standing: self.standing };
+        let (term, round, standing) = (self.term, m.round, self.standing);
+        let quiet_ms = self.promise_quiet();
+        let priority = self.priority;
+        let reply = HeartbeatReply { term, round, standing, quiet_ms, priority };
         effects.send(from, Message::HeartbeatReply(reply));
     }
 

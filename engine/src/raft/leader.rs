@@ -24,6 +24,12 @@ impl Raft {
             effects.proposed = Some(proposed);
             return;
         }
+        if let Some(to) = self.holds_proposals_for() {
+            sometimes!(proposal_during_transfer);
+            proposed.refusal = Some(Refusal::Transferring { to });
+            effects.proposed = Some(proposed);
+            return;
+        }
         for payload in payloads {
             let cost = payload.len() + crate::limits::ENTRY_COST_BYTES;
             // An idle leader takes anything, or a limit below one payload would refuse it for ever.
@@ -196,6 +202,7 @@ impl Raft {
             peer.progress.quiet = !peer.progress.answered;
             peer.progress.answered = false;
         }
+        self.number_heartbeats();
         self.send_heartbeats(effects);
         for place in 0..self.peers.len() {
             self.repeat_offer(place, effects);
@@ -205,7 +212,8 @@ impl Raft {
         self.let_leaving_go();
     }
 
-    pub(super) fn send_heartbeats(&self, effects: &mut Effects) {
+    pub(super) fn send_heartbeats(&mut self, effects: &mut Effects) {
+        self.note_round_sent();
         let (term, round) = (self.term, self.reads.round());
         for peer in &self.peers {
             // Not beyond what the follower has acknowledged: above it, its log may still differ.
@@ -233,6 +241,8 @@ impl Raft {
         if self.note_standing(place, m.standing) {
             self.replicate_to(place, effects);
         }
+        self.note_quiet(place, &m);
+        self.peers[place].progress.priority = m.priority;
         let round = m.round;
         #[cfg(mutant = "delayed-ack-confirms-read")]
         let round = self.reads.round();
@@ -316,7 +326,7 @@ impl Raft {
         if !self.reads.is_confirming() {
             return;
         }
-        let (round, own) = (self.reads.round(), self.config.id);
+        let (round, own) = (self.reads.reading(), self.config.id);
         let stands = |node| match self.peer(node) {
             Some(place) => self.peers[place].progress.round >= round,
             None => node == own,

@@ -135,6 +135,9 @@ pub struct Vote {
     pub last_index: LogIndex,
     /// Term of the sender's last entry.
     pub last_term: Term,
+    /// The leader of the term before has told the sender to campaign ([`TimeoutNow`]): to be answered although
+    /// that leader is heard.
+    pub transfer: bool,
 }
 
 /// Answers a [`Vote`].
@@ -214,6 +217,12 @@ pub struct HeartbeatReply {
     pub round: u64,
     /// Whether it counts for reads and for the leader's majority.
     pub standing: Standing,
+    /// For how long the sender helps nobody to depose the leader, in milliseconds on its clock from when it got
+    /// the heartbeat; 0 if it promises nothing. See [`LeaseConfig`](super::LeaseConfig).
+    pub quiet_ms: u32,
+    /// How much the sender should rather lead than others; the least there is if it does not want to at all. See
+    /// [`Config::priority`](super::Config::priority).
+    pub priority: i8,
 }
 
 /// Tells a follower that lacks what the leader's log no longer has to fetch a snapshot. Like a heartbeat
@@ -227,6 +236,13 @@ pub struct SnapshotOffer {
     pub index: LogIndex,
     /// Term of the entry at that index.
     pub snapshot_term: Term,
+}
+
+/// Tells a follower that has the leader's whole log to campaign at once (Raft thesis, 3.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term. In a later one it says nothing.
+    pub term: Term,
 }
 
 /// A replica without any data asks the others whether the cluster is new. Belongs to no term.
@@ -268,6 +284,8 @@ pub enum Message {
     HeartbeatReply(HeartbeatReply),
     /// See [`SnapshotOffer`].
     SnapshotOffer(SnapshotOffer),
+    /// See [`TimeoutNow`].
+    TimeoutNow(TimeoutNow),
     /// See [`Census`].
     Census(Census),
     /// See [`CensusReply`].
@@ -294,6 +312,7 @@ impl Message {
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
             Self::SnapshotOffer(m) => m.term,
+            Self::TimeoutNow(m) => m.term,
             Self::Census(_) => Term(0),
             Self::CensusReply(m) => m.term,
         }

@@ -19,7 +19,11 @@
 //!
 //! Reads without log entries: the leader notes its commit index, sends a numbered round of heartbeats
 //! and, when a majority has answered that round or a later one, the reads that came before the
-//! round may be answered from any state at that index or later.
+//! round may be answered from any state at that index or later. With leases, if they are turned on, the answers
+//! to heartbeats also say for how long nobody else can lead, and reads within that time need no round: see `lease.rs`.
+//!
+//! A leader that is to go hands over to a follower of choice: it holds proposals back until that one has everything,
+//! and tells it to campaign at once; see `transfer.rs`.
 //!
 //! The core keeps the newest entries in memory, and of all others where each term begins. What a follower
 //! lacks is sent from memory, or fetched by the caller and then sent, or, if a snapshot has taken its place,
@@ -80,7 +84,7 @@
 //! ```
 //!
 //! # What is not here yet
-//! Leadership transfer, leases for reads, repair of a replica that lost only part of its data.
+//! Repair of a replica that lost only part of its data.
 
 mod config;
 mod configurations;
@@ -88,9 +92,11 @@ mod effects;
 mod election;
 mod follower;
 mod leader;
+mod lease;
 mod log;
 pub mod membership;
 mod message;
+mod priority;
 mod progress;
 pub mod quorum;
 mod reads;
@@ -98,17 +104,19 @@ mod reconfigure;
 mod replica;
 mod returning;
 mod snapshots;
+mod transfer;
 
 pub use config::{Config, StartError};
 pub use effects::{
     Base, Effects, Event, Fault, Fetch, Proposed, ReconfigureRefusal, Reconfigured, Refusal, Role,
-    SoftState, WriteMark,
+    SoftState, TransferOutcome, TransferRefusal, WriteMark,
 };
+pub use lease::LeaseConfig;
 pub use log::RaftLog;
 pub use message::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, HardState,
     Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
-    Standing, Vote, VoteReply,
+    Standing, TimeoutNow, Vote, VoteReply,
 };
 pub use reconfigure::{Membership, Readiness};
 pub use replica::{FollowerStatus, Raft, Status};

@@ -91,6 +91,10 @@ pub(super) struct Progress {
     pub(super) fetching: Fetching,
     /// The newest round of reads it has confirmed.
     pub(super) round: u64,
+    /// The newest round of heartbeats in answer to which it keeps quiet; see `lease.rs`.
+    pub(super) quiet_round: u64,
+    /// What it said last about how much it should lead.
+    pub(super) priority: i8,
     /// An append was answered since the last periodic heartbeat.
     pub(super) answered: bool,
     /// Nothing was answered between the last two periodic heartbeats: what is under way may be lost.
@@ -116,6 +120,8 @@ impl Progress {
             readmitting: None,
             fetching: Fetching::Idle,
             round: 0,
+            quiet_round: 0,
+            priority: 0,
             answered: false,
             quiet: false,
             inflight: Inflight::default(),

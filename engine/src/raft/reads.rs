@@ -10,10 +10,13 @@ use crate::LogIndex;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
-    /// Number of the newest round; counted within the term.
+    /// Number of the newest round of heartbeats; counted within the term.
     round: u64,
+    /// The round that confirms, or has confirmed, reads last.
+    reading: u64,
     /// Commit index when that round began.
     index: LogIndex,
+    confirmed: u64,
     confirming: Vec<u64>,
     waiting: Vec<u64>,
 }
@@ -38,9 +41,19 @@ impl Reads {
         self.round
     }
 
-    /// Number of the newest round that a majority has confirmed; 0 before the first of a term.
+    /// The round whose answers confirm reads.
+    pub(super) fn reading(&self) -> u64 {
+        self.reading
+    }
+
+    /// Number of the newest round of reads that a majority has confirmed; 0 before the first of a term.
     pub(super) fn confirmed_round(&self) -> u64 {
-        self.round - u64::from(self.is_confirming())
+        self.confirmed
+    }
+
+    /// Begins a round that confirms no reads.
+    pub(super) fn skip_round(&mut self) {
+        self.round += 1;
     }
 
     pub(super) fn is_confirming(&self) -> bool {
@@ -53,6 +66,7 @@ impl Reads {
             return false;
         }
         self.round += 1;
+        self.reading = self.round;
         self.index = commit;
         std::mem::swap(&mut self.confirming, &mut self.waiting);
         true
@@ -60,6 +74,7 @@ impl Reads {
 
     /// Ends the round under way: its reads may be answered from the state at the returned index.
     pub(super) fn confirmed(&mut self) -> (LogIndex, impl Iterator<Item = u64>) {
+        self.confirmed = self.reading;
         (self.index, self.confirming.drain(..))
     }
 
@@ -68,6 +83,6 @@ impl Reads {
         sometimes!(reads_lost, self.pending() > 0);
         failed.append(&mut self.confirming);
         failed.append(&mut self.waiting);
-        self.round = 0;
+        (self.round, self.reading, self.confirmed) = (0, 0, 0);
     }
 }

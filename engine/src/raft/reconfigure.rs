@@ -7,7 +7,8 @@
 //! ```text
 //! asked for -> checked -> appended, in force ---------------> committed -> done
 //!                          |                                   | joint, auto leave: the leader appends Leave
-//!                          | cut off by another leader         | the leader is no voter any more: it steps down
+//!                          | cut off by another leader         | the leader is no voter any more: it steps down,
+//!                          |                                   | and tells the best successor to campaign
 //!                          v
 //!                         undone
 //! ```
@@ -61,7 +62,7 @@ use std::fmt;
 
 use super::effects::{Effects, ReconfigureRefusal, Reconfigured, Role};
 use super::membership::{Configuration, Reconfiguration};
-use super::message::EntryKind;
+use super::message::{EntryKind, Message, TimeoutNow};
 use super::progress::{Progress, State};
 use super::replica::{Peer, Raft};
 use crate::limits::{CONFIGURATIONS_MAX, LEAVING_BEATS, PROMOTION_ENTRIES_BEHIND_MAX};
@@ -220,6 +221,10 @@ impl Raft {
             sometimes!(reconfigured_too_early);
             return Err(ReconfigureRefusal::TermNotCommitted);
         }
+        if let Some(to) = self.holds_proposals_for() {
+            sometimes!(reconfigured_during_transfer);
+            return Err(ReconfigureRefusal::Transferring { to });
+        }
         let (index, before) = (self.log.configuration_index(), self.log.configuration());
         if index > committed {
             sometimes!(reconfigured_while_under_way);
@@ -322,6 +327,14 @@ impl Raft {
         } else if !configuration.is_voter(self.config.id) {
             sometimes!(removed_leader_stepped_down);
             self.send_heartbeats(effects); // the others learn that it is committed
+            if self.transfer.is_none()
+                && let Ok(place) = self.best_successor()
+            {
+                sometimes!(removed_leader_handed_over);
+                self.lease.forfeit();
+                let order = TimeoutNow { term: self.term };
+                effects.send(self.peers[place].id, Message::TimeoutNow(order));
+            }
             self.become_follower(self.term, None, effects);
         }
     }

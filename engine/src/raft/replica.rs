@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::config::{Config, StartError};
 use super::effects::{Effects, Event, Fault, Role, SoftState, WriteMark};
+use super::lease::Lease;
 use super::log::RaftLog;
 use super::membership::Configuration;
 use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
@@ -11,6 +12,7 @@ use super::progress::Progress;
 use super::reads::Reads;
 use super::reconfigure::{Leaving, Membership};
 use super::returning::Asking;
+use super::transfer::Transfer;
 use crate::{LogIndex, NodeId, Term};
 
 /// One replica of one shard. See the [module](super) for the protocol and the caller's duties.
@@ -57,6 +59,13 @@ pub struct Raft {
     pub(super) asking: Option<Asking>,
     /// The entry in the log that readmits this replica.
     pub(super) readmission: Option<LogIndex>,
+    pub(super) lease: Lease,
+    /// What it tells others; see `priority.rs`.
+    pub(super) priority: i8,
+    /// When a leader looks again for a replica of higher priority.
+    pub(super) preferred_due: Duration,
+    /// While leadership is handed over.
+    pub(super) transfer: Option<Transfer>,
 }
 
 /// Another member, as this replica sees it.
@@ -180,6 +189,10 @@ impl Raft {
             standing,
             asking: None,
             readmission: None,
+            lease: Lease::new(&config, now),
+            priority: config.priority,
+            preferred_due: now,
+            transfer: None,
             config,
         };
         raft.asking = Asking::begin(&raft.config, now);
@@ -206,6 +219,8 @@ impl Raft {
             Event::Message { from, message } => self.on_message(from, message, effects),
             Event::Durable(mark) => self.on_durable(mark, effects),
             Event::ReadIndex { id } => self.on_read_index(id, effects),
+            Event::LeaseRead { id, now } => self.on_lease_read(id, now, effects),
+            Event::TransferLeadership { id, to } => self.on_transfer_leadership(id, to, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
             Event::Snapshot { index, term, configuration } => {
@@ -223,6 +238,7 @@ impl Raft {
         self.rejoin_if_readmitted(effects);
         self.settle_configuration(effects);
         self.follow_configuration(effects);
+        self.drive_transfer(effects);
         if (self.term, self.vote) != (before.0, before.1) {
             self.store_hard_state(effects);
         }
@@ -361,6 +377,9 @@ impl Raft {
             self.answer_outdated(from, &message, effects);
             return;
         }
+        if self.keeps_quiet_on(&message) {
+            return;
+        }
         if term > self.term && !self.enter_term_of(from, &message, effects) {
             return;
         }
@@ -374,6 +393,7 @@ impl Raft {
             Message::Heartbeat(m) => self.on_heartbeat(from, m, effects),
             Message::HeartbeatReply(m) => self.on_heartbeat_reply(from, m, effects),
             Message::SnapshotOffer(m) => self.on_snapshot_offer(from, m, effects),
+            Message::TimeoutNow(_) => self.on_timeout_now(from, effects),
             Message::Census(_) | Message::CensusReply(_) => {} // belong to no term
         }
     }
@@ -388,6 +408,7 @@ impl Raft {
                 | Message::Append(_)
                 | Message::Heartbeat(_)
                 | Message::SnapshotOffer(_)
+                | Message::TimeoutNow(_)
                 | Message::Census(_)
         );
         sometimes!(stranger_answered, asks && from != self.config.id);
@@ -406,7 +427,9 @@ impl Raft {
         | Message::SnapshotOffer(_) = message
         {
             sometimes!(outdated_answered);
-            let reply = HeartbeatReply { term: self.term, round: 0, standing: self.standing };
+            let (term, standing) = (self.term, self.standing);
+            let priority = self.priority;
+            let reply = HeartbeatReply { term, round: 0, standing, quiet_ms: 0, priority };
             effects.send(from, Message::HeartbeatReply(reply));
         }
     }
@@ -422,7 +445,7 @@ impl Raft {
             }
             Message::PreVoteReply(m) if m.granted => return true,
             // A replica that was cut off must not depose a leader whom others hear (thesis, 4.2.3).
-            Message::Vote(_) if self.hears_leader() => {
+            Message::Vote(m) if self.hears_leader() && !m.transfer => {
                 sometimes!(vote_ignored);
                 return false;
             }

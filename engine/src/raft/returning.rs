@@ -217,7 +217,8 @@ impl Raft {
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::Vote(_)
-            | Message::VoteReply(_) => {
+            | Message::VoteReply(_)
+            | Message::TimeoutNow(_) => {
                 sometimes!(vote_withheld, !self.may_vote());
                 return self.may_vote();
             }

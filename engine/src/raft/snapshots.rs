@@ -96,6 +96,13 @@ impl Raft {
         }
     }
 
+    /// Whether the disk knows that this replica has been in `term`. A snapshot with an entry of a term that it
+    /// does not know could be all that a crash leaves, and whether this replica may vote would be lost.
+    #[must_use]
+    pub fn is_term_durable(&self, term: Term) -> bool {
+        self.durable_term >= term
+    }
+
     /// Whether a snapshot at `index` would be news.
     #[must_use]
     pub fn needs_snapshot(&self, index: LogIndex) -> bool {
@@ -237,7 +244,12 @@ impl Raft {
             return;
         }
         if index > self.log.committed() && self.log.term_at(index) != Some(term) {
-            effects.offered = Some((from, index, term));
+            // What says that this replica was in that term must not be lost when the snapshot is not.
+            if self.is_term_durable(term) {
+                effects.offered = Some((from, index, term));
+            } else {
+                sometimes!(offer_before_term_durable);
+            }
             return;
         }
         sometimes!(snapshot_not_needed);
@@ -287,11 +299,7 @@ impl Raft {
         configuration: Configuration,
         effects: &mut Effects,
     ) {
-        if term > self.term {
-            // The term was stored after the snapshot and got lost. Nothing was promised in it, for any
-            // promise would have waited for it.
-            self.become_follower(term, None, effects);
-        }
+        assert!(term <= self.term, "a snapshot of term {term} came before term {}", self.term);
         if self.log.term_at(index) == Some(term) {
             sometimes!(snapshot_kept_log);
             self.snapshot = Some((index, term));

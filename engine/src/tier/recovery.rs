@@ -145,6 +145,14 @@ pub struct RecoveredShard {
     pub unstored: Option<Base>,
 }
 
+impl RecoveredShard {
+    /// Term of the last entry, or of the base.
+    #[must_use]
+    pub fn last_term(&self) -> Term {
+        self.terms.last().map_or(self.base.1, |(_, term)| *term)
+    }
+}
+
 /// A shard that cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable {

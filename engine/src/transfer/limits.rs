@@ -36,11 +36,12 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a sender keeps a connection on which nothing is asked.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// How long a snapshot stays after the connection that served it: time for the puller to come back.
+/// How long the snapshot of a shard that was served last stays after its connection: time for the puller to come
+/// back.
 pub const PIN_GRACE: Duration = Duration::from_secs(60);
 
-/// How many connections in a row may bring nothing, not even that the sender is busy, before a pull is given up. It costs little: what is there is
-/// kept, and whoever leads by then offers a snapshot with each heartbeat.
+/// How many connections in a row may bring nothing, not even that the sender is busy, before a pull is given
+/// up. It costs little: what is there is kept, and whoever leads by then offers a snapshot with each heartbeat.
 pub const CONNECTIONS_IN_VAIN_MAX: u32 = 8;
 
 /// First pause before a puller connects again; it doubles up to [`RECONNECT_PAUSE_MAX`].

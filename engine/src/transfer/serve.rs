@@ -41,6 +41,7 @@ use super::limits::{
 use super::message::{Answer, Part, Request, Status};
 use super::requests::Requests;
 use super::stream::{Incoming, beside, within};
+use crate::ShardId;
 use crate::env::{Env, StreamReader, StreamWriter};
 use crate::snapshot::{Pin, ReadError, Reader, SnapshotId, SnapshotStore};
 
@@ -93,8 +94,9 @@ pub struct SnapshotService<D: Disk> {
     limits: ServeLimits,
     serving: Cell<usize>,
     counters: Cell<ServeCounters>,
-    /// Snapshots that are kept for a puller to come back, and until when.
-    lingering: RefCell<BTreeMap<SnapshotId, (Pin, Duration)>>,
+    /// Snapshots that are kept for a puller to come back, and until when: of each shard the last one that was
+    /// served, or a leader that takes them often would fill its disk.
+    lingering: RefCell<BTreeMap<ShardId, (Pin, Duration)>>,
 }
 
 /// A snapshot that a connection has asked for.
@@ -337,27 +339,39 @@ impl<D: Disk> SnapshotService<D> {
     fn linger<E: Env<Disk = D>>(self: &Rc<Self>, env: &E, id: SnapshotId) {
         let Some(pin) = self.store.pin(id) else { return };
         let until = env.now().saturating_add(self.limits.pin_grace);
-        if self.lingering.borrow_mut().insert(id, (pin, until)).is_none() {
-            env.spawn(expire(env.clone(), self.clone(), id));
+        let before = self.lingering.borrow_mut().insert(id.shard, (pin, until));
+        match before {
+            None => env.spawn(expire(env.clone(), self.clone(), id.shard)),
+            Some((other, _)) if other.id() != id => {
+                drop(other);
+                let service = self.clone();
+                env.spawn(async move { service.remove_older(id.shard).await });
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Removes what was kept of a shard and is outdated.
+    async fn remove_older(&self, shard: ShardId) {
+        if let Err(error) = self.store.remove_older(shard).await {
+            tracing::warn!(%shard, "a snapshot that was served could not be removed: {error}");
         }
     }
 }
 
-/// Ends the lingering of a snapshot when its time has come, and removes it if it is outdated by then.
-async fn expire<E: Env>(env: E, service: Rc<SnapshotService<E::Disk>>, id: SnapshotId) {
+/// Ends the lingering of a shard's snapshot when its time has come, and removes it if it is outdated by then.
+async fn expire<E: Env>(env: E, service: Rc<SnapshotService<E::Disk>>, shard: ShardId) {
     loop {
-        let until = service.lingering.borrow().get(&id).map_or(Duration::ZERO, |(_, until)| *until);
-        let left = until.saturating_sub(env.now());
+        let until = service.lingering.borrow().get(&shard).map(|(_, until)| *until);
+        let left = until.unwrap_or_default().saturating_sub(env.now());
         if left.is_zero() {
             break;
         }
         env.sleep(left).await;
     }
-    let expired = service.lingering.borrow_mut().remove(&id);
+    let expired = service.lingering.borrow_mut().remove(&shard);
     drop(expired);
-    if let Err(error) = service.store.remove_older(id.shard).await {
-        tracing::warn!("{id} was served and could not be removed: {error}");
-    }
+    service.remove_older(shard).await;
 }
 
 /// A place among the connections that are served.

@@ -10,8 +10,8 @@ use super::header::Kind;
 use crate::limits::{PAYLOAD_BYTES_MAX, TERM_MAX};
 use crate::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing, Vote,
-    VoteReply,
+    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing,
+    TimeoutNow, Vote, VoteReply,
 };
 use crate::{LogIndex, Term};
 
@@ -45,6 +45,7 @@ pub(super) fn kind_of(message: &Message) -> Kind {
         Message::Heartbeat(_) => Kind::Heartbeat,
         Message::HeartbeatReply(_) => Kind::HeartbeatReply,
         Message::SnapshotOffer(_) => Kind::SnapshotOffer,
+        Message::TimeoutNow(_) => Kind::TimeoutNow,
         Message::Census(_) => Kind::Census,
         Message::CensusReply(_) => Kind::CensusReply,
     }
@@ -54,7 +55,10 @@ pub(super) fn kind_of(message: &Message) -> Kind {
 pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
     match message {
         Message::PreVote(m) => encode_question(m.term, m.last_index, m.last_term, out),
-        Message::Vote(m) => encode_question(m.term, m.last_index, m.last_term, out),
+        Message::Vote(m) => {
+            encode_question(m.term, m.last_index, m.last_term, out);
+            out.put_u8(u8::from(m.transfer));
+        }
         Message::PreVoteReply(m) => encode_answer(m.term, m.granted, out),
         Message::VoteReply(m) => encode_answer(m.term, m.granted, out),
         Message::Append(m) => encode_append(m, out),
@@ -68,12 +72,15 @@ pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(m.term.0);
             out.put_u64_le(m.round);
             encode_standing(m.standing, out);
+            out.put_u32_le(m.quiet_ms);
+            out.put_i8(m.priority);
         }
         Message::SnapshotOffer(m) => {
             out.put_u64_le(m.term.0);
             out.put_u64_le(m.index.0);
             out.put_u64_le(m.snapshot_term.0);
         }
+        Message::TimeoutNow(m) => out.put_u64_le(m.term.0),
         Message::Census(m) => out.put_u64_le(m.incarnation),
         Message::CensusReply(m) => {
             encode_answer(m.term, m.empty, out);
@@ -163,7 +170,8 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         }
         Kind::Vote => {
             let (term, last_index, last_term) = decode_question(b)?;
-            Message::Vote(Vote { term, last_index, last_term })
+            let transfer = decode_bool(b)?;
+            Message::Vote(Vote { term, last_index, last_term, transfer })
         }
         Kind::PreVoteReply => {
             let (term, granted) = decode_answer(b)?;
@@ -182,12 +190,15 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         Kind::HeartbeatReply => {
             let term = Term(get_u64(b)?);
             let round = get_u64(b)?;
-            Message::HeartbeatReply(HeartbeatReply { term, round, standing: decode_standing(b)? })
+            let (standing, quiet_ms) = (decode_standing(b)?, get_u32(b)?);
+            let priority = b.try_get_i8().map_err(|_| Problem::SHORT)?;
+            Message::HeartbeatReply(HeartbeatReply { term, round, standing, quiet_ms, priority })
         }
         Kind::SnapshotOffer => {
             let (term, index, snapshot_term) = decode_question(b)?;
             Message::SnapshotOffer(SnapshotOffer { term, index, snapshot_term })
         }
+        Kind::TimeoutNow => Message::TimeoutNow(TimeoutNow { term: begun_term(b)? }),
         Kind::Census => Message::Census(Census { incarnation: get_u64(b)? }),
         Kind::CensusReply => {
             let (term, empty) = decode_answer(b)?;
@@ -206,10 +217,13 @@ fn decode_question(body: &mut Bytes) -> Result<(Term, LogIndex, Term), Problem> 
 }
 
 fn decode_answer(body: &mut Bytes) -> Result<(Term, bool), Problem> {
-    let term = Term(get_u64(body)?);
+    Ok((Term(get_u64(body)?), decode_bool(body)?))
+}
+
+fn decode_bool(body: &mut Bytes) -> Result<bool, Problem> {
     match body.try_get_u8() {
-        Ok(0) => Ok((term, false)),
-        Ok(1) => Ok((term, true)),
+        Ok(0) => Ok(false),
+        Ok(1) => Ok(true),
         Ok(_) => Err(Problem("an answer is neither yes nor no")),
         Err(_) => Err(Problem::SHORT),
     }

@@ -8,15 +8,15 @@ use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 pub const HEADER_BYTES: usize = 24;
 
 /// Version of the peer protocol.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 const MAGIC: [u8; 2] = [0xC0, 0xAC];
 
 /// Bytes that the header checksum covers.
 const CHECKED_BYTES: usize = 20;
 
-/// What a frame is. The numbers are part of the format; 24 is reserved for a message that hands over
-/// leadership, 28 to 31 for more of Raft's messages, 34 and up for more about snapshots.
+/// What a frame is. The numbers are part of the format; 28 to 31 are reserved for
+/// more of Raft's messages, 34 and up for more about snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -33,6 +33,7 @@ pub(super) enum Kind {
     AppendReply = 21,
     Heartbeat = 22,
     HeartbeatReply = 23,
+    TimeoutNow = 24,
     SnapshotOffer = 25,
     Census = 26,
     CensusReply = 27,
@@ -56,6 +57,7 @@ impl Kind {
             21 => Self::AppendReply,
             22 => Self::Heartbeat,
             23 => Self::HeartbeatReply,
+            24 => Self::TimeoutNow,
             25 => Self::SnapshotOffer,
             26 => Self::Census,
             27 => Self::CensusReply,

@@ -288,7 +288,13 @@ impl Cluster {
     }
 
     pub fn restart(&mut self, id: NodeId) {
+        self.restart_with(id, |_| {});
+    }
+
+    /// Restarts a node with another configuration.
+    pub fn restart_with(&mut self, id: NodeId, change: impl Fn(&mut Config)) {
         let mut config = Config { id, ..self.template.clone() };
+        change(&mut config);
         let census = self.census;
         let node = self.node_mut(id);
         config.random_seed ^= node.starts << 32;

@@ -52,7 +52,7 @@ fn append(term: u64, prev: (u64, u64), commit: u64, entries: Vec<Entry>) -> Mess
 
 fn vote(term: u64, last: (u64, u64)) -> Message {
     let (last_term, last_index) = (Term(last.0), LogIndex(last.1));
-    Message::Vote(Vote { term: Term(term), last_index, last_term })
+    Message::Vote(Vote { term: Term(term), last_index, last_term, transfer: false })
 }
 
 fn accepted(term: u64, matched: u64) -> Message {
@@ -188,7 +188,13 @@ fn strangers_are_answered_but_do_not_count() {
     for message in [
         Message::VoteReply(VoteReply { term, granted: true }),
         Message::PreVoteReply(PreVoteReply { term, granted: false }),
-        Message::HeartbeatReply(HeartbeatReply { term, round: 0, standing }),
+        Message::HeartbeatReply(HeartbeatReply {
+            term,
+            round: 0,
+            standing,
+            quiet_ms: 0,
+            priority: 0,
+        }),
         Message::AppendReply(AppendReply { term, outcome, standing }),
     ] {
         assert!(tell(&mut raft, 4, message).is_empty());
@@ -220,7 +226,13 @@ fn an_answer_to_an_earlier_term_confirms_no_round() {
     let mut raft = start(hard_state(5, 0), &[1]).unwrap();
     let beat = Heartbeat { term: Term(4), commit: LogIndex(0), round: 7 };
     for message in [Message::Heartbeat(beat), append(4, (1, 1), 0, vec![]), vote(4, (9, 9))] {
-        let reply = HeartbeatReply { term: Term(5), round: 0, standing: Standing::Member };
+        let reply = HeartbeatReply {
+            term: Term(5),
+            round: 0,
+            standing: Standing::Member,
+            quiet_ms: 0,
+            priority: 0,
+        };
         let effects = tell(&mut raft, 2, message);
         assert_eq!(effects.messages, [(NodeId(2), Message::HeartbeatReply(reply))]);
     }
@@ -261,7 +273,13 @@ fn what_no_correct_peer_says_is_reported_and_ignored() {
     assert!(matches!(effects.fault, Some(Fault::TwoLeaders { .. })), "{effects:?}");
     let effects = tell(&mut raft, 2, accepted(1, 2));
     assert!(matches!(effects.fault, Some(Fault::ImpossibleAck { position: 2, .. })));
-    let reply = HeartbeatReply { term: Term(1), round: 1, standing: Standing::Member };
+    let reply = HeartbeatReply {
+        term: Term(1),
+        round: 1,
+        standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
+    };
     let effects = tell(&mut raft, 2, Message::HeartbeatReply(reply));
     assert!(matches!(effects.fault, Some(Fault::ImpossibleAck { position: 1, .. })));
     assert_eq!(raft.commit(), LogIndex(0));
@@ -396,7 +414,13 @@ fn a_leader_tells_what_each_voter_has_acknowledged() {
     assert_eq!(matched(&raft, NodeId(1)), None, "not another voter");
     tell(&mut raft, 2, vote(term + 9, (term, 9)));
     assert_eq!(matched(&raft, NodeId(2)), Some(LogIndex(3)), "nobody is helped against a leader");
-    let newer = HeartbeatReply { term: Term(term + 1), round: 0, standing: Standing::Member };
+    let newer = HeartbeatReply {
+        term: Term(term + 1),
+        round: 0,
+        standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
+    };
     tell(&mut raft, 2, Message::HeartbeatReply(newer));
     assert_eq!(matched(&raft, NodeId(2)), None, "it leads no more");
 }

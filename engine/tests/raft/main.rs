@@ -5,7 +5,9 @@
 mod cluster;
 mod conformance;
 mod direct;
+mod leases;
 mod membership;
+mod priorities;
 mod reconfigure;
 mod render;
 mod scenarios;

@@ -47,7 +47,10 @@ pub fn message(message: &Message) -> String {
     let text = match message {
         Message::PreVote(m) => format!("PreVote last={}/{}", m.last_term, m.last_index),
         Message::PreVoteReply(m) => format!("PreVoteReply granted={}", m.granted),
-        Message::Vote(m) => format!("Vote last={}/{}", m.last_term, m.last_index),
+        Message::Vote(m) => {
+            let transfer = if m.transfer { " transfer" } else { "" };
+            format!("Vote last={}/{}{transfer}", m.last_term, m.last_index)
+        }
         Message::VoteReply(m) => format!("VoteReply granted={}", m.granted),
         Message::Append(m) => {
             let (prev, commit) = (format!("{}/{}", m.prev_term, m.prev_index), m.commit);
@@ -69,6 +72,7 @@ pub fn message(message: &Message) -> String {
         Message::HeartbeatReply(m) => {
             format!("HeartbeatReply round={}{}", m.round, standing(m.standing))
         }
+        Message::TimeoutNow(_) => "TimeoutNow".to_owned(),
         Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
         Message::Census(m) => return format!("Census of {}", m.incarnation),
         Message::CensusReply(m) => format!("CensusReply empty={} to {}", m.empty, m.incarnation),
@@ -121,6 +125,9 @@ pub fn effects(effects: &Effects, lines: &mut Vec<String>) {
     }
     for id in &effects.reads_failed {
         lines.push(format!("read {id} fails"));
+    }
+    for (id, outcome) in &effects.transfers {
+        lines.push(format!("transfer {id} ends: {outcome:?}"));
     }
     if let Some(fault) = effects.fault {
         lines.push(format!("FAULT: {fault}"));

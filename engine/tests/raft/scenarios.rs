@@ -13,6 +13,7 @@
 //! timeout N                node N's clock moves until its election timer has run out
 //! propose N a b c          three proposals;  a*300 is 300 of them, a@900 has 900 bytes
 //! read N ID                a batch of reads
+//! transfer N ID [TO]       leadership is to go from node N to TO, or to anybody
 //! deliver A>B              what is under way from A to B now;  `*` stands for every node
 //! drop A>B                 loses it
 //! write N [COUNT]          writes the batches of node N (or the oldest COUNT) and reports them
@@ -94,6 +95,8 @@ impl Script {
             }
             ["propose", id, payloads @ ..] => self.propose(node(id), payloads),
             ["read", id, name] => self.step(node(id), Event::ReadIndex { id: number(name) }),
+            ["transfer", id, name] => self.transfer(node(id), number(name), None),
+            ["transfer", id, name, to] => self.transfer(node(id), number(name), Some(node(to))),
             ["deliver", link] => self.deliver(link, true),
             ["drop", link] => self.deliver(link, false),
             ["write", id] => self.write(node(id), usize::MAX, false),
@@ -181,6 +184,10 @@ impl Script {
     fn tick(&mut self, id: NodeId, by: Duration) {
         let now = self.cluster.node(id).now + by;
         self.step(id, Event::Tick { now });
+    }
+
+    fn transfer(&mut self, from: NodeId, id: u64, to: Option<NodeId>) {
+        self.step(from, Event::TransferLeadership { id, to });
     }
 
     fn propose(&mut self, id: NodeId, words: &[&str]) {

@@ -3,19 +3,22 @@
 //! One seed makes one run: cluster size, how often messages are lost, repeated and overtaken, how
 //! slow disks and their reports are, crashes that lose what is not written, partitions, clocks of
 //! different speed, how much of the logs is evicted and compacted, snapshots made and pulled at odd times,
-//! disks that are lost (of fewer nodes at a time than a majority can spare), members that come and go. Then all
-//! faults end, and the cluster must elect, commit and agree. A failing seed
+//! leadership handed over at odd times, reads by lease with clocks that drift apart, disks that are lost (of fewer
+//! nodes at a time than a majority can spare), members that come and go. Then all faults end, and the cluster
+//! must elect, commit and agree. A failing seed
 //! is run again with its story on standard error. `CORACLE_SEEDS=N` runs more of them,
 //! `CORACLE_SEED=N` only this one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::raft::membership::{Configuration, Reconfiguration};
-use coracle_engine::raft::{Effects, Entry, Event, Message, Role, Standing};
+use coracle_engine::raft::{
+    Effects, Entry, Event, LeaseConfig, Message, Role, Standing, TransferOutcome,
+};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use crate::cluster::{Cluster, Write};
@@ -67,12 +70,19 @@ struct Faults {
     census: bool,
     /// That a leader is asked to change who belongs to the shard.
     churn: usize,
+    /// Whether leaders may answer reads by lease. The clocks then keep to the bound.
+    lease: bool,
     /// Not a chance: how far a clock moves at most between two ticks.
     tick_ms: usize,
 }
 
+/// How much faster than the slowest clock the fastest one may be.
+const DRIFT_PPM: u32 = 200_000;
+
 struct Run {
     cluster: Cluster,
+    /// The time that has truly passed, where leases rest on it.
+    time: Duration,
     random: Random,
     faults: Faults,
     /// Written to disk, not yet reported to the replica.
@@ -91,6 +101,11 @@ struct Run {
     /// The highest acknowledged index when the read began.
     reads: BTreeMap<u64, LogIndex>,
     reads_answered: usize,
+    /// Those of them that were answered at once.
+    leased: usize,
+    /// Transfers of leadership that have not ended.
+    transfers: BTreeSet<u64>,
+    transferred: usize,
     wipes: usize,
     installed: usize,
     cold: usize,
@@ -120,6 +135,7 @@ impl Run {
             wipe: [0, 30, 70][random.below(3)],
             census: random.percent(40),
             churn: [0, 0, 20, 80][random.below(4)],
+            lease: seed % 3 == 1,
             tick_ms: [8, 25, 60][random.below(3)],
         };
         let window = 1 + random.below(4);
@@ -128,6 +144,7 @@ impl Run {
         let spares = if faults.churn > 0 { 1 + random.below(3) as u64 } else { 0 };
         let cluster = Cluster::with_spares(size, spares, seed, |config| {
             config.fetch_bytes_max = fetch_bytes;
+            config.lease = faults.lease.then_some(LeaseConfig { drift_ppm: DRIFT_PPM });
             config.blank = faults.census.then_some(0);
             config.election_timeout = Duration::from_millis(100);
             config.heartbeat_interval = Duration::from_millis(20);
@@ -137,6 +154,7 @@ impl Run {
         let story = with_story.then(|| vec![format!("seed {seed}: {size} nodes, {faults:?}")]);
         Self {
             cluster,
+            time: Duration::ZERO,
             random,
             faults,
             reports: Vec::new(),
@@ -148,6 +166,9 @@ impl Run {
             leaders: BTreeMap::new(),
             reads: BTreeMap::new(),
             reads_answered: 0,
+            leased: 0,
+            transfers: BTreeSet::new(),
+            transferred: 0,
             wipes: 0,
             installed: 0,
             cold: 0,
@@ -202,6 +223,12 @@ impl Run {
             let known = self.reads.remove(read).expect("a read is answered once");
             assert!(*index >= known, "read {read} at {index}, but {known} was acknowledged before");
             self.reads_answered += 1;
+        }
+        for (transfer, outcome) in &effects.transfers {
+            assert!(self.transfers.remove(transfer), "transfer {transfer} ends once");
+            if let TransferOutcome::Done { leader } = outcome {
+                self.transferred += usize::from(*leader != id);
+            }
         }
         for read in &effects.reads_failed {
             self.reads.remove(read).expect("a read ends once");
@@ -354,10 +381,14 @@ impl Run {
         self.cluster.crash(id);
         self.reports.retain(|(of, _)| *of != id);
         self.reads.retain(|read, _| read % 16 != id.0);
+        self.transfers.retain(|transfer| transfer % 16 != id.0);
     }
 
     fn restart(&mut self, id: NodeId) {
         self.tell(|| format!("{id} RESTARTS"));
+        if self.faults.lease {
+            self.cluster.node_mut(id).now = self.clock(id);
+        }
         self.cluster.restart(id);
         // What was already acknowledged must still be in its log as far as it knows.
         self.check_history(id, self.cluster.raft(id).unwrap().commit(), "restart");
@@ -440,13 +471,51 @@ impl Run {
         self.proposals += 1;
         let read = self.proposals * 16 + id.0;
         self.reads.insert(read, self.acknowledged);
-        self.step(id, Event::ReadIndex { id: read });
+        let now = self.clock(id);
+        if self.faults.lease {
+            let answered = self.reads_answered;
+            self.step(id, Event::LeaseRead { id: read, now });
+            let alone = self.cluster.nodes.len() == 1;
+            self.leased += if alone { 0 } else { self.reads_answered - answered };
+        } else {
+            self.step(id, Event::ReadIndex { id: read });
+        }
+    }
+
+    /// Asks mostly those for leadership who have it.
+    fn transfer(&mut self, id: NodeId) {
+        let leads =
+            |id: &NodeId| self.cluster.raft(*id).is_some_and(|raft| raft.role() == Role::Leader);
+        let leader = self.cluster.ids().into_iter().find(leads);
+        let id = leader.filter(|_| self.random.percent(90)).unwrap_or(id);
+        if self.cluster.raft(id).is_none() {
+            return;
+        }
+        let to = self.random.below(self.cluster.ids().len() + 1) as u64;
+        self.proposals += 1;
+        let name = self.proposals * 16 + id.0;
+        self.transfers.insert(name);
+        self.step(id, Event::TransferLeadership { id: name, to: (to > 0).then_some(NodeId(to)) });
     }
 
     fn tick(&mut self, id: NodeId, most_ms: usize) {
         let by = Duration::from_millis(self.random.below(most_ms) as u64);
-        let now = self.cluster.node(id).now + by;
+        let now = match self.faults.lease {
+            true => {
+                self.time += by / self.cluster.nodes.len() as u32;
+                self.clock(id)
+            }
+            false => self.cluster.node(id).now + by,
+        };
         self.step(id, Event::Tick { now });
+    }
+
+    /// What the clock of a node shows that keeps to the bound.
+    fn clock(&self, id: NodeId) -> Duration {
+        match id.0 % 2 {
+            0 => self.time,
+            _ => self.time + self.time * DRIFT_PPM / 1_000_000,
+        }
     }
 
     fn something(&mut self) {
@@ -469,8 +538,9 @@ impl Run {
                 self.tick(id, self.faults.tick_ms);
             }
             82..90 => self.propose(id),
-            90..93 => self.read(id),
-            93..95 if self.random.percent(self.faults.churn) => self.change_members(),
+            90..92 => self.read(id),
+            92..94 if self.random.percent(self.faults.churn) => self.change_members(),
+            94 => self.transfer(id),
             95 if self.random.percent(self.faults.partition * 20) => {
                 let random = &mut self.random;
                 self.side = ids.iter().copied().filter(|_| random.percent(40)).collect();
@@ -570,6 +640,7 @@ impl Run {
         let Some(leader) = leaders.max_by_key(|raft| raft.term()) else { return false };
         let configuration = leader.configuration();
         self.reads.is_empty()
+            && self.transfers.is_empty()
             && leader.is_configuration_committed()
             && !configuration.is_joint()
             && configuration.members().iter().all(|id| {
@@ -610,6 +681,8 @@ impl Run {
             terms: self.leaders.len(),
             committed: self.committed.len(),
             reads: self.reads_answered,
+            leased: self.leased,
+            transfers: self.transferred,
             wipes: self.wipes,
             installed: self.installed,
             cold: self.cold,
@@ -624,6 +697,8 @@ struct Outcome {
     terms: usize,
     committed: usize,
     reads: usize,
+    leased: usize,
+    transfers: usize,
     wipes: usize,
     installed: usize,
     cold: usize,
@@ -670,6 +745,8 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
         total.terms += outcome.terms;
         total.committed += outcome.committed;
         total.reads += outcome.reads;
+        total.leased += outcome.leased;
+        total.transfers += outcome.transfers;
         total.wipes += outcome.wipes;
         total.installed += outcome.installed;
         total.cold += outcome.cold;
@@ -680,8 +757,10 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
     assert!(total.terms > 3 * seeds / 2, "hardly any elections: {total:?}");
     assert!(total.committed > 20 * seeds, "hardly anything committed: {total:?}");
     assert!(total.reads > 5 * seeds, "hardly any reads answered: {total:?}");
+    assert!(total.leased > seeds, "hardly any reads by lease: {total:?}");
+    assert!(total.transfers > seeds / 4, "hardly any leadership handed over: {total:?}");
     assert!(total.wipes > seeds / 2, "hardly any disks lost: {total:?}");
-    assert!(total.installed > seeds / 2, "hardly any snapshots installed: {total:?}");
+    assert!(total.installed > seeds / 3, "hardly any snapshots installed: {total:?}");
     assert!(total.changes > seeds / 2, "hardly any changes of members: {total:?}");
     assert!(total.cold > 5 * seeds, "hardly anything fetched: {total:?}");
     eprintln!("{seeds} seeds: {total:?}");

@@ -88,8 +88,11 @@ fn elect(raft: &mut Raft) -> Effects {
 fn an_offer_is_contact_with_the_leader() {
     let mut raft = start(1, &[(1, 1)]);
     let effects = tell(&mut raft, 2, offer(3, (2, 9)));
-    assert_eq!(effects.offered, Some((NodeId(2), LogIndex(9), Term(2))));
+    assert_eq!(effects.offered, None, "not before the disk knows of the term");
     assert_eq!((raft.term(), raft.leader()), (Term(3), Some(NodeId(2))));
+    step(&mut raft, Event::Durable(effects.write_mark.unwrap()));
+    let effects = tell(&mut raft, 2, offer(3, (2, 9)));
+    assert_eq!(effects.offered, Some((NodeId(2), LogIndex(9), Term(2))));
     for ms in (50..5000).step_by(50) {
         let now = Duration::from_millis(ms);
         assert!(step(&mut raft, Event::Tick { now }).is_empty());
@@ -188,10 +191,10 @@ fn a_candidate_whose_log_is_replaced_is_none_any_more() {
     assert!(effects.after_durable.is_empty(), "there is nobody to tell");
 }
 
-/// A snapshot was durable before the entries that it has, or before the term that they are of.
+/// A snapshot was durable before the entries that it has.
 #[test]
 fn a_snapshot_beyond_the_stored_log_replaces_it_at_start() {
-    let mut raft = start(1, &[(1, 1), (1, 2)]);
+    let mut raft = start(3, &[(1, 1), (1, 2)]);
     let effects = step(
         &mut raft,
         Event::Snapshot { index: LogIndex(7), term: Term(3), configuration: configuration() },

@@ -392,6 +392,7 @@ impl World {
             TestRequest::Reconfigure { shard, answer, .. } => {
                 answer.send(Err(ReconfigureError::NotLeader { shard, leader: None }));
             }
+            TestRequest::Transfer { .. } => panic!("no command hands over leadership"),
             TestRequest::Snapshot { shard, answer } => {
                 self.snapshots.push(shard);
                 answer.send(Ok(LogIndex(self.index)));

@@ -96,6 +96,7 @@ each!(
     hello,
     manifest,
     transfer,
+    session,
     wal_batch,
     wal_recovery,
     wal_records,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use coracle_tools::sim::campaign::{Campaign, Failed, Total, run_caught};
-use coracle_tools::sim::kv::KvWorkload;
 use coracle_tools::sim::plan::Plan;
 use coracle_tools::sim::run::{Report, run};
+use coracle_tools::sim::sessions::WithSessions;
 use coracle_tools::sim::shrink::shrink;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn runner(plan: &Plan, story: bool) -> Report {
-    run(plan, &KvWorkload::make, story)
+    run(plan, &WithSessions::make, story)
 }
 
 fn read_plan(path: &Path) -> Result<Plan, String> {

@@ -428,6 +428,61 @@ pub const MUTANTS: &[Mutant] = &[
         "a stale copy of an overwritten entry",
         "an entry that was overwritten, then read from disk",
     ),
+    // Reads by lease.
+    engine(
+        "lease-without-margin",
+        "a lease lasts for longer than voters keep quiet, by the drift instead of less it",
+        "thesis, 6.4.1: a lease is only as good as the bound on the clocks",
+        "an election as soon as voters may, read at the old leader; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "lease-from-answer",
+        "a lease is counted from the answer to a heartbeat, not from its sending",
+        "raft-rs before 0.4 and others who keep a lease by the time of the last acknowledgement",
+        "a slow answer; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "lone-voter-breaks-lease",
+        "the only voter of a configuration that is not committed yet elects itself while a lease rests on it",
+        "an exception to being quiet, made for shards of one replica",
+        "a leader of two that removes itself; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "lease-by-stale-clock",
+        "a leader looks for its lease at the time of its last tick",
+        "YugabyteDB and others: a process that was stopped serves reads before it looks at the clock",
+        "a pause, and a read before the first tick; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "quiet-from-stale-clock",
+        "a voter keeps quiet from its last tick on, not from the heartbeat",
+        "as the one before, on the other side of the lease",
+        "a voter that stood still; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "restarted-voter-votes",
+        "a voter that has just started votes although it has forgotten whom it heard",
+        "a known hole of leases without a stored promise; etcd and raft-rs have it",
+        "a quick restart; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "lease-read-during-transfer",
+        "a leader keeps its lease although it has told somebody to campaign",
+        "etcd-io/raft warns of leases without check-quorum; a transfer is the way around that",
+        "a read at the old leader between vote and news; engine/tests/raft/leases.rs",
+    ),
+    engine(
+        "transfer-keeps-proposing",
+        "a leader that is handing over goes on taking proposals",
+        "etcd-io/raft drops proposals while it has a leadTransferee; without that a busy leader never gets there",
+        "a transfer under load; the scenarios in engine/testdata/raft/transfer_*.txt",
+    ),
+    engine(
+        "timeout-now-before-caught-up",
+        "the successor is told to campaign before it has the whole log",
+        "thesis, 3.10: the target's log must be brought up to date first, or its election fails",
+        "a transfer with entries under way; the scenarios in engine/testdata/raft/transfer_*.txt",
+    ),
     engine(
         "wiped-node-votes",
         "a node that has lost its data votes at once",
@@ -475,6 +530,31 @@ pub const MUTANTS: &[Mutant] = &[
         "a learner counts for votes and commits",
         "Yugabyte 1.1.9: votes of nodes that have none",
         "a learner that keeps pace while voters are cut off",
+    ),
+    // Client sessions.
+    engine(
+        "session-dropped-by-snapshot",
+        "snapshots have no sessions",
+        "RedisRaft, dragonboat: sessions that were not part of the snapshot",
+        "a request that is sent again after a restart from a snapshot, or to a replica that was sent one",
+    ),
+    engine(
+        "duplicate-applied-after-expiry",
+        "a request of a session that is gone is applied",
+        "Ongaro's thesis, 6.3: sessions must not come back",
+        "a request that is sent again when its session has expired or was evicted",
+    ),
+    engine(
+        "reply-cache-ignored",
+        "a request is applied whether or not it was before",
+        "at-least-once, as without sessions",
+        "any request that is sent again",
+    ),
+    engine(
+        "acknowledged-request-applied",
+        "a late copy of a request whose reply was acknowledged is applied",
+        "a reply cache without LogCabin's first outstanding request",
+        "a copy of a request that arrives after its client has gone on",
     ),
     // The key-value server.
     server(

@@ -69,6 +69,8 @@ pub struct Node {
     mailboxes: Vec<Mailbox>,
     /// Those of cores that still have to be told to stop.
     untold: Vec<Mailbox>,
+    /// Whether they are to hand over leadership first.
+    drains: bool,
     report: Rc<Report>,
     health: Health,
     /// Its disk was damaged: what it holds may be less than what it promised, and it may notice.
@@ -112,6 +114,7 @@ impl Cluster {
                 process: process_id(at, 0),
                 mailboxes: Vec::new(),
                 untold: Vec::new(),
+                drains: false,
                 report: Rc::default(),
                 health: Health::Down,
                 damaged: false,
@@ -310,6 +313,8 @@ impl Cluster {
             instance,
             election_timeout: settings.election_timeout(),
             heartbeat_interval: Duration::from_millis(settings.heartbeat_interval_ms),
+            lease: settings.lease(),
+            priority: settings.priorities.get(at).copied().unwrap_or(0),
             peer_listen: String::new(),
             wal: settings.wal_options(),
             limits: settings.limits(self.world.seed()),
@@ -373,8 +378,8 @@ impl Cluster {
         self.checks.ended(node.id);
     }
 
-    /// Asks the process of a node to stop in order.
-    pub fn stop(&mut self, at: usize) {
+    /// Asks the process of a node to stop in order; with `drain`, after it has handed over what it leads.
+    pub fn stop(&mut self, at: usize, drain: bool) {
         let node = &mut self.nodes[at];
         if node.health != Health::Up {
             return;
@@ -382,6 +387,7 @@ impl Cluster {
         self.world.story(|| format!("node {} is asked to stop", node.id));
         node.health = Health::Stopping;
         node.untold.clone_from(&node.mailboxes);
+        node.drains = drain;
     }
 
     /// The process of a node does not run until it is resumed.
@@ -465,7 +471,9 @@ impl Cluster {
             }
             let node = &mut self.nodes[at];
             // A full mailbox is tried again.
-            node.untold.retain(|mailbox| !mailbox.stop());
+            let drains = node.drains;
+            node.untold
+                .retain(|mailbox| !if drains { mailbox.drain_and_stop() } else { mailbox.stop() });
             let refused = node.report.refused.borrow_mut().take();
             if let Some(refusal) = refused {
                 node.disk_failed = true;

@@ -19,6 +19,7 @@ pub mod kv;
 pub mod net;
 pub mod plan;
 pub mod run;
+pub mod sessions;
 pub mod settings;
 pub mod shrink;
 mod story;

@@ -79,6 +79,10 @@ pub enum Fault {
     },
     /// An operator asks a node for a snapshot of a shard.
     AskSnapshot { who: Who, shard: u32 },
+    /// An operator asks a node to hand over leadership of a shard, to this node or to anybody.
+    Transfer { who: Who, shard: u32, to: Option<u32> },
+    /// An operator asks a node to hand over all that it leads. It is stopped and started again later.
+    Drain { who: Who, down_ms: u64 },
     /// Nothing gets from one node to another.
     Block { from: u32, to: u32, ms: u64 },
     /// The nodes in the bit set `side` and the others do not hear each other; with `one_way`, only the others
@@ -138,6 +142,8 @@ impl Fault {
             Self::Pause { .. } => "process.pause",
             Self::Wipe { .. } => "process.wipe",
             Self::AskSnapshot { .. } => "operator.snapshot",
+            Self::Transfer { .. } => "operator.transfer",
+            Self::Drain { .. } => "operator.drain",
             Self::Block { .. } => "net.block",
             Self::Partition { one_way: false, .. } => "net.partition",
             Self::Partition { one_way: true, .. } => "net.partition_one_way",
@@ -185,6 +191,12 @@ impl Plan {
         let mut faults = draw_faults(&mut rng, &settings);
         if settings.nodes > 1 && rng.f64() < 0.4 {
             faults.extend(depose_leaders(&mut rng, &mut settings));
+            faults.sort_by_key(|timed| timed.at_ms);
+        }
+        let mut rng = Rng::with_seed(super::world::derive(seed, "leadership"));
+        settings.draw_leadership(&mut rng);
+        if settings.nodes > 1 && rng.f64() < 0.6 {
+            faults.extend(move_leadership(&mut rng, &settings));
             faults.sort_by_key(|timed| timed.at_ms);
         }
         Self { seed, settings, faults }
@@ -252,6 +264,31 @@ fn depose_leaders(rng: &mut Rng, settings: &mut Settings) -> Vec<Timed> {
             faults.push(Timed { at_ms: at_ms + ms + rng.u64(..timeout / 3), fault });
         }
         at_ms += rng.u64(2 * timeout..4 * timeout);
+    }
+    faults
+}
+
+/// Leadership that is handed over, mostly by whom it concerns, and sometimes while the successor is cut off.
+fn move_leadership(rng: &mut Rng, settings: &Settings) -> Vec<Timed> {
+    let timeout = settings.election_timeout_ms;
+    let mut faults = Vec::new();
+    for _ in 0..log_uniform(rng, 1, 30) {
+        let at_ms = rng.u64(..settings.chaos_ms);
+        let shard = rng.u32(..settings.shards);
+        let who = if rng.f64() < 0.9 { Who::LeaderOf(shard) } else { draw_who(rng, settings) };
+        let to = rng.bool().then(|| rng.u32(..settings.nodes));
+        if rng.f64() < 0.1 {
+            let down_ms = log_uniform(rng, 1, 4 * timeout);
+            faults.push(Timed { at_ms, fault: Fault::Drain { who, down_ms } });
+            continue;
+        }
+        faults.push(Timed { at_ms, fault: Fault::Transfer { who, shard, to } });
+        if let Some(to) = to.filter(|_| rng.f64() < 0.3) {
+            let (inbound, ms) = (rng.bool(), rng.u64(1..2 * timeout));
+            let who = Who::Node(to);
+            let fault = Fault::Isolate { who, inbound, outbound: !inbound || rng.bool(), ms };
+            faults.push(Timed { at_ms: at_ms + rng.u64(..timeout / 10), fault });
+        }
     }
     faults
 }
@@ -334,6 +371,6 @@ mod tests {
         for seed in 0..2000 {
             names.extend(Plan::draw(seed).faults.iter().map(|timed| timed.fault.name()));
         }
-        assert_eq!(names.len(), 25, "{names:?}");
+        assert_eq!(names.len(), 27, "{names:?}");
     }
 }

@@ -27,7 +27,7 @@ use fastrand::Rng;
 
 use super::client::{Clients, Tally};
 use super::cluster::{CLIENTS, Cluster, Health, News};
-use super::disk::{DiskError, DiskWeather, Latency, OpKind, SimDevice, SimDisk};
+use super::disk::{DiskError, OpKind, SimDevice, SimDisk};
 use super::net::{FrameRates, HostId, Net, NetWeather};
 use super::plan::{Damage, DiskOp, Fault, Plan, Who};
 use super::settings::Settings;
@@ -185,7 +185,7 @@ impl<W: Workload> Driver<W> {
         let net = Net::new(world.clone(), net_weather);
         let devices: Vec<SimDevice> = (1..=settings.nodes)
             .map(|node| {
-                let weather = disk_weather(&settings, &mut rng);
+                let weather = settings.draw_disk_weather(&mut rng);
                 SimDevice::new(world, &format!("disk/{node}"), weather)
             })
             .collect();
@@ -521,6 +521,19 @@ impl<W: Workload> Driver<W> {
         true
     }
 
+    fn ask_for_transfer(&self, who: Who, shard: ShardId, to: Option<u32>) -> bool {
+        let Some(at) = self.victim(who) else { return false };
+        let Some(handle) = self.cluster.borrow().handle_of(at, shard) else { return false };
+        let to = to.map(|to| NodeId(u64::from(to) % self.nodes() as u64 + 1));
+        let asked = handle.transfer_leadership(shard, to);
+        let (world, node) = (self.world.clone(), at + 1);
+        self.world.spawn(CLIENTS, async move {
+            let answer = asked.await;
+            world.story(|| format!("node {node} hands over shard {shard} to {to:?}: {answer:?}"));
+        });
+        true
+    }
+
     fn inflict(&mut self, fault: Fault) {
         let millis = Duration::from_millis;
         if !self.do_inflict(fault, millis) {
@@ -549,15 +562,7 @@ impl<W: Workload> Driver<W> {
                 }
                 true
             }
-            Fault::Stop { who, down_ms } => {
-                let Some(at) = self.victim(who) else { return false };
-                self.cluster.borrow_mut().stop(at);
-                let incarnation = self.cluster.borrow().incarnation(at);
-                let force = 10 * self.settings.election_timeout();
-                self.schedule(force, Due::StopByForce(at, incarnation));
-                self.schedule(force / 2 + millis(down_ms), Due::Restart(at));
-                true
-            }
+            Fault::Stop { who, down_ms } => self.stop(who, down_ms, false),
             Fault::Pause { who, ms } => {
                 let Some(at) = self.victim(who) else { return false };
                 self.cluster.borrow_mut().pause(at);
@@ -572,6 +577,8 @@ impl<W: Workload> Driver<W> {
                 self.schedule(millis(down_ms), Due::Restart(at));
                 true
             }
+            Fault::Transfer { who, shard, to } => self.ask_for_transfer(who, ShardId(shard), to),
+            Fault::Drain { who, down_ms } => self.stop(who, down_ms, true),
             Fault::AskSnapshot { who, shard } => self.ask_for_snapshot(who, ShardId(shard)),
             Fault::Damage { who, what } => self.damage(who, what),
             Fault::DiskStall { who, ms } => {
@@ -647,6 +654,16 @@ impl<W: Workload> Driver<W> {
             Fault::Reset { a, b } => self.net.reset(host(a as usize), host(b as usize)),
             _ => return false,
         }
+        true
+    }
+
+    fn stop(&mut self, who: Who, down_ms: u64, drain: bool) -> bool {
+        let Some(at) = self.victim(who) else { return false };
+        self.cluster.borrow_mut().stop(at, drain);
+        let incarnation = self.cluster.borrow().incarnation(at);
+        let force = 10 * self.settings.election_timeout();
+        self.schedule(force, Due::StopByForce(at, incarnation));
+        self.schedule(force / 2 + Duration::from_millis(down_ms), Due::Restart(at));
         true
     }
 
@@ -766,17 +783,6 @@ impl<W: Workload> Driver<W> {
             .collect();
         (!blocks.is_empty()).then(|| blocks[rng.usize(..blocks.len())])
     }
-}
-
-fn disk_weather(settings: &Settings, rng: &mut Rng) -> DiskWeather {
-    let drawn = DiskWeather::draw(rng);
-    let mut weather = if settings.disk_weather { drawn } else { DiskWeather::calm() };
-    if settings.flush_ms_max > 0 {
-        let most_us = settings.flush_ms_max * 1000;
-        let base = Duration::from_micros(rng.u64(..=most_us));
-        weather.flush = Latency { base, jitter: Duration::from_micros(rng.u64(..=most_us)) };
-    }
-    weather
 }
 
 /// The host of a node that is counted from 0.

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use coracle_engine::core::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 use coracle_engine::limits::{APPEND_GROUP_MARGIN_BYTES, Limits, SNAPSHOT_CHUNK_TARGET_BYTES};
+use coracle_engine::raft::LeaseConfig;
 use coracle_wal::Options;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::disk::{DiskWeather, Latency};
 use super::world::derive;
 
 /// A cluster and its surroundings. Everything that is not here follows from the seed.
@@ -71,6 +73,12 @@ pub struct Settings {
     /// What is kept of the logs, and when snapshots are taken.
     #[serde(default)]
     pub tiers: TierSettings,
+    /// Leaders may answer reads by lease, with this bound on the drift of clocks; 0 if they may not.
+    #[serde(default)]
+    pub lease_drift_ppm: u32,
+    /// How much each node should rather lead than others; 0 for those that are not named.
+    #[serde(default)]
+    pub priorities: Vec<i8>,
 }
 
 /// Memory, disk and snapshots of each core; see `coracle_engine::core::TierConfig`.
@@ -158,6 +166,10 @@ impl TierSettings {
     }
 }
 
+/// By how much any clock may be faster than any other: one that runs at 1.1 times the true speed, and one at 0.9,
+/// which the plans draw, and a little for rounding.
+const LEASE_DRIFT_PPM: u32 = 223_000;
+
 /// Segments in the smallest budget that is drawn.
 const DISK_SEGMENTS: u64 = 3 * DISK_SEGMENTS_MIN;
 
@@ -226,7 +238,26 @@ impl Settings {
                 _ => log_uniform(rng, 1, election_timeout_ms),
             },
             tiers,
+            lease_drift_ppm: 0,
+            priorities: Vec::new(),
         }
+    }
+
+    /// Draws what there is about leadership.
+    pub fn draw_leadership(&mut self, rng: &mut Rng) {
+        if rng.f64() < 0.4 {
+            self.lease_drift_ppm = LEASE_DRIFT_PPM;
+        }
+        if rng.f64() < 0.3 {
+            self.priorities = (0..self.nodes).map(|_| rng.i8(-2..=2)).collect();
+        }
+    }
+
+    /// Whether leaders may answer reads by lease.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseConfig> {
+        let drift_ppm = self.lease_drift_ppm;
+        (drift_ppm > 0).then_some(LeaseConfig { drift_ppm })
     }
 
     /// How the logs are kept.
@@ -298,6 +329,19 @@ impl Settings {
             read_batches_max: one_of(rng, &[1, 2, 10]),
             ..usual
         }
+    }
+
+    /// How fast the disk of a node is.
+    #[must_use]
+    pub fn draw_disk_weather(&self, rng: &mut Rng) -> DiskWeather {
+        let drawn = DiskWeather::draw(rng);
+        let mut weather = if self.disk_weather { drawn } else { DiskWeather::calm() };
+        if self.flush_ms_max > 0 {
+            let most_us = self.flush_ms_max * 1000;
+            let base = Duration::from_micros(rng.u64(..=most_us));
+            weather.flush = Latency { base, jitter: Duration::from_micros(rng.u64(..=most_us)) };
+        }
+        weather
     }
 
     /// Shortest time without a leader before an election.

@@ -124,7 +124,7 @@ impl<F: DiskFile> Window<F> {
         self.pass(offset);
         self.submit(offset, end, limit);
         self.collect().await?;
-        self.pass(offset);
+        self.pass(offset); // what came in may lie before it altogether, after a seek
         while self.loaded < end {
             self.submit(offset, end, limit);
             let Some(done) = self.reads.next().await else { return Ok(None) };

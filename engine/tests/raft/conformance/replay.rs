@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::raft::membership::{ChangeError, Configuration, Parts};
-use coracle_engine::raft::{Config, Entry, Event, Message, PreVoteReply, Role};
+use coracle_engine::raft::{Config, Entry, Event, Message, PreVoteReply, Role, TransferOutcome};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use super::datadriven::Case;
@@ -140,7 +140,13 @@ impl Replay {
             "raft-log" => self.show_log(first),
             "raft-state" => self.show_states(),
             "status" => self.show_status(first),
-            "transfer-leadership" => self.cannot("hand over leadership"),
+            "transfer-leadership" => {
+                let node = |key| case.value(key).and_then(|id| id.parse::<u64>().ok());
+                match (node("from"), node("to").map(NodeId)) {
+                    (Some(from), Some(to)) => self.transfer(from as usize - 1, to),
+                    _ => self.cannot("hand over leadership from or to nobody"),
+                }
+            }
             "compact" => self.compact(first, numbers.get(1).map_or(0, |index| *index as u64)),
             "send-snapshot" => self.cannot("send a snapshot"),
             other => self.cannot(&format!("run the unknown command {other:?}")),
@@ -500,6 +506,15 @@ impl Replay {
             match letter.body {
                 Body::Stored(mark) => self.step(place, Event::Durable(mark)),
                 Body::Message { message, .. } => self.receive(place, letter.from, message),
+            }
+        }
+    }
+
+    fn transfer(&mut self, place: usize, to: NodeId) {
+        self.step(place, Event::TransferLeadership { id: 0, to: Some(to) });
+        for (_, outcome) in self.nodes[place].effects.transfers.drain(..) {
+            if let TransferOutcome::Refused(reason) = outcome {
+                self.unsupported.push(format!("hand over leadership: {reason}"));
             }
         }
     }

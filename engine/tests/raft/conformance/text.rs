@@ -117,6 +117,7 @@ pub fn letter_text(letter: &Letter, base: LogIndex) -> String {
         Message::Heartbeat(m) => ("MsgHeartbeat", "0/0".to_owned(), commit(m.commit)),
         Message::HeartbeatReply(_) if *notice => ("MsgAppResp", "0/0".to_owned(), String::new()),
         Message::HeartbeatReply(_) => ("MsgHeartbeatResp", "0/0".to_owned(), String::new()),
+        Message::TimeoutNow(_) => ("MsgTimeoutNow", "0/0".to_owned(), String::new()),
         Message::SnapshotOffer(_) => ("MsgSnap", "0/0".to_owned(), String::new()),
         Message::Census(_) | Message::CensusReply(_) => unreachable!("nobody is blank here"),
     };

@@ -22,8 +22,8 @@ const NO_OUTSIDERS: &str = "the adapter does not start cores that are no voters 
 const NO_MEMBERSHIP: &str = "the adapter proposes changes of membership as ordinary entries, to compare what \
      they come to when applied, as etcd does; the core, whose changes are in force when appended, goes on with \
      the voters it was started with";
-const NO_TRANSFER: &str = "needs leadership transfer, and a new voter that the core knows of; node 4 never \
-     leads here, and all that it would do as leader is missing";
+const NO_TRANSFER: &str = "leadership is to go to a new voter, which the core does not know of, as the adapter \
+     changes members on its own: it refuses; node 4 never leads here, and all that it would do as leader is missing";
 
 const ABA: &str = "async_storage_writes_append_aba_race";
 const ADD_SINGLE: &str = "confchange_v1_add_single";

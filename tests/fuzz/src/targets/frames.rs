@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, Vote, VoteReply,
+    HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, TimeoutNow, Vote,
+    VoteReply,
 };
 use coracle_engine::wire::{
     Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -164,7 +165,7 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("pong", Frame::Pong),
         ("pre-vote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
         ("pre-vote-reply", raft(Message::PreVoteReply(PreVoteReply { term, granted: true }))),
-        ("vote", raft(Message::Vote(Vote { term, last_index, last_term }))),
+        ("vote", raft(Message::Vote(Vote { term, last_index, last_term, transfer: true }))),
         ("vote-reply", raft(Message::VoteReply(VoteReply { term, granted: false }))),
         ("append", raft(Message::Append(append))),
         ("append-accepted", answer(accepted)),
@@ -172,8 +173,15 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("heartbeat", raft(Message::Heartbeat(beat))),
         (
             "heartbeat-reply",
-            raft(Message::HeartbeatReply(HeartbeatReply { term, round: 4, standing })),
+            raft(Message::HeartbeatReply(HeartbeatReply {
+                term,
+                round: 4,
+                standing,
+                quiet_ms: 0,
+                priority: 0,
+            })),
         ),
+        ("timeout-now", raft(Message::TimeoutNow(TimeoutNow { term }))),
         ("snapshot-offer", raft(Message::SnapshotOffer(offer))),
         ("census", raft(Message::Census(Census { incarnation: 77 }))),
         ("census-reply", raft(Message::CensusReply(census_reply))),

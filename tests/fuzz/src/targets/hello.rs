@@ -3,7 +3,7 @@
 //! The first byte of the input chooses the type of frame, the rest is its body.
 
 use coracle_engine::limits::{CLUSTER_ID_BYTES_MAX, REFUSAL_TEXT_BYTES_MAX};
-use coracle_engine::wire::{Frame, HEADER_BYTES, Hello, HelloReply};
+use coracle_engine::wire::{Frame, HEADER_BYTES, Hello, HelloReply, VERSION};
 
 use super::frames::{decode, encode, examples, mend};
 use crate::{Memory, Seed, Target};
@@ -27,7 +27,7 @@ const KINDS: [u8; 5] = [1, 2, 5, 32, 33];
 fn run(data: &[u8]) {
     let Some((choice, body)) = data.split_first() else { return };
     let kind = KINDS[usize::from(*choice) % KINDS.len()];
-    let mut bytes = vec![0xC0, 0xAC, 2, kind, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = vec![0xC0, 0xAC, VERSION, kind, 0, 0, 0, 0, 0, 0, 0, 0];
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.resize(HEADER_BYTES, 0);
     bytes.extend(body);

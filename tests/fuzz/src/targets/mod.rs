@@ -8,6 +8,7 @@ mod kv_payload;
 mod manifest;
 mod reply;
 mod resp;
+mod session;
 mod snapshot;
 mod transfer;
 mod wal_batch;
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     hello::TARGET,
     manifest::TARGET,
     transfer::TARGET,
+    session::TARGET,
     wal_batch::TARGET,
     wal_recovery::TARGET,
     wal_records::TARGET,

@@ -363,7 +363,7 @@ fn count_decision(message: &Message) {
             AppendOutcome::Accepted { .. } => Decision::AppendAccepted,
             AppendOutcome::Rejected { .. } => Decision::AppendRejected,
         },
-        Message::PreVote(_) | Message::Vote(_) => Decision::Asked,
+        Message::PreVote(_) | Message::Vote(_) | Message::TimeoutNow(_) => Decision::Asked,
         Message::Heartbeat(_) => Decision::Heartbeat,
         Message::HeartbeatReply(HeartbeatReply { .. }) => Decision::HeartbeatAnswered,
         Message::Append(_) => Decision::AppendSent,

@@ -321,7 +321,7 @@ impl World {
                 let term = Term(term);
                 let message = match pre {
                     true => Message::PreVote(PreVote { term, last_index, last_term }),
-                    false => Message::Vote(Vote { term, last_index, last_term }),
+                    false => Message::Vote(Vote { term, last_index, last_term, transfer: false }),
                 };
                 from_peer(peer, message)
             }
@@ -392,6 +392,8 @@ impl World {
                     term: Term(near(term, ahead).max(1)),
                     round: 0,
                     standing: Standing::Member,
+                    quiet_ms: 0,
+                    priority: 0,
                 };
                 from_peer(peer, Message::HeartbeatReply(reply))
             }
@@ -458,7 +460,10 @@ impl Leader {
         let last = self.log.iter().take_while(|own| **own < self.term).count() as u64;
         let (last_index, last_term) = (LogIndex(last), term_at(&self.log, LogIndex(last)));
         let last_term = Term(last_term.unwrap_or(0));
-        Input::Receive(self.id, Message::Vote(Vote { term: Term(term), last_index, last_term }))
+        Input::Receive(
+            self.id,
+            Message::Vote(Vote { term: Term(term), last_index, last_term, transfer: false }),
+        )
     }
 
     fn append(&self, prev: usize, entries: usize, less: usize) -> Input {

@@ -231,7 +231,13 @@ impl Theirs {
     }
 
     fn term_notice(&self) -> HeartbeatReply {
-        HeartbeatReply { term: Term(self.term()), round: 0, standing: Standing::Member }
+        HeartbeatReply {
+            term: Term(self.term()),
+            round: 0,
+            standing: Standing::Member,
+            quiet_ms: 0,
+            priority: 0,
+        }
     }
 
     /// An append that begins below the commit index is not looked at by the `raft` crate. What it has

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Standing, Vote, VoteReply,
+    PreVote, PreVoteReply, Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb;
@@ -28,6 +28,9 @@ pub fn entry_to_ours(entry: &eraftpb::Entry) -> Entry {
     Entry { term: Term(entry.term), index: LogIndex(entry.index), kind, payload }
 }
 
+/// What their request for votes carries when the candidate was told to campaign.
+const TRANSFER: &[u8] = b"CampaignTransfer";
+
 /// A message for the `raft` crate.
 pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb::Message {
     let (from, to, term) = (from.0, to.0, message.term().0);
@@ -37,8 +40,11 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
             m.set_msg_type(MessageType::MsgRequestPreVote);
             (m.index, m.log_term) = (last_index.0, last_term.0);
         }
-        Message::Vote(Vote { last_index, last_term, .. }) => {
+        Message::Vote(Vote { last_index, last_term, transfer, .. }) => {
             m.set_msg_type(MessageType::MsgRequestVote);
+            if *transfer {
+                m.context = Bytes::from_static(TRANSFER);
+            }
             (m.index, m.log_term) = (last_index.0, last_term.0);
         }
         Message::PreVoteReply(reply) => {
@@ -71,6 +77,7 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
             m.commit = heartbeat.commit.0;
         }
         Message::HeartbeatReply(_) => m.set_msg_type(MessageType::MsgHeartbeatResponse),
+        Message::TimeoutNow(_) => m.set_msg_type(MessageType::MsgTimeoutNow),
         Message::SnapshotOffer(_) | Message::Census(_) | Message::CensusReply(_) => {
             unreachable!("no log is compacted here, and nobody loses data")
         }
@@ -92,7 +99,8 @@ pub fn message_to_ours(m: &eraftpb::Message) -> Message {
             Message::PreVote(PreVote { term, last_index: index, last_term: log_term })
         }
         MessageType::MsgRequestVote => {
-            Message::Vote(Vote { term, last_index: index, last_term: log_term })
+            let transfer = m.context == TRANSFER;
+            Message::Vote(Vote { term, last_index: index, last_term: log_term, transfer })
         }
         MessageType::MsgRequestPreVoteResponse => {
             Message::PreVoteReply(PreVoteReply { term, granted: !m.reject })
@@ -119,9 +127,14 @@ pub fn message_to_ours(m: &eraftpb::Message) -> Message {
         MessageType::MsgHeartbeat => {
             Message::Heartbeat(Heartbeat { term, commit: LogIndex(m.commit), round: 0 })
         }
-        MessageType::MsgHeartbeatResponse => {
-            Message::HeartbeatReply(HeartbeatReply { term, round: 0, standing: Standing::Member })
-        }
+        MessageType::MsgHeartbeatResponse => Message::HeartbeatReply(HeartbeatReply {
+            term,
+            round: 0,
+            standing: Standing::Member,
+            quiet_ms: 0,
+            priority: 0,
+        }),
+        MessageType::MsgTimeoutNow => Message::TimeoutNow(TimeoutNow { term }),
         other => panic!("the `raft` crate sent {other:?}, which is not in this comparison"),
     }
 }

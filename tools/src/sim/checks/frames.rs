@@ -55,6 +55,7 @@ impl Checker {
             }
             Message::Append(m) => self.check_leader(from, shard, m.term, m.commit),
             Message::Heartbeat(m) => self.check_leader(from, shard, m.term, m.commit),
+            Message::TimeoutNow(m) => self.check_leader(from, shard, m.term, LogIndex(0)),
             Message::SnapshotOffer(m) => self.check_leader(from, shard, m.term, m.index),
         }
     }

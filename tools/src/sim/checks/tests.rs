@@ -25,6 +25,21 @@ const B: NodeId = NodeId(2);
 const C: NodeId = NodeId(3);
 const VOTERS: [NodeId; 3] = [A, B, C];
 
+/// What a leader may know of a voter.
+const FOLLOWER: FollowerStatus = FollowerStatus {
+    id: B,
+    membership: Membership::Voter,
+    matched: LogIndex(0),
+    next: LogIndex(2),
+    replicating: true,
+    snapshot: false,
+    returning: None,
+    inflight_messages: 0,
+    inflight_bytes: 0,
+    contact: Duration::ZERO,
+    round: 0,
+};
+
 /// A replica that claims whatever a test wants it to.
 #[derive(Clone)]
 struct Fake {
@@ -354,19 +369,7 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
     let mut rig = Rig::new();
     rig.stores(A, &fake(2, &[2]));
     rig.stores(B, &fake(2, &[1]));
-    let status = |matched| FollowerStatus {
-        id: B,
-        membership: Membership::Voter,
-        matched: LogIndex(matched),
-        next: LogIndex(2),
-        replicating: true,
-        snapshot: false,
-        returning: None,
-        inflight_messages: 0,
-        inflight_bytes: 0,
-        contact: Duration::ZERO,
-        round: 0,
-    };
+    let status = |matched| FollowerStatus { matched: LogIndex(matched), ..FOLLOWER };
     let with = |matched| Fake { followers: vec![status(matched)], ..fake(2, &[2]).leads(A) };
     rig.sees(A, &with(0));
     // It has acknowledged nothing in this term.
@@ -381,26 +384,21 @@ fn a_leader_that_believes_an_acknowledgement_of_other_entries() {
 
 #[test]
 fn a_round_of_reads_that_too_few_have_answered() {
-    let status = |id, round| FollowerStatus {
-        id,
-        membership: Membership::Voter,
-        matched: LogIndex(0),
-        next: LogIndex(1),
-        replicating: true,
-        snapshot: false,
-        returning: None,
-        inflight_messages: 0,
-        inflight_bytes: 0,
-        contact: Duration::ZERO,
-        round,
-    };
+    let (matched, next) = (LogIndex(0), LogIndex(1));
+    let status = |id, round| FollowerStatus { id, matched, next, round, ..FOLLOWER };
     let with = |rounds: [u64; 2], confirmed_round| {
         let followers = vec![status(B, rounds[0]), status(C, rounds[1])];
         Fake { followers, confirmed_round, ..fake(2, &[]).leads(A) }
     };
     let answer = |term, round| {
         let standing = Standing::Member;
-        Message::HeartbeatReply(HeartbeatReply { term: Term(term), round, standing })
+        Message::HeartbeatReply(HeartbeatReply {
+            term: Term(term),
+            round,
+            standing,
+            quiet_ms: 0,
+            priority: 0,
+        })
     };
     let mut rig = Rig::new();
     for node in [B, C] {
@@ -495,17 +493,9 @@ fn cursors_out_of_order() {
     Rig::new().finds(Invariant::CursorOrder, A, &Fake { durable: 2, ..fake(1, &[1]) });
     Rig::new().finds(Invariant::CursorOrder, A, &Fake { durable_term: 2, ..fake(1, &[1]) });
     let follower = |matched, next| FollowerStatus {
-        id: B,
-        membership: Membership::Voter,
         matched: LogIndex(matched),
         next: LogIndex(next),
-        replicating: true,
-        snapshot: false,
-        returning: None,
-        inflight_messages: 0,
-        inflight_bytes: 0,
-        contact: Duration::ZERO,
-        round: 0,
+        ..FOLLOWER
     };
     for (matched, next) in [(2, 2), (0, 3), (0, 0)] {
         let followers = vec![follower(matched, next)];
@@ -546,7 +536,7 @@ fn a_vote_before_it_is_durable() {
 fn a_candidate_before_term_vote_and_log_are_durable() {
     let ask = |last_term, last_index| {
         let (last_term, last_index) = (Term(last_term), LogIndex(last_index));
-        Message::Vote(Vote { term: Term(2), last_index, last_term })
+        Message::Vote(Vote { term: Term(2), last_index, last_term, transfer: false })
     };
     let mut rig = Rig::new();
     rig.stores(A, &fake(1, &[1]));
@@ -586,6 +576,8 @@ fn messages_of_a_leader_from_somebody_else_and_answers_of_terms_to_come() {
         term: Term(2),
         round: 0,
         standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
     });
     expect(Invariant::Impersonation, rig.sends(A, B, reply));
     expect(Invariant::Impersonation, rig.sends(A, B, vote(2, false)));
@@ -681,17 +673,10 @@ fn states_that_differ_after_the_same_entries() {
 #[test]
 fn windows_beyond_their_limits() {
     let follower = |inflight_messages, inflight_bytes| FollowerStatus {
-        id: B,
-        membership: Membership::Voter,
-        matched: LogIndex(0),
         next: LogIndex(1),
-        replicating: true,
-        snapshot: false,
-        returning: None,
         inflight_messages,
         inflight_bytes,
-        contact: Duration::ZERO,
-        round: 0,
+        ..FOLLOWER
     };
     let leader = |status| Fake { followers: vec![status], ..fake(1, &[]).leads(A) };
     Rig::new().sees(A, &leader(follower(4, 1000 + 100 + ENTRY_COST_BYTES)));

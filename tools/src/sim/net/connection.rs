@@ -388,6 +388,7 @@ impl Connection {
             for unit in units.drain(..) {
                 match unit {
                     Unit::Raw(bytes) => both.pipes[side].enqueue(bytes, false),
+                    Unit::Bulk(bytes) => Self::send_bulk(net, &mut both.pipes[side], bytes),
                     Unit::Frame(bytes) => self.send_frame(net, both, side, bytes),
                 }
             }
@@ -416,6 +417,17 @@ impl Connection {
     pub(super) fn frame_of(&self, side: usize, bytes: Bytes) -> SentFrame {
         let both = self.both.borrow();
         self.sent_frame(&both.ends[side], &both.ends[1 - side], bytes)
+    }
+
+    /// Bytes behind the frames are only ever damaged.
+    fn send_bulk(net: &Net, pipe: &mut Pipe, bytes: Bytes) {
+        let path = pipe.path.clone();
+        if path.damages_bulk() {
+            net.world().count("net.corrupt_bulk");
+            pipe.enqueue(path.damage(&bytes), false);
+        } else {
+            pipe.enqueue(bytes, false);
+        }
     }
 
     /// Lets a frame meet its fate.

@@ -136,6 +136,7 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         },
         Message::Heartbeat(m) => format!("Heartbeat commit={} round={}", m.commit, m.round),
         Message::HeartbeatReply(m) => format!("HeartbeatReply round={}", m.round),
+        Message::TimeoutNow(_) => "TimeoutNow".to_owned(),
         Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
         Message::Census(m) => format!("Census of {}", m.incarnation),
         Message::CensusReply(m) => format!("CensusReply empty={}", m.empty),
@@ -148,8 +149,10 @@ pub(super) fn describe(bytes: &Bytes) -> String {
 pub(super) enum Unit {
     /// A whole frame.
     Frame(Bytes),
-    /// Bytes of a stream that has no frames, or not any more.
+    /// Bytes of a stream that has no frames.
     Raw(Bytes),
+    /// Bytes of a stream that has no more frames: chunks of snapshots, which have checksums, too.
+    Bulk(Bytes),
 }
 
 /// Cuts what a process writes into frames. A stream that does not begin like one of frames passes as it
@@ -157,6 +160,8 @@ pub(super) enum Unit {
 #[derive(Debug, Default)]
 pub(super) struct Cutter {
     is_raw: bool,
+    /// A whole frame went by.
+    had_frame: bool,
     /// The beginning of a frame whose rest has not been written yet.
     begun: BytesMut,
 }
@@ -166,12 +171,13 @@ impl Cutter {
     pub(super) fn push(&mut self, mut piece: Bytes, units: &mut Vec<Unit>) {
         while !piece.is_empty() {
             if self.is_raw {
-                units.push(Unit::Raw(piece));
+                units.push(if self.had_frame { Unit::Bulk(piece) } else { Unit::Raw(piece) });
                 return;
             }
             if self.begun.is_empty() {
                 match length_of(&piece) {
                     Ok(Some(length)) if length <= piece.len() => {
+                        self.had_frame = true;
                         units.push(Unit::Frame(piece.split_to(length)));
                         continue;
                     }
@@ -195,6 +201,7 @@ impl Cutter {
             self.begun.reserve(missing);
             self.begun.extend_from_slice(&piece.split_to(missing));
             if length_of(&self.begun) == Ok(Some(self.begun.len())) {
+                self.had_frame = true;
                 units.push(Unit::Frame(self.begun.split().freeze()));
             }
         }
@@ -268,7 +275,9 @@ mod tests {
                     let passed: Vec<u8> = cut(&all, piece)
                         .into_iter()
                         .flat_map(|unit| match unit {
-                            Unit::Frame(bytes) | Unit::Raw(bytes) => bytes.to_vec(),
+                            Unit::Frame(bytes) | Unit::Raw(bytes) | Unit::Bulk(bytes) => {
+                                bytes.to_vec()
+                            }
                         })
                         .collect();
                     assert_eq!(passed, all, "pieces of {piece}");

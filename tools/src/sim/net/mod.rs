@@ -22,8 +22,8 @@
 //! # Faults of frames
 //! Raft has to survive what TCP alone never does, because a program may reconnect, and because a later
 //! transport may be another. Therefore a stream that consists of frames of the peer protocol is cut into them,
-//! and each may be [dropped, doubled, overtaken, replayed, damaged](Fate). Greetings and pings are only
-//! ever damaged. A *ghost* is a frame of an earlier connection to the same address, also of an earlier
+//! and each may be [dropped, doubled, overtaken, replayed, damaged](Fate). Greetings, pings, and the
+//! snapshots that follow a greeting, are only ever damaged. A *ghost* is a frame of an earlier connection to the same address, also of an earlier
 //! life of the process at either end. A damaged frame must be noticed by the receiver's checksums.
 //!
 //! What the process at the receiving end is told, the *tap* is told too, and before: [`Net::set_tap`] sees
@@ -31,8 +31,8 @@
 //!
 //! # Counted
 //! `net.block`, `net.clog`, `net.stall`, `net.reset`, `net.blackout`, `net.drop`, `net.duplicate`,
-//! `net.delay`, `net.replay`, `net.ghost`, `net.corrupt`, `net.reset_at_death`, `net.reset_after_block`,
-//! `net.power_cut`.
+//! `net.delay`, `net.replay`, `net.ghost`, `net.corrupt`, `net.corrupt_bulk`, `net.reset_at_death`,
+//! `net.reset_after_block`, `net.power_cut`.
 
 mod connection;
 mod frames;

@@ -12,6 +12,9 @@ use super::HostId;
 use super::frames::Fate;
 use super::weather::{FrameRates, NetWeather};
 
+/// As many frames a piece of a snapshot stands for when it is damaged.
+const BULK_PIECE_FRAMES: f64 = 20.0;
+
 /// Frames of a direction that can be sent once more.
 const HISTORY_FRAMES_MAX: usize = 48;
 /// Longer frames are not kept: they would hold too much memory.
@@ -228,6 +231,13 @@ impl Path {
             }
         }
         Fate::Pass
+    }
+
+    /// Whether a piece of a snapshot is damaged. They are few and large: it happens to them as often as to many
+    /// frames.
+    pub(super) fn damages_bulk(&self) -> bool {
+        let rate = self.rates.get().corrupt * BULK_PIECE_FRAMES;
+        rate > 0.0 && self.rng.borrow_mut().f64() < rate
     }
 
     /// Remembers a frame that may come back.

@@ -7,7 +7,7 @@ use coracle_engine::transfer::budget::TransferBudget;
 use coracle_engine::transfer::pull::{PullError, PullLimits};
 use coracle_engine::transfer::serve::ServeLimits;
 
-use super::rig::{RECEIVER, Rig, SENDER, chunks_of, id};
+use super::rig::{Pulling, RECEIVER, Rig, SENDER, chunks_of, id};
 use crate::sim::disk::DiskWeather;
 use crate::sim::net::NetWeather;
 
@@ -222,13 +222,19 @@ fn a_sender_that_restarts_is_waited_for() {
     }
 }
 
-#[test]
-fn a_sender_that_stays_away_is_given_up() {
-    let mut rig = Rig::new(9);
+/// A pull that has a quarter of its chunks.
+fn pulling(seed: u64) -> (Rig, Pulling) {
+    let mut rig = Rig::new(seed);
     rig.give(id(10), chunks_of(7, &[100_000; 40]));
     serve(&mut rig);
     let pull = rig.start_pull(id(10), PullLimits::default());
     rig.run_until(|_| pull.progress.chunks.get() >= 10);
+    (rig, pull)
+}
+
+#[test]
+fn a_sender_that_stays_away_is_given_up() {
+    let (mut rig, pull) = pulling(9);
     rig.restart_sender(false);
     let error = rig.wait(&pull).unwrap_err();
     assert!(matches!(error, PullError::Unreachable { .. }), "{error}");
@@ -237,11 +243,7 @@ fn a_sender_that_stays_away_is_given_up() {
 /// The same index, but other chunks: what was received of the first is of no use for the second.
 #[test]
 fn a_sender_that_has_another_snapshot_under_the_same_id_begins_anew() {
-    let mut rig = Rig::new(10);
-    rig.give(id(10), chunks_of(7, &[100_000; 40]));
-    serve(&mut rig);
-    let pull = rig.start_pull(id(10), PullLimits::default());
-    rig.run_until(|_| pull.progress.chunks.get() >= 10);
+    let (mut rig, pull) = pulling(10);
     rig.replace_sender();
     let others = chunks_of(8, &[90_000; 30]);
     rig.give(id(10), others.clone());

@@ -98,6 +98,24 @@ fn what_nobody_has_is_given_up_and_so_is_what_went_away() {
     assert!(rig.received(id(20)) == chunks_of(8, &[5000; 3]));
 }
 
+/// A leader that takes snapshots often must not keep each that somebody had.
+#[test]
+fn of_the_snapshots_that_were_served_only_the_last_lingers() {
+    let mut rig = Rig::new(11);
+    rig.give(id(1), chunks_of(1, &[5000; 3]));
+    rig.start_sender(ServeLimits::default(), TransferBudget::unlimited());
+    for index in 1..=5 {
+        let pull = rig.start_pull(id(index), PullLimits::default());
+        rig.wait(&pull).unwrap();
+        rig.give_newer(id(index + 1), chunks_of(index + 1, &[5000; 3]));
+    }
+    rig.run_for(Duration::from_secs(1));
+    let kept = |rig: &Rig| (1..=6).filter(|index| rig.keeps(id(*index))).collect::<Vec<u64>>();
+    assert_eq!(kept(&rig), [5, 6]);
+    rig.run_for(Duration::from_secs(120));
+    assert_eq!(kept(&rig), [6]);
+}
+
 #[test]
 fn a_pull_that_is_told_to_gives_up_and_leaves_what_it_has() {
     let mut rig = Rig::new(4);

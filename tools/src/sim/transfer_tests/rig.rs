@@ -413,6 +413,11 @@ impl Rig {
         pulling.outcome.take().unwrap()
     }
 
+    /// Whether the sender still has a snapshot.
+    pub(super) fn keeps(&self, id: SnapshotId) -> bool {
+        self.sender.store.as_ref().unwrap().manifest(id).is_some()
+    }
+
     /// The chunks of a snapshot in the receiver's store, read back from its disk by a new process.
     pub(super) fn received(&mut self, id: SnapshotId) -> Vec<Vec<u8>> {
         self.restart_receiver(true);

@@ -104,7 +104,7 @@ fn greetings_and_pings_are_only_ever_damaged() {
 
 #[test]
 fn the_tap_sees_each_frame_when_it_is_sent_and_the_other_when_it_arrives() {
-    let net = net(1, NetWeather { window_bytes: (50, 50), ..NetWeather::calm() });
+    let net = net(1, NetWeather { window_bytes: (55, 55), ..NetWeather::calm() });
     let sent: Shelf<Vec<(Duration, u64)>> = Rc::default();
     let arrived: Shelf<Vec<u64>> = Rc::default();
     let (sent_in_tap, arrived_in_tap, world) = (sent.clone(), arrived.clone(), net.world().clone());

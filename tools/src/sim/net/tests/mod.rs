@@ -159,6 +159,8 @@ fn frame(round: u64) -> Vec<Bytes> {
         term: Term(3),
         round,
         standing: Standing::Member,
+        quiet_ms: 0,
+        priority: 0,
     });
     out.push_message(ShardId(5), &message).unwrap();
     let mut bufs = Vec::new();

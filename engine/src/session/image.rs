@@ -1,0 +1,420 @@
+//! Sessions in snapshots: written ahead of the machine's chunks, read from any cut of them.
+//!
+//! ```text
+//! image   = "CSE1" | limits (6 numbers) | wall clock | session clock | sessions | session ... | crc32 u32 LE
+//! session = id | last use - id | idle time | first | replies | reply ...
+//! reply   = id - first | 0, or length + 1 and so many bytes
+//! ```
+//! All numbers are LEB128 in their shortest form. Sessions and replies are in the order of their ids, so equal
+//! tables give equal images. The checksum is of all bytes of the image before it. The image ends with a chunk; the
+//! chunks of the machine follow. The limits are together in the first chunk.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::vec;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::bounds::SessionLimits;
+use super::table::{Session, Table, cost};
+use super::varint::{self, Taken};
+use super::{RequestId, SessionId};
+use crate::limits::{SESSION_REPLY_BYTES_MAX, SESSION_WINDOW_MAX, SESSIONS_MAX};
+use crate::snapshot::ChunkSink;
+use crate::{LogIndex, SnapshotError};
+
+pub(super) const MAGIC: &[u8; 4] = b"CSE1";
+const CRC_BYTES: usize = 4;
+
+/// The sessions of a moment, on their way into chunks.
+pub(super) struct ImageWriter {
+    sessions: vec::IntoIter<(SessionId, Rc<Session>)>,
+    /// The session whose replies are being written, and the next of them.
+    open: Option<(Rc<Session>, RequestId)>,
+    clock_ms: u64,
+    /// What is encoded and in no chunk yet: one record at most.
+    pending: Vec<u8>,
+    written: usize,
+    is_begun: bool,
+    has_crc: bool,
+    crc: crc32fast::Hasher,
+}
+
+impl ImageWriter {
+    /// Takes the sessions as they are now, with a pointer for each.
+    pub(super) fn new(table: &Table) -> Self {
+        let mut sessions = table.share();
+        if cfg!(mutant = "session-dropped-by-snapshot") {
+            sessions.clear();
+        }
+        let (wall_ms, clock_ms) = table.clocks();
+        let mut pending = MAGIC.to_vec();
+        table.limits().encode(&mut pending);
+        for number in [wall_ms, clock_ms, sessions.len() as u64] {
+            varint::put(&mut pending, number);
+        }
+        Self {
+            sessions: sessions.into_iter(),
+            open: None,
+            clock_ms,
+            pending,
+            written: 0,
+            is_begun: false,
+            has_crc: false,
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+
+    /// Writes until the chunk is full or all is written. Returns whether more is to come.
+    pub(super) fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
+        if !self.is_begun {
+            self.crc.update(&self.pending);
+            chunk.put(&self.pending)?;
+            self.pending.clear();
+            self.is_begun = true;
+        }
+        loop {
+            let rest = &self.pending[self.written..];
+            self.written += chunk.put_some(&rest[..rest.len().min(chunk.until_full())]);
+            if self.written < self.pending.len() {
+                return Ok(true);
+            }
+            self.pending.clear();
+            self.written = 0;
+            if self.has_crc {
+                return Ok(false);
+            }
+            self.next_record();
+        }
+    }
+
+    fn next_record(&mut self) {
+        let out = &mut self.pending;
+        if let Some((session, from)) = &mut self.open
+            && let Some((request, reply)) = session.replies.range(*from..).next()
+        {
+            sometimes!(session_replies_in_snapshot);
+            varint::put(out, request.0 - session.first.0);
+            match reply {
+                None => varint::put(out, 0),
+                Some(reply) => {
+                    varint::put(out, reply.len() as u64 + 1);
+                    out.put_slice(reply);
+                }
+            }
+            match request.0.checked_add(1) {
+                Some(next) => *from = RequestId(next),
+                None => self.open = None,
+            }
+        } else if let Some((id, session)) = self.sessions.next() {
+            let numbers = [
+                id.0,
+                session.used.0 - id.0,
+                self.clock_ms - session.used_ms,
+                session.first.0,
+                session.replies.len() as u64,
+            ];
+            numbers.into_iter().for_each(|number| varint::put(out, number));
+            let first = session.first;
+            self.open = Some((session, first));
+        } else {
+            out.put_u32_le(self.crc.clone().finalize());
+            self.has_crc = true;
+        }
+        self.crc.update(&self.pending);
+    }
+}
+
+/// What the reader waits for.
+#[derive(Debug)]
+enum Expect {
+    Head,
+    /// So many sessions.
+    Sessions(u64),
+    /// So many sessions after this one, which lacks so many replies.
+    Replies {
+        sessions: u64,
+        id: SessionId,
+        session: Session,
+        replies: u64,
+    },
+    End,
+}
+
+/// Sessions on their way out of chunks.
+#[derive(Debug)]
+pub(super) struct ImageReader {
+    expect: Expect,
+    table: Table,
+    last: SessionId,
+    /// The beginning of a record whose rest is in the next chunk.
+    pending: Vec<u8>,
+    crc: crc32fast::Hasher,
+}
+
+/// A record is not there as a whole.
+struct CutOff;
+
+fn damaged(what: &str) -> SnapshotError {
+    SnapshotError::Damaged(format!("its sessions: {what}"))
+}
+
+fn number(rest: &mut &[u8]) -> Result<Result<u64, CutOff>, SnapshotError> {
+    match varint::take(rest) {
+        Taken::Number(number) => Ok(Ok(number)),
+        Taken::CutOff => Ok(Err(CutOff)),
+        Taken::Wrong => Err(damaged("a number is not in its shortest form")),
+    }
+}
+
+/// Takes numbers, or returns that a record is cut off.
+macro_rules! take {
+    ($rest:expr) => {
+        match number($rest)? {
+            Ok(number) => number,
+            Err(CutOff) => return Ok(Err(CutOff)),
+        }
+    };
+}
+
+impl ImageReader {
+    pub(super) fn new() -> Self {
+        Self {
+            expect: Expect::Head,
+            table: Table::default(),
+            last: SessionId(0),
+            pending: Vec::new(),
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+
+    /// Takes the next chunk; the one that ends the image gives the table.
+    pub(super) fn chunk(&mut self, chunk: &[u8]) -> Result<Option<Table>, SnapshotError> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let all = match pending.is_empty() {
+            true => chunk,
+            false => {
+                pending.extend_from_slice(chunk);
+                &pending
+            }
+        };
+        let mut rest = all;
+        loop {
+            if matches!(self.expect, Expect::End) {
+                return self.end(rest);
+            }
+            let mut behind = rest;
+            match self.record(&mut behind)? {
+                Ok(()) => {
+                    self.crc.update(&rest[..rest.len() - behind.len()]);
+                    rest = behind;
+                }
+                Err(CutOff) => {
+                    self.pending = rest.to_vec();
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Reads one record, all of it or nothing.
+    fn record(&mut self, rest: &mut &[u8]) -> Result<Result<(), CutOff>, SnapshotError> {
+        match &mut self.expect {
+            Expect::Head => {
+                if rest.split_off(..4).unwrap_or_default() != MAGIC {
+                    return Err(damaged("they do not start with CSE1"));
+                }
+                let limits = match SessionLimits::take(rest) {
+                    Ok(limits) => limits,
+                    Err(_) => return Err(damaged("their limits are cut off")),
+                };
+                if let Some(flaw) = limits.flaw() {
+                    return Err(damaged(&flaw));
+                }
+                let (wall_ms, clock_ms, sessions) = (take!(rest), take!(rest), take!(rest));
+                if sessions > limits.sessions.min(SESSIONS_MAX) {
+                    return Err(damaged("there are too many"));
+                }
+                self.table = Table::restored(limits, wall_ms, clock_ms);
+                self.expect = Expect::Sessions(sessions);
+            }
+            Expect::Sessions(0) => self.expect = Expect::End,
+            Expect::Sessions(sessions) => {
+                let (id, unused_since, idle_ms) = (take!(rest), take!(rest), take!(rest));
+                let (first, replies) = (take!(rest), take!(rest));
+                let used = id.checked_add(unused_since).ok_or_else(|| damaged("a last use"))?;
+                let used_ms = self.table.clocks().1.checked_sub(idle_ms);
+                let used_ms = used_ms.ok_or_else(|| damaged("one is older than the clock"))?;
+                if id <= self.last.0 || first == 0 || replies > SESSION_WINDOW_MAX {
+                    return Err(damaged("one is not where it belongs, or has too many replies"));
+                }
+                self.last = SessionId(id);
+                let session = Session {
+                    used: LogIndex(used),
+                    used_ms,
+                    first: RequestId(first),
+                    replies: BTreeMap::new(),
+                    kept_bytes: 0,
+                };
+                let sessions = *sessions - 1;
+                self.expect = Expect::Replies { sessions, id: self.last, session, replies };
+            }
+            Expect::Replies { sessions, replies: 0, .. } => {
+                let then = Expect::Sessions(*sessions);
+                let done = std::mem::replace(&mut self.expect, then);
+                if let Expect::Replies { id, session, .. } = done
+                    && !self.table.insert(id, session)
+                {
+                    return Err(damaged("two were used by the same entry"));
+                }
+            }
+            Expect::Replies { session, replies, .. } => {
+                let (behind, length) = (take!(rest), take!(rest));
+                let request = session.first.0.checked_add(behind);
+                let request = RequestId(request.ok_or_else(|| damaged("a request"))?);
+                if session.replies.last_key_value().is_some_and(|(last, _)| *last >= request) {
+                    return Err(damaged("replies are in no order"));
+                }
+                let reply = match length {
+                    0 => None,
+                    length if length - 1 > SESSION_REPLY_BYTES_MAX => {
+                        return Err(damaged("a reply is too large"));
+                    }
+                    length => match rest.split_off(..length as usize - 1) {
+                        Some(reply) => Some(Bytes::copy_from_slice(reply)),
+                        None => return Ok(Err(CutOff)),
+                    },
+                };
+                session.kept_bytes += cost(reply.as_ref());
+                session.replies.insert(request, reply);
+                *replies -= 1;
+            }
+            Expect::End => {}
+        }
+        Ok(Ok(()))
+    }
+
+    fn end(&mut self, mut rest: &[u8]) -> Result<Option<Table>, SnapshotError> {
+        if rest.len() < CRC_BYTES {
+            self.pending = rest.to_vec();
+            return Ok(None);
+        }
+        if rest.get_u32_le() != self.crc.clone().finalize() {
+            return Err(damaged("their checksum is wrong"));
+        }
+        match rest.is_empty() {
+            true => Ok(Some(std::mem::take(&mut self.table))),
+            false => Err(damaged("something follows their end")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use coracle_wal::AlignedBuf;
+
+    use super::*;
+    use crate::session::table::Admission;
+
+    fn table() -> Table {
+        let mut table = Table::default();
+        table.tick(5000);
+        for index in [3, 4, 9] {
+            table.open(LogIndex(index));
+        }
+        for (at, session, request) in [(10, 4, 1), (11, 9, 3), (12, 9, u64::MAX), (13, 9, 1)] {
+            let id = SessionId(session);
+            let first = RequestId(if request == u64::MAX { request } else { 1 });
+            match table.admit(LogIndex(at), id, RequestId(request), first) {
+                Admission::Apply => table.applied(id, RequestId(request), &[7; 100]),
+                other => assert_eq!(other, Admission::Acknowledged),
+            }
+            table.tick(5000 + at);
+        }
+        table.applied(SessionId(3), RequestId(2), &[0; 20_000]);
+        table.assert_whole();
+        table
+    }
+
+    fn chunks(table: &Table, target: usize) -> Vec<Vec<u8>> {
+        let mut writer = ImageWriter::new(table);
+        let mut buf = AlignedBuf::zeroed(4096);
+        let mut chunks = Vec::new();
+        loop {
+            let mut chunk = ChunkSink::with_target(&mut buf, target);
+            let more = writer.fill(&mut chunk).unwrap();
+            chunks.push(chunk.bytes().to_vec());
+            if !more {
+                return chunks;
+            }
+        }
+    }
+
+    fn read(chunks: &[Vec<u8>]) -> Result<Option<Table>, SnapshotError> {
+        let mut reader = ImageReader::new();
+        let mut table = None;
+        for chunk in chunks {
+            assert!(table.is_none(), "it had ended");
+            table = reader.chunk(chunk)?;
+        }
+        Ok(table)
+    }
+
+    #[test]
+    fn tables_come_back_from_chunks_of_any_size() {
+        let table = table();
+        let whole = chunks(&table, 4096);
+        assert_eq!(whole.len(), 1);
+        for target in [1, 2, 7, 50, 4096] {
+            let cut = chunks(&table, target);
+            assert_eq!(cut.concat(), whole[0]);
+            let back = read(&cut).unwrap().unwrap();
+            back.assert_whole();
+            assert_eq!(back, table);
+        }
+        assert_eq!(read(&chunks(&Table::default(), 9)).unwrap(), Some(Table::default()));
+    }
+
+    #[test]
+    fn a_writer_shows_what_was_when_it_was_made() {
+        let mut table = table();
+        let whole = chunks(&table, 4096).concat();
+        let mut writer = ImageWriter::new(&table);
+        let mut buf = AlignedBuf::zeroed(4096);
+        let (mut written, mut index) = (Vec::new(), 100);
+        loop {
+            let mut chunk = ChunkSink::with_target(&mut buf, 20);
+            let more = writer.fill(&mut chunk).unwrap();
+            written.extend_from_slice(chunk.bytes());
+            index += 1;
+            let id = table.open(LogIndex(index));
+            table.applied(id, RequestId(1), b"new");
+            table.close(SessionId(4));
+            index += 1;
+            table.keep_alive(LogIndex(index), SessionId(9), RequestId(2));
+            table.tick(index * 1000);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(written, whole);
+    }
+
+    #[test]
+    fn whatever_is_changed_in_an_image_is_noticed() {
+        let image = chunks(&table(), 4096).concat();
+        for cut in 0..image.len() {
+            let cut = read(&[image[..cut].to_vec()]);
+            assert!(matches!(cut, Ok(None) | Err(SnapshotError::Damaged(_))), "{cut:?}");
+        }
+        for at in 0..image.len() {
+            let mut wrong = image.clone();
+            wrong[at] ^= 0x11;
+            let found = read(&[wrong]);
+            assert!(matches!(found, Ok(None) | Err(SnapshotError::Damaged(_))), "{at}: {found:?}");
+        }
+        assert!(read(&[[&image[..], b"x"].concat()]).is_err());
+    }
+}
