@@ -9,7 +9,7 @@ use coracle_engine::limits::{
     CLUSTER_ID_BYTES_MAX, FRAME_BYTES_MAX, GATHER_BYTES_MIN, PAYLOAD_BYTES_MAX,
     REFUSAL_TEXT_BYTES_MAX, TERM_MAX,
 };
-use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::membership::{Change, Configuration};
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
     HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing,
@@ -371,6 +371,17 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         commit: LogIndex(9),
         entries: vec![noop, normal, readmission],
     };
+    let members = [
+        Change::Remove(NodeId(2)),
+        Change::AddVoter(NodeId(4)),
+        Change::AddLearner(NodeId(1)),
+        Change::AddLearner(NodeId(9)),
+    ];
+    let joint = Configuration::of_voters([1, 2, 3].map(NodeId)).unwrap();
+    let payload = joint.enter_joint(&members, true).unwrap().encode();
+    let index = append.prev_index.next();
+    let change = Entry { term, index, kind: EntryKind::Reconfiguration, payload };
+    let changing = Append { entries: vec![change], ..append.clone() };
     let accepted = AppendOutcome::Accepted { matched: LogIndex(12) };
     let rejected = AppendOutcome::Rejected {
         prev_index: LogIndex(10),
@@ -406,6 +417,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ),
         ("VoteReply", raft(Message::VoteReply(VoteReply { term, granted: false }))),
         ("Append", raft(Message::Append(append))),
+        ("Append of a reconfiguration", raft(Message::Append(changing))),
         ("AppendReply accepted", reply(accepted)),
         ("AppendReply rejected", reply(rejected)),
         ("Heartbeat", raft(Message::Heartbeat(Heartbeat { term, commit: LogIndex(12), round: 4 }))),

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_engine::raft::membership::{Change, Configuration, Reconfiguration, Transition};
 use coracle_engine::raft::{
-    AppendOutcome, AppendReply, Config, Effects, Event, HardState, Heartbeat, HeartbeatReply,
-    LeaseConfig, Message, PreVote, PreVoteReply, Raft, RaftLog, Role, Standing, StartError, Vote,
-    VoteReply,
+    AppendOutcome, AppendReply, Config, Effects, Entry, EntryKind, Event, HardState, Heartbeat,
+    HeartbeatReply, LeaseConfig, Message, PreVote, PreVoteReply, Raft, RaftLog, Role, Standing,
+    StartError, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -284,6 +285,73 @@ fn a_voter_that_has_just_started_keeps_quiet() {
     assert!(!grants(&mut raft, vote(2, false)));
     tick(&mut raft, ms(6000));
     assert!(grants(&mut raft, vote(2, false)));
+}
+
+fn change(raft: &mut Raft, changes: &[Change], transition: Transition) {
+    let change = Reconfiguration::Change { changes: changes.to_vec(), transition };
+    let effects = step(raft, Event::Reconfigure { change, only_if_ready: false });
+    assert!(matches!(effects.reconfigured, Some(Ok(_))), "{effects:?}");
+}
+
+#[test]
+fn a_lease_needs_majorities_of_both_halves_while_joint() {
+    let mut raft = leader(config());
+    let round = beat(&mut raft, ms(10_200));
+    answer(&mut raft, FRIEND, round, 1000);
+    assert!(reads(&mut raft, ms(10_201)));
+    let replace = [Change::Remove(FRIEND), Change::Remove(RIVAL), Change::AddVoter(NodeId(4))];
+    change(&mut raft, &replace, Transition::Joint);
+    assert_eq!(raft.configuration().to_string(), "voters=(1 4)&&(1 2 3) autoleave");
+    assert!(!reads(&mut raft, ms(10_202)), "in force at once");
+    let round = beat(&mut raft, ms(10_300));
+    answer(&mut raft, NodeId(4), round, 1000);
+    assert_eq!(raft.lease_until(), Some(ms(11_000)), "that of the half which is behind");
+    answer(&mut raft, RIVAL, round, 1000);
+    assert_eq!(raft.lease_until(), Some(ms(11_100)));
+}
+
+#[test]
+fn learners_and_those_that_leave_give_no_lease() {
+    let mut raft = leader(config());
+    change(&mut raft, &[Change::AddLearner(RIVAL)], Transition::Auto);
+    let round = beat(&mut raft, ms(10_200));
+    answer(&mut raft, RIVAL, round, 1000);
+    assert_eq!(raft.lease_until(), None, "one of two voters");
+    answer(&mut raft, FRIEND, round, 1000);
+    assert_eq!(raft.lease_until(), Some(ms(11_000)));
+
+    // A leader that removes itself does not count itself.
+    let mut raft = leader(config());
+    change(&mut raft, &[Change::Remove(OWN)], Transition::Auto);
+    let round = beat(&mut raft, ms(10_200));
+    answer(&mut raft, FRIEND, round, 1000);
+    assert_eq!(raft.lease_until(), None, "one of two voters");
+    answer(&mut raft, RIVAL, round, 1000);
+    assert_eq!(raft.lease_until(), Some(ms(11_000)));
+}
+
+/// The leader of two removes itself: until that is committed its lease rests on the other one alone, who then
+/// must not elect itself, also not after a restart.
+#[test]
+fn who_decides_alone_keeps_quiet_until_that_is_committed() {
+    let alone = Configuration::of_voters([OWN]).unwrap();
+    let entry = |index, kind, payload| Entry { term: Term(1), index, kind, payload };
+    let entries = vec![
+        entry(LogIndex(1), EntryKind::Noop, Bytes::new()),
+        entry(LogIndex(2), EntryKind::Reconfiguration, alone.encode()),
+    ];
+    let both = Config { voters: vec![OWN, FRIEND], ..config() };
+    for (commit, waits) in [(1, true), (2, false)] {
+        let log = RaftLog::in_memory(LogIndex(0), Term(0), entries.clone()).unwrap();
+        let (term, commit) = (Term(1), LogIndex(commit));
+        let state = HardState { term, commit, ..HardState::default() };
+        let mut raft = Raft::new(both.clone(), state, log, Duration::ZERO).unwrap();
+        assert!(raft.is_only_voter());
+        tick(&mut raft, ms(999));
+        assert_eq!(raft.role() == Role::Follower, waits, "at once only if it is committed");
+        tick(&mut raft, ms(1001));
+        assert_eq!(raft.role(), Role::Candidate);
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use coracle_engine::raft::membership::{Change, Configuration, Reconfiguration, Transition};
 use coracle_engine::raft::{
     AppendOutcome, AppendReply, Config, Effects, EntryKind, Event, HardState, Membership, Message,
-    Raft, RaftLog, Readiness, ReconfigureRefusal, Reconfigured, Role, Standing, VoteReply,
+    Raft, RaftLog, Readiness, ReconfigureRefusal, Reconfigured, Role, Standing, TransferOutcome,
+    TransferRefusal, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -336,6 +337,102 @@ fn a_removed_leader_does_not_count_itself_and_steps_down_when_it_is_committed() 
     }
     world.pass(2000);
     assert!([2, 3].iter().any(|id| world.raft(*id).role() == Role::Leader));
+}
+
+/// Nobody waits for an election timeout.
+#[test]
+fn a_removed_leader_hands_over_when_it_is_committed() {
+    let mut world = World::new(3, 3);
+    let now = |world: &World| [2, 3].map(|id| world.cluster.node(NodeId(id)).now);
+    let before = now(&world);
+    world.change(1, auto(&[remove(1)]));
+    assert_eq!(now(&world), before, "no time has passed for them");
+    assert_eq!(world.raft(1).role(), Role::Follower);
+    let leads = |id: &u64| world.raft(*id).role() == Role::Leader;
+    assert_eq!([2, 3].iter().filter(|id| leads(id)).count(), 1);
+    assert!(world.raft(2).is_configuration_committed() && world.raft(3).leader().is_some());
+}
+
+fn transfer(world: &mut World, to: Option<u64>) -> Vec<(u64, TransferOutcome)> {
+    let event = Event::TransferLeadership { id: 7, to: to.map(NodeId) };
+    world.cluster.step(OWN, event).transfers.clone()
+}
+
+fn not_a_voter(node: u64) -> Vec<(u64, TransferOutcome)> {
+    let node = NodeId(node);
+    vec![(7, TransferOutcome::Refused(TransferRefusal::NotAVoter { node }))]
+}
+
+#[test]
+fn leadership_goes_to_voters_only() {
+    let mut world = World::new(4, 3);
+    world.change(1, auto(&[learner(4)]));
+    world.pass(600);
+    assert_eq!(world.raft(1).readiness(NodeId(4)), Readiness::Ready);
+    assert_eq!(transfer(&mut world, Some(4)), not_a_voter(4));
+    // While a voter is being removed, it is still a peer.
+    world.cut = vec![3];
+    world.change(1, auto(&[remove(3)]));
+    assert!(world.raft(1).followers().any(|known| known.id == NodeId(3)));
+    assert_eq!(transfer(&mut world, Some(3)), not_a_voter(3));
+    world.cut.clear();
+    assert_eq!(transfer(&mut world, None), []);
+    world.settle();
+    assert_eq!(world.raft(2).role(), Role::Leader, "the only other voter");
+
+    // A new voter leads as well as any, once its configuration is in force.
+    let mut world = World::new(4, 3);
+    world.change(1, auto(&[learner(4)]));
+    world.pass(600);
+    world.change(1, auto(&[voter(4)]));
+    assert_eq!(transfer(&mut world, Some(4)), []);
+    world.settle();
+    assert_eq!(world.raft(4).role(), Role::Leader);
+}
+
+#[test]
+fn a_transfer_to_a_voter_that_becomes_none_is_given_up() {
+    let mut world = World::new(3, 3);
+    // 3 lacks what is committed: the transfer waits for it, and a change is taken meanwhile.
+    world.cut = vec![3];
+    world.propose(1);
+    world.settle();
+    assert_eq!(transfer(&mut world, Some(3)), []);
+    assert_eq!(world.raft(1).transferring_to(), Some(NodeId(3)));
+    let event = Event::Reconfigure { change: auto(&[learner(3)]), only_if_ready: false };
+    let effects = world.cluster.step(OWN, event);
+    assert!(matches!(effects.reconfigured, Some(Ok(_))));
+    assert_eq!(effects.transfers, not_a_voter(3));
+    assert_eq!(world.raft(1).transferring_to(), None);
+    assert!(!world.raft(1).holds_clients());
+}
+
+#[test]
+fn no_change_is_taken_while_proposals_are_held() {
+    let mut world = World::new(3, 3);
+    world.cut = vec![3];
+    world.cluster.step(OWN, Event::Propose { payloads: vec![Bytes::from_static(b"x")] });
+    assert_eq!(transfer(&mut world, Some(3)), []);
+    assert!(world.raft(1).holds_clients(), "3 has what is committed, and lacks an entry");
+    let refused = world.ask(1, auto(&[remove(2)]), false);
+    assert_eq!(refused, Err(ReconfigureRefusal::Transferring { to: NodeId(3) }));
+}
+
+/// Of two voters that have everything, the one that stays; also if the one that goes has the higher priority.
+#[test]
+fn while_joint_leadership_goes_to_an_incoming_voter() {
+    let mut world = World::new(4, 3);
+    for (id, priority) in [(2, -1), (3, 0)] {
+        world.cluster.restart_with(NodeId(id), |config| config.priority = priority);
+    }
+    world.pass(600);
+    let changes = vec![remove(3)];
+    let transition = Transition::JointUntilLeft;
+    world.change(1, Reconfiguration::Change { changes, transition });
+    world.pass(300);
+    assert_eq!(world.says(1), "voters=(1 2)&&(1 2 3)");
+    assert_eq!(transfer(&mut world, None), []);
+    assert_eq!(world.raft(1).transferring_to(), Some(NodeId(2)));
 }
 
 /// Raft thesis, 4.2.2: nobody else can be elected.
