@@ -329,6 +329,9 @@ impl Cluster {
         if configuration.incoming().is_empty() {
             return None; // not known yet
         }
+        if !raft.is_term_durable(term) {
+            return None; // it must not outlive what says that the replica was in that term
+        }
         node.disk.snapshots.insert(index, term);
         let pinned: Vec<LogIndex> = raft.offered().map(|(_, index)| index).collect();
         node.disk.snapshots.retain(|other, _| *other == index || pinned.contains(other));
