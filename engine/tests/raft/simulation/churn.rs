@@ -116,6 +116,10 @@ impl Run {
         if !self.configurations().iter().all(enough) {
             return;
         }
+        // Blank, who founded the shard alone would found another one: its owner has to start it as one that joins.
+        if self.initial.has_quorum(|node| node == id) {
+            return;
+        }
         self.crash(id);
         self.tell(|| format!("{id} LOSES ITS DISK"));
         self.wipes += 1;
