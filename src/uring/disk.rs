@@ -14,7 +14,6 @@ use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
 use io_uring::{opcode, types};
 use thiserror::Error;
 
-use super::bulk::Bulk;
 use super::reaper;
 use super::ring::{Outcome, Payload, Requests, Ring};
 use super::{DeviceFacts, SyncChoice, SyncMethod, choose_sync_method};
@@ -51,7 +50,6 @@ struct Directory {
     choice: SyncChoice,
     /// Whether files are opened with O_DIRECT.
     direct: bool,
-    bulk: Rc<Bulk>,
 }
 
 /// Ends the reaper when the last user of the ring is gone.
@@ -108,8 +106,7 @@ impl UringDisk {
         reaper::start(ring.clone(), eventfd, options.spin)?;
         tracing::debug!(dir = %dir.display(), sync = choice.reason, direct, "disk opened");
         let (ring, fd) = (RingHandle(ring), Rc::new(fd));
-        let (path, bulk) = (dir.to_owned(), Rc::default());
-        Ok(Self(Rc::new(Directory { ring, fd, path, choice, direct, bulk })))
+        Ok(Self(Rc::new(Directory { ring, fd, path: dir.to_owned(), choice, direct })))
     }
 
     /// The sync method in use, never [`SyncMethod::Auto`], and why.
@@ -348,7 +345,6 @@ impl DiskFile for UringFile {
         len: usize,
     ) -> (io::Result<usize>, AlignedBuf) {
         let fd = self.0.fd();
-        let _permit = self.0.directory.bulk.enter(len).await;
         let build = |at: *mut u8, count| {
             Requests::One(opcode::Read::new(fd, at, count).offset(position).build())
         };
@@ -364,7 +360,6 @@ impl DiskFile for UringFile {
         len: usize,
     ) -> (io::Result<usize>, AlignedBuf) {
         let fd = self.0.fd();
-        let _permit = self.0.directory.bulk.enter(len).await;
         let build = |at: *mut u8, count| {
             Requests::One(opcode::Write::new(fd, at, count).offset(position).build())
         };
@@ -396,10 +391,7 @@ impl DiskFile for UringFile {
                 },
             }
         };
-        let bulk = &self.0.directory.bulk;
-        bulk.note_write();
         let (outcome, buf) = self.0.transfer(buf, len, build).await;
-        bulk.note_write();
         let result = outcome.and_then(|outcome| check_durable(outcome, len));
         (result.map_err(|e| self.0.named(e, "write durably to")), buf)
     }

@@ -12,7 +12,6 @@
 //!
 //! Plain ring set-up flags: `DEFER_TASKRUN` would hide completions until the next system call.
 
-mod bulk;
 mod device;
 mod disk;
 mod reaper;

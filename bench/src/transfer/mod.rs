@@ -145,7 +145,11 @@ pub fn run(args: &TransferArgs) -> Result<(), TransferBenchError> {
         let loopback = rate(raw::loopback(bytes)?);
         let pull = rate(receiver.pull()?);
         let round = Round { read, write, read_and_write, loopback, pull };
-        progress.step(number as u64, &format!("pull {pull:.0} MiB/s, {round:?}"));
+        let text = format!(
+            "pull {pull:.0} MiB/s; raw: read {read:.0}, write {write:.0}, both at once {read_and_write:.0}, \
+             loopback {loopback:.0}"
+        );
+        progress.step(number as u64, &text);
         rounds.push(round);
     }
     drop(progress);

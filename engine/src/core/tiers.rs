@@ -110,7 +110,10 @@ impl<E: Env> Core<E> {
             self.env.yield_now().await; // disk reads come in meanwhile
         }
         let ms = (self.env.now() - begun).as_millis();
-        tracing::info!(core = %self.config.core, %from, to = %reader.position(), ms, "applied what the snapshots do not have");
+        tracing::info!(
+            core = %self.config.core, %from, to = %reader.position(), ms,
+            "applied what the snapshots do not have"
+        );
     }
 
     fn read_for_machine(&mut self, at: usize) {

@@ -431,14 +431,14 @@ pub const MUTANTS: &[Mutant] = &[
     // Reads by lease.
     engine(
         "lease-without-margin",
-        "a lease lasts for longer than voters keep quiet, by the drift instead of less it",
+        "a lease lasts for longer than voters keep quiet, by the drift, instead of shorter",
         "thesis, 6.4.1: a lease is only as good as the bound on the clocks",
         "an election as soon as voters may, read at the old leader; engine/tests/raft/leases.rs",
     ),
     engine(
         "lease-from-answer",
         "a lease is counted from the answer to a heartbeat, not from its sending",
-        "raft-rs before 0.4 and others who keep a lease by the time of the last acknowledgement",
+        "thesis, 6.4.1: the lease begins when the heartbeats are sent",
         "a slow answer; engine/tests/raft/leases.rs",
     ),
     engine(
@@ -450,7 +450,7 @@ pub const MUTANTS: &[Mutant] = &[
     engine(
         "lease-by-stale-clock",
         "a leader looks for its lease at the time of its last tick",
-        "YugabyteDB and others: a process that was stopped serves reads before it looks at the clock",
+        "a process that was stopped serves reads before it looks at the clock",
         "a pause, and a read before the first tick; engine/tests/raft/leases.rs",
     ),
     engine(
@@ -462,13 +462,13 @@ pub const MUTANTS: &[Mutant] = &[
     engine(
         "restarted-voter-votes",
         "a voter that has just started votes although it has forgotten whom it heard",
-        "a known hole of leases without a stored promise; etcd and raft-rs have it",
+        "what a follower promises to a lease is in memory alone",
         "a quick restart; engine/tests/raft/leases.rs",
     ),
     engine(
         "lease-read-during-transfer",
         "a leader keeps its lease although it has told somebody to campaign",
-        "etcd-io/raft warns of leases without check-quorum; a transfer is the way around that",
+        "a transfer is the way around what voters promise to a lease",
         "a read at the old leader between vote and news; engine/tests/raft/leases.rs",
     ),
     engine(
