@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
+use coracle_wal::{AlignedBuf, Disk, DiskFile, NamesLatch, OpenMode};
 use io_uring::{opcode, types};
 use thiserror::Error;
 
@@ -50,6 +50,7 @@ struct Directory {
     choice: SyncChoice,
     /// Whether files are opened with O_DIRECT.
     direct: bool,
+    names: NamesLatch,
 }
 
 /// Ends the reaper when the last user of the ring is gone.
@@ -106,7 +107,8 @@ impl UringDisk {
         reaper::start(ring.clone(), eventfd, options.spin)?;
         tracing::debug!(dir = %dir.display(), sync = choice.reason, direct, "disk opened");
         let (ring, fd) = (RingHandle(ring), Rc::new(fd));
-        Ok(Self(Rc::new(Directory { ring, fd, path: dir.to_owned(), choice, direct })))
+        let (path, names) = (dir.to_owned(), NamesLatch::default());
+        Ok(Self(Rc::new(Directory { ring, fd, path, choice, direct, names })))
     }
 
     /// The sync method in use, never [`SyncMethod::Auto`], and why.
@@ -238,9 +240,13 @@ impl Disk for UringDisk {
         if self.0.choice.method == SyncMethod::BufferedNone {
             return Ok(());
         }
-        let sync = opcode::Fsync::new(types::Fd(self.0.fd.as_raw_fd())).build();
-        let (outcome, _) = self.0.op(Payload::None, |_| Requests::One(sync)).await;
-        check_sync(outcome.result).map_err(|e| on(e, "sync the directory", self.0.path.display()))
+        let sync = async {
+            let sync = opcode::Fsync::new(types::Fd(self.0.fd.as_raw_fd())).build();
+            let (outcome, _) = self.0.op(Payload::None, |_| Requests::One(sync)).await;
+            check_sync(outcome.result)
+        };
+        let result = self.0.names.sync(sync).await;
+        result.map_err(|e| on(e, "sync the directory", self.0.path.display()))
     }
 }
 

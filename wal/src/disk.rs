@@ -11,7 +11,10 @@
 //! * A dropped future does not cancel its operation: the implementation keeps the buffer alive until
 //!   the operation is complete.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::io;
+use std::rc::Rc;
 
 use crate::AlignedBuf;
 
@@ -39,8 +42,39 @@ pub trait Disk: Clone + 'static {
     async fn remove(&self, name: &str) -> io::Result<()>;
     /// Renames a file, replacing `to` if it exists; durable after [`Disk::sync_dir`].
     async fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Makes creations, removals and renames in this directory durable.
+    /// Makes creations, removals and renames in this directory durable. After one has failed, by whatever handle,
+    /// all others fail, too: see [`NamesLatch`].
     async fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// Keeps a directory's syncs from succeeding after one has failed. Clones are of the same directory.
+///
+/// A kernel that could not write a change of names forgets it, and the next sync succeeds although the change is
+/// not durable. A log and other users share a directory: the failure of one concerns what the others have
+/// renamed.
+#[derive(Clone, Debug, Default)]
+pub struct NamesLatch(Rc<Cell<bool>>);
+
+impl NamesLatch {
+    /// Carries out a sync of the directory.
+    ///
+    /// # Errors
+    /// Its own, and any after another one has failed.
+    pub async fn sync(&self, sync: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        let lost = || {
+            let message = "an earlier sync of the directory has failed: open it again";
+            Err(io::Error::other(message))
+        };
+        if self.0.get() {
+            return lost();
+        }
+        let result = sync.await;
+        if result.is_ok() && self.0.get() {
+            return lost(); // which of the two was first, nobody knows
+        }
+        self.0.set(result.is_err());
+        result
+    }
 }
 
 /// An open file. Cloning gives another handle to the same open file.
@@ -78,4 +112,36 @@ pub trait DiskFile: Clone + 'static {
     ) -> (io::Result<usize>, AlignedBuf);
     /// Makes all completed writes of this file durable, with what is needed to read them back.
     async fn sync(&self) -> io::Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn, ready};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn poll<T>(future: impl Future<Output = T>) -> Option<T> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn no_sync_of_a_directory_succeeds_after_or_beside_a_failed_one() {
+        let latch = NamesLatch::default();
+        assert!(poll(latch.sync(ready(Ok(())))).is_some_and(|result| result.is_ok()));
+        assert!(poll(latch.sync(pending())).is_none(), "dropped: it says nothing");
+        let other = latch.clone();
+        let failed = async || other.sync(ready(Err(io::Error::other("no")))).await;
+        let beside = async {
+            assert!(failed().await.is_err());
+            Ok(())
+        };
+        assert!(poll(latch.sync(beside)).is_some_and(|result| result.is_err()));
+        let asked = poll_fn(|_| -> Poll<io::Result<()>> { unreachable!("not even asked") });
+        assert!(poll(latch.sync(asked)).is_some_and(|result| result.is_err()));
+    }
 }

@@ -77,7 +77,7 @@ mod writer;
 
 pub use buf::AlignedBuf;
 pub use cold::{ColdBatch, ColdRecord, LogReader, ReadBuffers, ReadError};
-pub use disk::{Disk, DiskFile, OpenMode};
+pub use disk::{Disk, DiskFile, NamesLatch, OpenMode};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, WalFailure};
 pub use probe::probes;

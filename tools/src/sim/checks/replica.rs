@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use coracle_engine::core::ShardView;
-use coracle_engine::raft::{Entry, FollowerStatus, HardState, Role, Standing};
+use coracle_engine::limits::ENTRY_COST_BYTES;
+use coracle_engine::raft::{Entry, FollowerStatus, HardState, Readmission, Role, Standing};
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
 use super::chain::{Chain, Link, hash_entry};
@@ -359,7 +360,7 @@ impl Mirror {
         if replica.role() != Role::Leader {
             return Ok(());
         }
-        let one = windows.payload_bytes_max + coracle_engine::limits::ENTRY_COST_BYTES;
+        let one = windows.payload_bytes_max + ENTRY_COST_BYTES;
         for follower in replica.followers() {
             let FollowerStatus { id, matched, next, inflight_messages, inflight_bytes, .. } =
                 follower;
@@ -381,7 +382,9 @@ impl Mirror {
         // What a leader has taken over from others may be more; it must not grow then.
         let (before, now) = (self.uncommitted, replica.uncommitted_bytes());
         let grew = self.role == Role::Leader && now > before;
-        if grew && now > windows.uncommitted_bytes_max.max(one) {
+        // What it writes to take followers back is no proposal.
+        let own = (ENTRY_COST_BYTES + Readmission::BYTES) * replica.followers().count();
+        if grew && now > windows.uncommitted_bytes_max.max(one).max(before) + own {
             let what = format!("{now} bytes are not committed, {before} a turn before");
             return over(what, windows.uncommitted_bytes_max);
         }

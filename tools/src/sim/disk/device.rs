@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use coracle_wal::AlignedBuf;
+use coracle_wal::{AlignedBuf, NamesLatch};
 use fastrand::Rng;
 
 use super::crash::Fates;
@@ -310,7 +310,7 @@ impl SimDevice {
     pub fn disk(&self, core: u32) -> SimDisk {
         let mut device = self.0.device.borrow_mut();
         device.dir(core);
-        SimDisk { device: self.clone(), core, epoch: device.epoch }
+        SimDisk { device: self.clone(), core, epoch: device.epoch, names: NamesLatch::default() }
     }
 
     /// Operations of these kinds fail, the next `times` of them or, with `None`, until

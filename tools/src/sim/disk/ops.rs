@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use coracle_wal::limits::BLOCK_BYTES;
-use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
+use coracle_wal::{AlignedBuf, Disk, DiskFile, NamesLatch, OpenMode};
 
 use super::device::{Device, Done, FileRef, Outcome, Request, SimDevice, Slot, covered};
 use super::watch::DurableChange;
@@ -19,6 +19,7 @@ pub struct SimDisk {
     pub(super) device: SimDevice,
     pub(super) core: u32,
     pub(super) epoch: u64,
+    pub(super) names: NamesLatch,
 }
 
 impl fmt::Debug for SimDisk {
@@ -164,7 +165,7 @@ impl Disk for SimDisk {
 
     async fn sync_dir(&self) -> io::Result<()> {
         let request = |device: &mut Device| Request::SyncDir { covered: covered(device) };
-        number(self.run(request).await.result).map(drop)
+        self.names.sync(async { number(self.run(request).await.result).map(drop) }).await
     }
 }
 

@@ -149,3 +149,33 @@ fn what_expires_in_time_is_accepted_and_nothing_else() {
         assert!(accepted < 50, "{flaw:?} is accepted {accepted} times of 100");
     }
 }
+
+/// Nobody knows of either, but only both together explain the read.
+#[test]
+fn a_value_that_expires_makes_room_for_another_one() {
+    let times = |low| Times { low, high: u64::MAX, clock: low };
+    let lost = |start, call, low| Operation {
+        client: 0,
+        start,
+        call,
+        end: End::Unknown,
+        times: times(low),
+    };
+    let done = |start, call, reply, low| {
+        let end = End::Replied(start + 1, reply);
+        Operation { client: 1, start, call, end, times: times(low) }
+    };
+    let [a, b, c] = ["a", "b", "c"].map(Bytes::from);
+    let history = |deadline| {
+        [
+            done(1, Call::Set(a.clone(), None), Reply::Ok, 100),
+            lost(3, Call::Set(b.clone(), Some(Deadline::At(deadline))), 200),
+            lost(4, Call::SetNx(c.clone()), 300),
+            done(5, Call::Get, Reply::Value(c.clone()), 300),
+        ]
+    };
+    check(&history(250)).unwrap();
+    let mut read = history(1000);
+    read[3].times.high = 400;
+    assert!(check(&read).is_err(), "it cannot have expired");
+}
