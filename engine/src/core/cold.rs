@@ -344,10 +344,7 @@ impl<D: Disk> Cold<D> {
             };
             let own = batch.records().filter(|record| record.stream == want.shard.0);
             for entry in own.filter_map(|record| entry_of(&record, batch.position)) {
-                // Others are of an earlier time: overwritten since, or read before.
-                let other_term =
-                    entry.term != want.term && cfg!(not(mutant = "cold-read-of-any-term"));
-                if entry.index != next || other_term {
+                if !want.is_for(next, &entry) {
                     continue;
                 }
                 cost += entry.cost();
@@ -419,6 +416,15 @@ pub(super) fn entry_of(record: &ColdRecord, batch: Lsn) -> Option<Entry> {
     Some(Entry { term, index, kind, payload: record.payload.slice_ref(payload) })
 }
 
+impl Want {
+    /// Whether an entry is the one at `next` that is wanted. Others are of an earlier time: overwritten since, or
+    /// read before.
+    fn is_for(&self, next: LogIndex, entry: &Entry) -> bool {
+        let own_term = entry.term == self.term || cfg!(mutant = "cold-read-of-any-term");
+        entry.index == next && own_term
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -464,5 +470,17 @@ mod tests {
         assert_eq!(queue.next(&[Lsn(0)], 100, ms(2)).unwrap().reader, Reader::Apply);
         assert_eq!(queue.next(&[Lsn(0), Lsn(5000)], 100, ms(3)), None);
         assert_eq!(queue.next(&[Lsn(5000)], 100, ms(4)).unwrap().at, Lsn(10));
+    }
+
+    #[test]
+    fn entries_that_were_overwritten_since_are_not_what_is_wanted() {
+        let want = Want { term: Term(3), ..want(Reader::Apply, 1, 1000) };
+        let entry = |term, index| {
+            let (kind, payload) = (crate::raft::EntryKind::Normal, bytes::Bytes::new());
+            Entry { term: Term(term), index: LogIndex(index), kind, payload }
+        };
+        assert!(want.is_for(LogIndex(7), &entry(3, 7)));
+        assert!(!want.is_for(LogIndex(7), &entry(2, 7)), "of a leader that was deposed");
+        assert!(!want.is_for(LogIndex(7), &entry(3, 6)), "read before");
     }
 }
