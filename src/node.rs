@@ -276,13 +276,13 @@ impl NodeHandle {
     }
 
     /// Changes who belongs to `shard`, which this node must lead: see
-    /// [`CoreHandle::reconfigure`](coracle_engine::core::CoreHandle::reconfigure). Resolves when the change is committed;
-    /// one that goes through a joint configuration is left by the leader afterwards, which
+    /// [`CoreHandle::reconfigure`](coracle_engine::core::CoreHandle::reconfigure). Resolves when the change is
+    /// committed; one that goes through a joint configuration is left by the leader afterwards, which
     /// [`NodeHandle::status`] tells.
     ///
     /// # Errors
-    /// [`ReconfigureError`]: `Refused` says why nothing was changed and what to do, `OutcomeUnknown` that leadership was
-    /// lost meanwhile.
+    /// [`ReconfigureError`]: `Refused` says why nothing was changed and what to do, `OutcomeUnknown` that leadership
+    /// was lost meanwhile.
     pub fn reconfigure(
         &self,
         shard: ShardId,

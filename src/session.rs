@@ -265,6 +265,7 @@ where
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::path::Path;
     use std::time::Duration;
 
     use bytes::{BufMut, BytesMut};
@@ -288,6 +289,13 @@ mod tests {
     }
 
     const SHARD: ShardId = ShardId(1);
+
+    fn counters(dir: &Path, nodes: u16) -> LocalCluster {
+        let free = LocalClusterConfig::on_free_ports(dir).unwrap();
+        let config = LocalClusterConfig { nodes, shards: 2, ..free };
+        let machines = |_| Box::new(Sessions::new(Counter::default())) as Box<dyn StateMachine>;
+        LocalCluster::start(&config, machines).unwrap()
+    }
 
     /// Gives an election time to be held; the test's thread has nothing else to do.
     async fn pause(_: u32) {
@@ -339,12 +347,7 @@ mod tests {
     #[test]
     fn requests_find_the_leader_and_are_applied_once() {
         let dir = tempfile::tempdir().unwrap();
-        let config = LocalClusterConfig {
-            shards: 2,
-            ..LocalClusterConfig::on_free_ports(dir.path()).unwrap()
-        };
-        let machines = |_| Box::new(Sessions::new(Counter::default())) as Box<dyn StateMachine>;
-        let cluster = LocalCluster::start(&config, machines).unwrap();
+        let cluster = counters(dir.path(), 3);
         let nodes = cluster.handles();
         crate::wal::run(|_| requests(nodes)).unwrap();
         cluster.stop();
@@ -353,13 +356,7 @@ mod tests {
     #[test]
     fn attempts_have_an_end() {
         let dir = tempfile::tempdir().unwrap();
-        let config = LocalClusterConfig {
-            nodes: 1,
-            shards: 2,
-            ..LocalClusterConfig::on_free_ports(dir.path()).unwrap()
-        };
-        let machines = |_| Box::new(Sessions::new(Counter::default())) as Box<dyn StateMachine>;
-        let cluster = LocalCluster::start(&config, machines).unwrap();
+        let cluster = counters(dir.path(), 1);
         let nodes = cluster.handles();
         cluster.stop();
         let opened = crate::wal::run(|_| SessionClient::open(nodes, SHARD, 3, pause)).unwrap();

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! `CORACLE_FAULT_SEED` chooses the faults (default 1), `CORACLE_FAULT_KINDS` makes only some kinds of
-//! them (such as `KillAll,Replay`), `CORACLE_FAULT_RECOVERY_MS_MAX` is how long the cluster may take to serve after all faults have ended (default 30,000, because the machine may be
-//! slow and busy).
+//! them (such as `KillAll,Replay`), `CORACLE_FAULT_RECOVERY_MS_MAX` is how long the cluster may take to serve after all
+//! faults have ended (default 30,000, because the machine may be slow and busy).
 #![allow(clippy::unwrap_used)]
 
 mod support;

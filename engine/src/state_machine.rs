@@ -199,9 +199,9 @@ pub trait StateMachine: 'static {
     /// their order, [`Restore::End`]. The work of a step should be bounded like that of
     /// [`SnapshotStream::fill`].
     ///
-    /// After `Begin` the state is unspecified, a stream that was alive has failed, and nothing but `restore` is called, until an `End` has
-    /// succeeded. A new `Begin` may come at any time. The chunks are undamaged as far as checksums tell;
-    /// they may still come from another version of the machine, or from another machine.
+    /// After `Begin` the state is unspecified, a stream that was alive has failed, and nothing but `restore` is called,
+    /// until an `End` has succeeded. A new `Begin` may come at any time. The chunks are undamaged as far as checksums
+    /// tell; they may still come from another version of the machine, or from another machine.
     ///
     /// # Errors
     /// [`SnapshotError`] when it is not supported or the chunks are not a whole snapshot; the state is then

@@ -273,7 +273,8 @@ impl Inner {
         let requests = build(&mut busy.payload);
         let mut queue = self.uring.submission();
         // SAFETY: everything the requests point at is owned by the slot, at a stable address (heap
-        // memory), until their last completion, and so is the descriptor they name. The queue has room: it has two entries per slot, and each slot uses them once.
+        // memory), until their last completion, and so is the descriptor they name. The queue has room: it has two
+        // entries per slot, and each slot uses them once.
         let pushed = unsafe {
             match requests {
                 Requests::One(request) => queue.push(&request.user_data(user_data)),

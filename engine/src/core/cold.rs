@@ -76,6 +76,15 @@ pub(crate) struct Want {
     pub(crate) bytes_max: usize,
 }
 
+impl Want {
+    /// Whether an entry is the one at `next` that is wanted. Others are of an earlier time: overwritten since, or
+    /// read before.
+    fn is_for(&self, next: LogIndex, entry: &Entry) -> bool {
+        let own_term = entry.term == self.term || cfg!(mutant = "cold-read-of-any-term");
+        entry.index == next && own_term
+    }
+}
+
 /// Why entries could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum ColdError {
@@ -414,15 +423,6 @@ pub(super) fn entry_of(record: &ColdRecord, batch: Lsn) -> Option<Entry> {
         return None;
     };
     Some(Entry { term, index, kind, payload: record.payload.slice_ref(payload) })
-}
-
-impl Want {
-    /// Whether an entry is the one at `next` that is wanted. Others are of an earlier time: overwritten since, or
-    /// read before.
-    fn is_for(&self, next: LogIndex, entry: &Entry) -> bool {
-        let own_term = entry.term == self.term || cfg!(mutant = "cold-read-of-any-term");
-        entry.index == next && own_term
-    }
 }
 
 #[cfg(test)]

@@ -43,8 +43,8 @@ pub struct Config {
     pub fetch_bytes_max: usize,
     /// Set if nothing at all was found on disk: a number drawn at random that tells this start from all
     /// others. The replica then finds out whether it is new or has lost its data, which takes an answer of
-    /// every other voter, or a leader that speaks to it; [`Standing`](super::Standing) tells what follows. `None` with an empty log is
-    /// the operator's word that this replica has never promised anything.
+    /// every other voter, or a leader that speaks to it; [`Standing`](super::Standing) tells what follows. `None` with
+    /// an empty log is the operator's word that this replica has never promised anything.
     pub blank: Option<u64>,
     /// Set if what was found on disk is damaged, so that this replica may lack what it acknowledged: a number
     /// as for `blank`. The log given with it begins anew, at 0 or at a snapshot. The replica takes no part and

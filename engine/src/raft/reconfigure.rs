@@ -29,8 +29,8 @@
 //! not: that may be an old one. Say 4 joins (1 2 3), and 1, 3 and 4 commit that. When 1 stops, 2 has never heard of
 //! 4, and only 3 and 4 have the entry; if 2 answered neither vote nor append of 4, and 4 were the better log,
 //! nobody would lead. Nor does it matter whether the one who *answers* is a voter by its own
-//! configuration: a learner whose promotion is committed without it must vote. It is the candidate who counts, by its own
-//! configuration, and safety depends on nothing else. Answers of others than one's own members are ignored.
+//! configuration: a learner whose promotion is committed without it must vote. It is the candidate who counts, by its
+//! own configuration, and safety depends on nothing else. Answers of others than one's own members are ignored.
 //!
 //! # Who campaigns
 //! Who is a voter by the newest configuration, **or by the one at its commit index**. The second, because
@@ -54,8 +54,8 @@
 //! # Voters that are not ready
 //! A voter that lacks much of the log counts as soon as the change is in the log. If the others alone are no majority,
 //! commits wait until it has caught up, perhaps for a snapshot of hours. So make it a learner first, and a voter when
-//! [`Raft::readiness`] says `Ready`; [`Event::Reconfigure`](super::Event::Reconfigure) can insist on it. A node that joins
-//! with a blank disk must come so, unless the others alone are a majority afterwards: it counts only when its
+//! [`Raft::readiness`] says `Ready`; [`Event::Reconfigure`](super::Event::Reconfigure) can insist on it. A node that
+//! joins with a blank disk must come so, unless the others alone are a majority afterwards: it counts only when its
 //! readmission is committed, and that may need its own vote.
 
 use std::fmt;

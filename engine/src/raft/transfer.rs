@@ -1,8 +1,9 @@
 //! Handing leadership over to a chosen follower (Raft thesis, 3.10).
 //!
 //! # Protocol
-//! The leader is asked for it ([`Event::TransferLeadership`](super::Event::TransferLeadership)), or decides it. It looks for who can take over: a
-//! voter that counts ([`Raft::voter_that_counts`]) and was heard within the last election timeout. Then:
+//! The leader is asked for it ([`Event::TransferLeadership`](super::Event::TransferLeadership)), or decides it. It
+//! looks for who can take over: a voter that counts ([`Raft::voter_that_counts`]) and was heard within the last
+//! election timeout. Then:
 //! 1. **Catching up.** The follower may lack much. Until it has what was committed when the transfer began, the
 //!    leader goes on as if nothing were: whoever can't get there in time costs the clients nothing.
 //! 2. **Holding.** The leader takes no proposals ([`Refusal::Transferring`](super::Refusal::Transferring)); their

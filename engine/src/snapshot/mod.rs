@@ -39,7 +39,8 @@
 //!   ([`WriteError::Latched`]): it changes nothing any more until it is opened again, and goes on reading.
 //! * **A removal fails**: the file stays garbage, and the next change tries again.
 //! * **A writer is dropped**: its files are garbage, and go with the next change. **A receiver is dropped**: its
-//!   files stay for the next one. A `finish` that is dropped while it renames latches the store. Writes that were in flight are waited for before anybody believes what is read.
+//!   files stay for the next one. A `finish` that is dropped while it renames latches the store. Writes that were in
+//!   flight are waited for before anybody believes what is read.
 //!
 //! # Bounds
 //! Memory per store: the manifests of all snapshots (8 bytes per chunk, normally of 1 MiB). Per writer 4 buffers

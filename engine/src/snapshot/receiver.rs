@@ -74,8 +74,8 @@ impl<D: Disk> SnapshotStore<D> {
     /// an earlier process wrote them, written once more: see the head of this module).
     /// An unfinished reception of the shard with another manifest is given up for it.
     ///
-    /// The offer is durable when this returns, with room on the disk for all chunks. Memory while chunks are looked for:
-    /// [`SNAPSHOT_READS_IN_FLIGHT_MAX`](crate::limits::SNAPSHOT_READS_IN_FLIGHT_MAX) buffers more.
+    /// The offer is durable when this returns, with room on the disk for all chunks. Memory while chunks are looked
+    /// for: [`SNAPSHOT_READS_IN_FLIGHT_MAX`](crate::limits::SNAPSHOT_READS_IN_FLIGHT_MAX) buffers more.
     ///
     /// # Errors
     /// Any [`WriteError`] but [`WriteError::Incomplete`].
@@ -354,9 +354,9 @@ impl<D: Disk> Receiver<D> {
         }
     }
 
-    /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this is
-    /// dropped in the middle. All of it has been verified: each chunk
-    /// when it was put or found, their table by the manifest's checksum.
+    /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this
+    /// is dropped in the middle. All of it has been verified: each chunk when it was put or found, their table by the
+    /// manifest's checksum.
     ///
     /// # Errors
     /// [`WriteError::Incomplete`] if chunks are missing, which leaves what there is to a later receiver.

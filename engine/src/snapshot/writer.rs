@@ -152,9 +152,8 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this is
-    /// dropped in the middle. `configuration` is that of the shard at its
-    /// index.
+    /// Makes the snapshot durable; from then on it is the shard's newest. Wait for the end: the store latches if this
+    /// is dropped in the middle. `configuration` is that of the shard at its index.
     ///
     /// # Errors
     /// Any [`WriteError`]: the snapshot is given up and what was written is removed. After

@@ -531,8 +531,9 @@ fn a_change_that_would_leave_no_majority_is_refused() {
     world.ask(1, auto(&[remove(3)]), true).unwrap();
 }
 
-#[test]
-fn a_snapshot_brings_the_configuration_of_its_index() {
+/// Node 3 is cut off; meanwhile 4 is made a learner, and the log up to that becomes a snapshot of node 1, whose index
+/// is returned.
+fn snapshot_that_3_lacks() -> (World, LogIndex) {
     let mut world = World::new(4, 3);
     world.cut = vec![3];
     world.change(1, auto(&[learner(4)]));
@@ -541,6 +542,12 @@ fn a_snapshot_brings_the_configuration_of_its_index() {
     world.cluster.step(OWN, event);
     let index = world.raft(1).snapshot().unwrap().0;
     world.cluster.compact(OWN, index);
+    (world, index)
+}
+
+#[test]
+fn a_snapshot_brings_the_configuration_of_its_index() {
+    let (mut world, index) = snapshot_that_3_lacks();
     world.change(1, auto(&[learner(5)]));
     assert_eq!(world.says(3), "voters=(1 2 3)");
     world.cut.clear();
@@ -554,14 +561,7 @@ fn a_snapshot_brings_the_configuration_of_its_index() {
     world.cluster.restart(NodeId(3));
     assert_eq!(world.says(3), "voters=(1 2 3) learners=(4 5)");
     // And without any later change, the snapshot alone says it.
-    let mut world = World::new(4, 3);
-    world.cut = vec![3];
-    world.change(1, auto(&[learner(4)]));
-    world.pass(600);
-    let event = world.cluster.take_snapshot(OWN).unwrap();
-    world.cluster.step(OWN, event);
-    let index = world.raft(1).snapshot().unwrap().0;
-    world.cluster.compact(OWN, index);
+    let (mut world, _) = snapshot_that_3_lacks();
     world.cut.clear();
     world.pass(600);
     assert_eq!(world.says(3), "voters=(1 2 3) learners=(4)");

@@ -1,5 +1,5 @@
-//! Operations fail, one at a time: the disk is full, or broken. The old snapshot stays, the new one is there only if it was
-//! said to be, and what was given up leaves nothing behind.
+//! Operations fail, one at a time: the disk is full, or broken. The old snapshot stays, the new one is there only if it
+//! was said to be, and what was given up leaves nothing behind.
 
 use std::cell::Cell;
 use std::io::ErrorKind;

@@ -6,9 +6,9 @@
 //! the answer in the end: to its judge that is one operation, which took longer. One that was done twice or
 //! was lost then shows like any other wrong answer.
 //!
-//! On the way clients also do what sessions have to bear: they lose answers and ask again, send copies of requests that were answered long
-//! ago, leave requests unanswered and come back to them, acknowledge what they never got an answer to, let their
-//! sessions expire, close them, and change the limits under way.
+//! On the way clients also do what sessions have to bear: they lose answers and ask again, send copies of requests that
+//! were answered long ago, leave requests unanswered and come back to them, acknowledge what they never got an answer
+//! to, let their sessions expire, close them, and change the limits under way.
 //!
 //! What is wrong at once: an answered request that is applied when it comes again, or is answered differently; a
 //! request that was sent once and is told to be a duplicate, or acknowledged.

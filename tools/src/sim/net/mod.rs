@@ -23,8 +23,9 @@
 //! Raft has to survive what TCP alone never does, because a program may reconnect, and because a later
 //! transport may be another. Therefore a stream that consists of frames of the peer protocol is cut into them,
 //! and each may be [dropped, doubled, overtaken, replayed, damaged](Fate). Greetings, pings, and the
-//! snapshots that follow a greeting, are only ever damaged. A *ghost* is a frame of an earlier connection to the same address, also of an earlier
-//! life of the process at either end. A damaged frame must be noticed by the receiver's checksums.
+//! snapshots that follow a greeting, are only ever damaged. A *ghost* is a frame of an earlier connection to the same
+//! address, also of an earlier life of the process at either end. A damaged frame must be noticed by the receiver's
+//! checksums.
 //!
 //! What the process at the receiving end is told, the *tap* is told too, and before: [`Net::set_tap`] sees
 //! every frame at the moment at which its sender lets go of it, whatever happens to it afterwards.
