@@ -297,16 +297,14 @@ impl<'h> Search<'h> {
     }
 
     /// Whether a write can be of use for what ends now. A `SET` of unknown outcome is not if a read waits
-    /// for another value and nothing else is under way that could need this one: nor a `SET NX`, which could need
-    /// that it expires.
+    /// for another value and nothing else is under way that could need this one, or could need that it expires.
     fn may_lead_to(&self, op: &Op<'_>, wanted: usize) -> bool {
         let Op { reply: Some(Reply::Value(value)), .. } = &self.ops[wanted] else { return true };
         let Call::Set(part, deadline) = &op.operation.call else { return true };
         let needs = |at: &usize| {
             let other = &self.ops[*at];
             let sets = matches!(other.operation.call, Call::Set(..));
-            let once_gone = deadline.is_some() && matches!(other.operation.call, Call::SetNx(_));
-            *at != wanted && (other.reply.is_some() || once_gone) && !sets
+            *at != wanted && (other.reply.is_some() || deadline.is_some()) && !sets
         };
         op.reply.is_some()
             || value.starts_with(part)

@@ -166,16 +166,24 @@ fn a_value_that_expires_makes_room_for_another_one() {
         Operation { client: 1, start, call, end, times: times(low) }
     };
     let [a, b, c] = ["a", "b", "c"].map(Bytes::from);
-    let history = |deadline| {
-        [
-            done(1, Call::Set(a.clone(), None), Reply::Ok, 100),
-            lost(3, Call::Set(b.clone(), Some(Deadline::At(deadline))), 200),
-            lost(4, Call::SetNx(c.clone()), 300),
-            done(5, Call::Get, Reply::Value(c.clone()), 300),
-        ]
-    };
-    check(&history(250)).unwrap();
-    let mut read = history(1000);
-    read[3].times.high = 400;
-    assert!(check(&read).is_err(), "it cannot have expired");
+    // All of these make a value of nothing, and none of them would make it of `b`.
+    let makers = [
+        (Call::SetNx(c.clone()), c.clone()),
+        (Call::Append(c.clone()), c.clone()),
+        (Call::Incr(7), Bytes::from("7")),
+    ];
+    for (maker, made) in makers {
+        let history = |deadline| {
+            [
+                done(1, Call::Set(a.clone(), None), Reply::Ok, 100),
+                lost(3, Call::Set(b.clone(), Some(Deadline::At(deadline))), 200),
+                lost(4, maker.clone(), 300),
+                done(5, Call::Get, Reply::Value(made.clone()), 300),
+            ]
+        };
+        check(&history(250)).unwrap();
+        let mut read = history(1000);
+        read[3].times.high = 400;
+        assert!(check(&read).is_err(), "it cannot have expired: {maker:?}");
+    }
 }
