@@ -117,7 +117,8 @@ pub struct Config {
     pub heartbeat_interval_ms: u64,
     /// Answer linearizable reads without asking the other nodes, while the clock says that nobody else leads. This is
     /// by how much, in parts per million, any node's clock may be faster than any other's: 1500 for machines
-    /// whose clocks NTP keeps. The same on all nodes. Not set: no read rests on a clock.
+    /// whose clocks NTP keeps. The same on all nodes. Not for machines that are suspended, or paused as virtual ones
+    /// are: their clocks stand still meanwhile. Not set: no read rests on a clock.
     #[serde(default)]
     pub lease_drift_ppm: Option<u32>,
     /// How much this node should rather lead than others, -8 to 8: below 0 it does so only if nobody else can,

@@ -47,7 +47,8 @@ pub struct Args {
     #[arg(long, value_name = "MS")]
     heartbeat_interval_ms: Option<u64>,
     /// Reads need no round of messages while the clock says that nobody else leads; by so much may any node's clock be
-    /// faster than any other's, the same on all nodes [default: no leases].
+    /// faster than any other's, the same on all nodes; not for machines that are suspended or paused [default: no
+    /// leases].
     #[arg(long, value_name = "PPM")]
     lease_drift_ppm: Option<u32>,
     /// How much this node should rather lead than others, -8 to 8 [default: 0].

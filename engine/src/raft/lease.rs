@@ -21,6 +21,12 @@
 //! lease any more **until the end of its term**: the order can arrive at any time, after the transfer was given
 //! up, too, and nothing tells when it no longer can. Reads then take their rounds.
 //!
+//! # Clocks that stand still
+//! A machine that is suspended, or a virtual one that is paused or moved, has a clock that stood still: that is no
+//! drift of some parts per million, and breaks the bound. When it goes on, its leases seem to last, while others have
+//! led for long. So leases are for machines that nobody suspends. A process that is stopped (SIGSTOP, a debugger,
+//! swapping) is no such case: its clock goes on.
+//!
 //! # Why this is safe
 //! Drift is bounded so: while one node's clock moves by `x`, no other's moves by more than `(1 + drift) x`. Say
 //! leader L of term t answers a read at time n of its clock, in a lease from s, and somebody was elected in a later
