@@ -146,6 +146,9 @@ pub const PRIORITY_PAUSE_TIMEOUTS: u32 = 10;
 /// Election timeouts that a draining core takes at most to hand over: one for an attempt, one for another.
 pub const DRAIN_ELECTION_TIMEOUTS: u32 = 2;
 
+/// How many may wait for the report of one drain; more are told nothing.
+pub const DRAIN_ANSWERS_MAX: usize = 64;
+
 /// Voters of one shard. More buy no availability and cost latency; the arrays that hold one value
 /// per voter on the hot path are this long.
 pub const VOTERS_MAX: usize = 9;

@@ -21,7 +21,7 @@ use futures_channel::oneshot;
 use super::run::Core;
 use super::shard::Shard;
 use crate::env::Env;
-use crate::limits::DRAIN_ELECTION_TIMEOUTS;
+use crate::limits::{DRAIN_ANSWERS_MAX, DRAIN_ELECTION_TIMEOUTS};
 use crate::raft::{Event, Role, TransferOutcome, TransferRefusal};
 use crate::{NodeId, ShardId, TransferError};
 
@@ -95,6 +95,7 @@ pub(super) struct Drain {
     until: Duration,
     /// Shards that were led here when it began.
     led: usize,
+    /// At most [`DRAIN_ANSWERS_MAX`].
     answers: Vec<oneshot::Sender<DrainReport>>,
     stops: bool,
 }
@@ -109,7 +110,9 @@ impl<E: Env> Core<E> {
         let drain =
             self.drain.get_or_insert(Drain { until, led, answers: Vec::new(), stops: false });
         drain.stops |= answer.is_none();
-        drain.answers.extend(answer);
+        if drain.answers.len() < DRAIN_ANSWERS_MAX {
+            drain.answers.extend(answer);
+        }
         self.hand_over_all();
     }
 

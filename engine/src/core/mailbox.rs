@@ -260,7 +260,8 @@ impl RemoteCore {
     }
 
     /// Hands over all shards that the core leads, for a bounded time. From then on the core declines to lead until
-    /// its node is started again. `None` when it has ended or its mailbox is full.
+    /// its node is started again. `None` when it has ended, its mailbox is full, or
+    /// [`DRAIN_ANSWERS_MAX`](crate::limits::DRAIN_ANSWERS_MAX) others wait for its report.
     pub async fn drain(&self) -> Option<DrainReport> {
         let (answer, report) = oneshot::channel();
         self.0.post(Letter::Drain(Some(answer))).ok()?;
