@@ -2,6 +2,7 @@
 
 mod embedded;
 mod load;
+mod reads;
 mod recovery;
 mod report;
 mod tiers;
@@ -26,6 +27,8 @@ enum Command {
     Load(load::LoadArgs),
     /// Load an in-process cluster through the embedding API
     Embedded(embedded::EmbeddedArgs),
+    /// Read from an in-process cluster by rounds of ReadIndex and by leases, side by side
+    Reads(reads::ReadsArgs),
     /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
     Wal(wal::WalArgs),
     /// Pull a snapshot from one core to another, beside the raw disk and the raw network
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result: Result<(), Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Load(args) => load::run(&args).map_err(Into::into),
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
+        Command::Reads(args) => reads::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
         Command::Recovery(args) => recovery::run(&args).map_err(Into::into),

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle::{
-    Apply, Committed, Consistency, ImageBuffer, LocalCluster, LocalClusterConfig, NodeHandle,
-    NodeId, Pending, ProposeError, Restore, ShardId, SnapshotError, SnapshotStream, StateMachine,
-    WholeImage,
+    Apply, Committed, Config, Consistency, ImageBuffer, LocalCluster, LocalClusterConfig, Node,
+    NodeHandle, NodeId, Pending, ProposeError, QueryError, Restore, ShardId, SnapshotError,
+    SnapshotStream, StateMachine, WholeImage,
 };
+use futures_util::TryFutureExt;
+use futures_util::future::MapErr;
 
-use super::drive::{Propose, block_on};
+use super::drive::{Target, block_on};
 
 /// How long a leader may take to answer a query.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -52,7 +54,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `nodes` nodes of `cores` cores on free loopback ports, with their data in `dir`.
+    /// Starts `nodes` nodes of `cores` cores on free loopback ports, with their data in `dir`. `adjust` may change
+    /// the configuration of each.
     ///
     /// # Errors
     /// Whatever keeps a node from starting; it says what to do.
@@ -61,10 +64,14 @@ impl Cluster {
         nodes: u16,
         cores: u16,
         shards: u32,
+        adjust: impl Fn(&mut Config),
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let free = LocalClusterConfig::on_free_ports(dir)?;
         let config = LocalClusterConfig { nodes, cores, shards, ..free };
-        let nodes = LocalCluster::start(&config, |_| Box::new(Counter::default()))?;
+        let nodes = LocalCluster::start_with(&config, |mut node| {
+            adjust(&mut node);
+            Node::builder(node, |_| Box::new(Counter::default()))
+        })?;
         let handles = nodes.handles();
         Ok(Self { nodes, handles })
     }
@@ -90,10 +97,11 @@ impl Cluster {
     }
 }
 
-impl Propose for Cluster {
+impl Target for Cluster {
+    type Reply = Committed;
     type Answer = Pending<Committed, ProposeError>;
 
-    fn propose(&self, node: usize, shard: ShardId, payload: Bytes) -> Self::Answer {
+    fn request(&self, node: usize, shard: ShardId, payload: Bytes) -> Self::Answer {
         self.handles[node].propose(shard, payload)
     }
 
@@ -103,5 +111,40 @@ impl Propose for Cluster {
 
     fn nodes(&self) -> usize {
         self.handles.len()
+    }
+}
+
+/// The cluster as a target of reads.
+pub struct Reads<'a> {
+    /// Which cluster.
+    pub cluster: &'a Cluster,
+    /// What they may return.
+    pub consistency: Consistency,
+}
+
+impl Target for Reads<'_> {
+    type Reply = Bytes;
+    type Answer = MapErr<Pending<Bytes, QueryError>, fn(QueryError) -> ProposeError>;
+
+    fn request(&self, node: usize, shard: ShardId, payload: Bytes) -> Self::Answer {
+        self.cluster.handles[node].query(shard, payload, self.consistency).map_err(as_proposal)
+    }
+
+    fn place(&self, id: NodeId) -> Option<usize> {
+        self.cluster.place(id)
+    }
+
+    fn nodes(&self) -> usize {
+        self.cluster.nodes()
+    }
+}
+
+/// All that befalls a read befalls proposals, too.
+fn as_proposal(error: QueryError) -> ProposeError {
+    match error {
+        QueryError::NotLeader { shard, leader } => ProposeError::NotLeader { shard, leader },
+        QueryError::Overloaded(what) => ProposeError::Overloaded(what),
+        QueryError::ShuttingDown => ProposeError::ShuttingDown,
+        QueryError::UnknownShard(shard) => ProposeError::UnknownShard(shard),
     }
 }

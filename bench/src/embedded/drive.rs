@@ -1,4 +1,4 @@
-//! Keeps a number of proposals in flight from one thread, and measures them.
+//! Keeps a number of proposals, or of reads, in flight from one thread, and measures them.
 //!
 //! Each place of the window has a waker of its own, made once, that puts the place's number into a
 //! queue; the thread takes numbers out of the queue, looks at the futures that they name, and sleeps
@@ -15,7 +15,6 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use coracle_engine::core::Committed;
 use coracle_engine::{NodeId, ProposeError, ShardId};
 use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
@@ -30,13 +29,15 @@ const LEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// Longest sleep of the thread, so that the end of the run is seen.
 const PARK_MAX: Duration = Duration::from_millis(20);
 
-/// A cluster that takes proposals; a fake in tests.
-pub trait Propose {
-    /// A proposal on its way.
-    type Answer: Future<Output = Result<Committed, ProposeError>> + Unpin;
+/// A cluster that takes requests of one kind; a fake in tests.
+pub trait Target {
+    /// What a request is answered with.
+    type Reply;
+    /// A request on its way.
+    type Answer: Future<Output = Result<Self::Reply, ProposeError>> + Unpin;
 
-    /// Proposes `payload` to `shard` through node number `node` (a place, counted from 0).
-    fn propose(&self, node: usize, shard: ShardId, payload: Bytes) -> Self::Answer;
+    /// Sends `payload` to `shard` through node number `node` (a place, counted from 0).
+    fn request(&self, node: usize, shard: ShardId, payload: Bytes) -> Self::Answer;
     /// The place of the node `id`.
     fn place(&self, id: NodeId) -> Option<usize>;
     /// How many nodes there are.
@@ -133,7 +134,7 @@ struct Place<A> {
 }
 
 /// The window and what is known about the cluster.
-struct Driver<'a, P: Propose> {
+struct Driver<'a, P: Target> {
     cluster: &'a P,
     payload: Bytes,
     places: Vec<Place<P::Answer>>,
@@ -153,7 +154,7 @@ struct Driver<'a, P: Propose> {
 ///
 /// # Errors
 /// [`DriveError`].
-pub fn drive<P: Propose>(
+pub fn drive<P: Target>(
     cluster: &P,
     demand: Demand,
     mut each_second: impl FnMut(u64, u64),
@@ -190,7 +191,7 @@ pub fn drive<P: Propose>(
     Ok(driver.driven)
 }
 
-impl<'a, P: Propose> Driver<'a, P> {
+impl<'a, P: Target> Driver<'a, P> {
     fn new(cluster: &'a P, demand: Demand) -> Self {
         let ready = Arc::new(Ready {
             places: ArrayQueue::new(demand.in_flight),
@@ -233,7 +234,7 @@ impl<'a, P: Propose> Driver<'a, P> {
             let mut last = "no answer".to_owned();
             loop {
                 let node = self.leaders[shard.0 as usize];
-                let answer = self.cluster.propose(node, shard, self.payload.clone());
+                let answer = self.cluster.request(node, shard, self.payload.clone());
                 let error = match block_on(answer, deadline) {
                     Some(Ok(_)) => break,
                     Some(Err(ProposeError::ShuttingDown)) => return Err(DriveError::ShutDown),
@@ -277,7 +278,7 @@ impl<'a, P: Propose> Driver<'a, P> {
     fn send(&mut self, place: usize) -> Result<(), DriveError> {
         let shard = self.places[place].shard;
         let node = self.leaders[shard.0 as usize];
-        let answer = self.cluster.propose(node, shard, self.payload.clone());
+        let answer = self.cluster.request(node, shard, self.payload.clone());
         self.places[place].answer = Some(answer);
         self.in_flight += 1;
         self.look(place, true)
@@ -439,6 +440,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::sync::mpsc;
 
+    use coracle_engine::core::Committed;
     use coracle_engine::{LogIndex, Term};
     use futures_channel::oneshot;
 
@@ -483,10 +485,11 @@ mod tests {
         }
     }
 
-    impl Propose for FakeCluster {
+    impl Target for FakeCluster {
+        type Reply = Committed;
         type Answer = Answer;
 
-        fn propose(&self, node: usize, shard: ShardId, payload: Bytes) -> Answer {
+        fn request(&self, node: usize, shard: ShardId, payload: Bytes) -> Answer {
             assert_eq!(payload.len(), 100);
             let (sender, receiver) = oneshot::channel();
             let leader = shard.0 as usize % 3;
@@ -547,10 +550,11 @@ mod tests {
     /// Everything is answered at once, so the driver never sleeps; the run must end all the same.
     struct Instantly(Cell<u64>);
 
-    impl Propose for Instantly {
+    impl Target for Instantly {
+        type Reply = Committed;
         type Answer = std::future::Ready<Result_>;
 
-        fn propose(&self, _: usize, shard: ShardId, _: Bytes) -> Self::Answer {
+        fn request(&self, _: usize, shard: ShardId, _: Bytes) -> Self::Answer {
             self.0.set(self.0.get() + 1);
             match self.0.get() % 4 {
                 2 => std::future::ready(Err(ProposeError::OutcomeUnknown { shard })),

@@ -5,8 +5,8 @@
 //! samples the counted time and writes an SVG.
 
 mod baseline;
-mod cluster;
-mod drive;
+pub mod cluster;
+pub mod drive;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -178,8 +178,8 @@ fn run_cluster(
         duration: Duration::from_secs(args.seconds.into()),
     };
     progress.note("starting the cluster");
-    let cluster =
-        Cluster::start(dir, args.nodes, args.cores, args.shards).map_err(EmbeddedError::Start)?;
+    let cluster = Cluster::start(dir, args.nodes, args.cores, args.shards, |_| {})
+        .map_err(EmbeddedError::Start)?;
     let profile = args.flamegraph.as_deref().map(Profile::start).transpose()?;
     let driven = drive(&cluster, demand, |second, commits| {
         progress.step(second, &format!("{:>9} commits/s", grouped(commits)));
