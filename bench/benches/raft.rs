@@ -9,7 +9,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_engine::raft::quorum::majority_committed;
+use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::quorum::{majority, majority_committed};
 use coracle_engine::raft::{Config, Effects, Event, HardState, Message, Raft, RaftLog, Role};
 use coracle_engine::{LogIndex, NodeId};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -117,21 +118,47 @@ fn step(criterion: &mut Criterion) {
     benchmarks.finish();
 }
 
-/// The commit index from what each voter has.
+/// The commit index from what each voter has, beside the same by sorting everything, as many do it.
 fn quorum(criterion: &mut Criterion) {
-    let mut benchmarks = criterion.benchmark_group("raft/majority_committed");
-    for voters in [3_u64, 5, 9] {
-        let matched: Vec<LogIndex> =
-            (0..voters).map(|voter| LogIndex(voter * 7919 % 1000)).collect();
-        benchmarks.bench_function(BenchmarkId::from_parameter(voters), |bencher| {
-            let mut scratch = matched.clone();
+    type Find = fn(&mut [LogIndex]) -> LogIndex;
+    let ways: [(&str, Find); 2] =
+        [("majority_committed", majority_committed), ("by_sorting", by_sorting)];
+    let mut benchmarks = criterion.benchmark_group("raft/commit_index");
+    for voters in [3_usize, 5, 7] {
+        // Many of them, in no order: a processor learns the branches of a few by heart.
+        let mut state = 1_u64;
+        let mut index = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            LogIndex(1000 + (state >> 33) % 64)
+        };
+        let inputs: Vec<Vec<LogIndex>> =
+            (0..4096).map(|_| (0..voters).map(|_| index()).collect()).collect();
+        for (name, find) in ways {
+            benchmarks.bench_function(BenchmarkId::new(name, voters), |bencher| {
+                let mut scratch = inputs[0].clone();
+                let mut matched = inputs.iter().cycle();
+                bencher.iter(|| {
+                    scratch.copy_from_slice(matched.next().expect("it never ends"));
+                    find(black_box(&mut scratch))
+                });
+            });
+        }
+        let nodes = (1..=voters as u64).map(NodeId);
+        let configuration = Configuration::of_voters(nodes).expect("a few voters");
+        benchmarks.bench_function(BenchmarkId::new("of_configuration", voters), |bencher| {
+            let mut matched = inputs.iter().cycle();
             bencher.iter(|| {
-                scratch.copy_from_slice(black_box(&matched));
-                majority_committed(&mut scratch)
+                let matched = black_box(matched.next().expect("it never ends"));
+                configuration.committed(|node| matched[node.0 as usize - 1])
             });
         });
     }
     benchmarks.finish();
+}
+
+fn by_sorting(matched: &mut [LogIndex]) -> LogIndex {
+    matched.sort_unstable_by(|a, b| b.cmp(a));
+    matched[majority(matched.len()) - 1]
 }
 
 criterion_group! {
