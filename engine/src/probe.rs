@@ -95,6 +95,8 @@ declare_probes! {
     vote_lost,
     /// Others had made a majority before the own vote was durable.
     own_vote_awaited,
+    /// A vote, or an answer to one, told of more that is committed.
+    commit_learned_of_vote,
     /// A candidate or pre-candidate heard of a leader of its term.
     candidate_found_leader,
     /// A leader heard of a later term.

@@ -11,9 +11,9 @@ use coracle_engine::limits::{
 };
 use coracle_engine::raft::membership::{Change, Configuration};
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing,
-    TimeoutNow, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
+    Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
@@ -111,11 +111,14 @@ fn message() -> impl Strategy<Value = Message> {
         let term = Term(t);
         let standing = if yes { Standing::Returning(c) } else { Standing::Member };
         let (last_index, last_term) = (LogIndex(a), Term(b));
+        let committed = CommitMark { index: LogIndex(c), term: Term(a) };
         match kind {
-            0 => Message::PreVote(PreVote { term, last_index, last_term }),
-            1 => Message::PreVoteReply(PreVoteReply { term, granted: yes }),
-            2 => Message::Vote(Vote { term, last_index, last_term, transfer: a % 2 == 1 }),
-            3 => Message::VoteReply(VoteReply { term, granted: yes }),
+            0 => Message::PreVote(PreVote { term, last_index, last_term, committed }),
+            1 => Message::PreVoteReply(PreVoteReply { term, granted: yes, committed }),
+            2 => {
+                Message::Vote(Vote { term, last_index, last_term, transfer: a % 2 == 1, committed })
+            }
+            3 => Message::VoteReply(VoteReply { term, granted: yes, committed }),
             4 => Message::Heartbeat(Heartbeat { term, commit: LogIndex(a), round: b }),
             5 => Message::HeartbeatReply(HeartbeatReply {
                 term,
@@ -398,6 +401,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let offer = SnapshotOffer { term, index: last_index, snapshot_term: last_term };
     let census_reply = CensusReply { term, empty: true, incarnation: 0x1112_1314_1516_1718 };
     let raft = |message| Frame::Raft { shard: ShardId(0x0A0B), message };
+    let committed = CommitMark { index: LogIndex(0x1718), term: Term(0x191A) };
     let reply = |outcome| {
         raft(Message::AppendReply(AppendReply { term, outcome, standing: Standing::Member }))
     };
@@ -408,14 +412,20 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("Introduction", Frame::Introduction(golden_hello())),
         ("Ping", Frame::Ping),
         ("Pong", Frame::Pong),
-        ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
-        ("PreVoteReply", raft(Message::PreVoteReply(PreVoteReply { term, granted: true }))),
-        ("Vote", raft(Message::Vote(Vote { term, last_index, last_term, transfer: false }))),
+        ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term, committed }))),
+        (
+            "PreVoteReply",
+            raft(Message::PreVoteReply(PreVoteReply { term, granted: true, committed })),
+        ),
+        (
+            "Vote",
+            raft(Message::Vote(Vote { term, last_index, last_term, transfer: false, committed })),
+        ),
         (
             "Vote of a transfer",
-            raft(Message::Vote(Vote { term, last_index, last_term, transfer: true })),
+            raft(Message::Vote(Vote { term, last_index, last_term, transfer: true, committed })),
         ),
-        ("VoteReply", raft(Message::VoteReply(VoteReply { term, granted: false }))),
+        ("VoteReply", raft(Message::VoteReply(VoteReply { term, granted: false, committed }))),
         ("Append", raft(Message::Append(append))),
         ("Append of a reconfiguration", raft(Message::Append(changing))),
         ("AppendReply accepted", reply(accepted)),
@@ -432,7 +442,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     ]
 }
 
-/// The format is what `testdata/wire/v3.txt` says. A change of the file without a new version number
+/// The format is what `testdata/wire/v4.txt` says. A change of the file without a new version number
 /// cuts off every node that runs the old program.
 #[test]
 fn the_format_is_the_documented_one() {
@@ -446,7 +456,7 @@ fn the_format_is_the_documented_one() {
             writeln!(text, "  {:04x}  {}", number * 16, hex.join(" ")).unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v3.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v4.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
@@ -458,7 +468,8 @@ fn the_format_is_the_documented_one() {
 #[test]
 fn a_term_beyond_all_that_can_be_is_refused() {
     for (term, accepted) in [(TERM_MAX, true), (TERM_MAX + 1, false), (u64::MAX, false)] {
-        let reply = VoteReply { term: Term(term), granted: false };
+        let reply =
+            VoteReply { term: Term(term), granted: false, committed: CommitMark::default() };
         let found = decode(&bytes_of(&[raft(Message::VoteReply(reply))]), &[1000]);
         assert_eq!(found.is_ok(), accepted, "{term}: {found:?}");
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::effects::{Effects, Role};
-use super::message::{Entry, EntryKind, Message, PreVote, PreVoteReply, Vote, VoteReply};
+use super::message::{
+    CommitMark, Entry, EntryKind, Message, PreVote, PreVoteReply, Standing, Vote, VoteReply,
+};
 use super::progress::Progress;
 use super::quorum::VoteResult;
 use super::replica::{Peer, Raft};
@@ -112,6 +114,7 @@ impl Raft {
             term: Term(self.term.0 + 1),
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
+            committed: self.commit_mark(),
         };
         for peer in self.peers.iter().filter(|peer| self.counts(peer)) {
             effects.send(peer.id, Message::PreVote(question));
@@ -133,13 +136,14 @@ impl Raft {
         self.clear_votes();
         #[cfg(mutant = "candidate-vote-unsynced")]
         self.record_vote(self.config.id, true);
-        let own = VoteReply { term: self.term, granted: true };
+        let own = VoteReply { term: self.term, granted: true, committed: self.commit_mark() };
         self.send_after_durable(self.config.id, Message::VoteReply(own), effects);
         let request = Vote {
             term: self.term,
             last_index: self.log.last_index(),
             last_term: self.log.last_term(),
             transfer,
+            committed: self.commit_mark(),
         };
         for peer in self.peers.iter().filter(|peer| self.counts(peer)) {
             #[cfg(not(mutant = "candidate-vote-unsynced"))]
@@ -165,11 +169,29 @@ impl Raft {
         self.replicate_to_all(effects);
     }
 
+    fn commit_mark(&self) -> CommitMark {
+        let index = self.log.committed();
+        CommitMark { index, term: self.log.term_at(index).unwrap_or_default() }
+    }
+
+    /// Commits what a peer knows to be committed, if it is the same entry here. A leader counts for itself; who has lost
+    /// its data may not have what it seems to have.
+    fn learn_committed(&mut self, mark: CommitMark, effects: &mut Effects) {
+        let has_it = self.log.term_at(mark.index) == Some(mark.term);
+        let learns = has_it && self.role != Role::Leader && self.standing == Standing::Member;
+        if learns && mark.index > self.log.committed() {
+            sometimes!(commit_learned_of_vote);
+            self.commit_to(mark.index, effects);
+        }
+    }
+
     pub(super) fn on_pre_vote(&mut self, from: NodeId, m: PreVote, effects: &mut Effects) {
+        self.learn_committed(m.committed, effects);
         let granted = m.term > self.term && self.is_up_to_date(m.last_term, m.last_index);
         sometimes!(pre_vote_refused, !granted);
         let term = if granted { m.term } else { self.term };
-        effects.send(from, Message::PreVoteReply(PreVoteReply { term, granted }));
+        let committed = self.commit_mark();
+        effects.send(from, Message::PreVoteReply(PreVoteReply { term, granted, committed }));
     }
 
     pub(super) fn on_pre_vote_reply(
@@ -178,6 +200,7 @@ impl Raft {
         m: PreVoteReply,
         effects: &mut Effects,
     ) {
+        self.learn_committed(m.committed, effects);
         if self.role != Role::PreCandidate || (m.granted && m.term.0 != self.term.0 + 1) {
             return;
         }
@@ -193,16 +216,17 @@ impl Raft {
     }
 
     pub(super) fn on_vote(&mut self, from: NodeId, m: Vote, effects: &mut Effects) {
+        self.learn_committed(m.committed, effects);
         let free = match self.vote {
             Some(vote) => vote == from,
             None => self.leader.is_none(),
         };
-        let term = self.term;
+        let (term, committed) = (self.term, self.commit_mark());
         if free && self.is_up_to_date(m.last_term, m.last_index) {
             sometimes!(vote_repeated, self.vote.is_some());
             self.vote = Some(from);
             self.restart_election_timer();
-            let reply = VoteReply { term, granted: true };
+            let reply = VoteReply { term, granted: true, committed };
             #[cfg(not(mutant = "vote-before-flush"))]
             self.send_after_durable(from, Message::VoteReply(reply), effects);
             #[cfg(mutant = "vote-before-flush")]
@@ -210,11 +234,12 @@ impl Raft {
         } else {
             sometimes!(vote_taken, !free);
             sometimes!(vote_log_behind, free);
-            effects.send(from, Message::VoteReply(VoteReply { term, granted: false }));
+            effects.send(from, Message::VoteReply(VoteReply { term, granted: false, committed }));
         }
     }
 
     pub(super) fn on_vote_reply(&mut self, from: NodeId, m: VoteReply, effects: &mut Effects) {
+        self.learn_committed(m.committed, effects);
         if self.role != Role::Candidate {
             return;
         }

@@ -106,6 +106,17 @@ pub struct HardState {
     pub standing: Standing,
 }
 
+/// An entry that its sender knows to be committed, in any term. Whoever has that entry has everything before it, too,
+/// and knows as much then. Elections carry it: after one, nobody has to wait for the first commit of the new leader
+/// to learn what was committed before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitMark {
+    /// Its index; 0 if nothing is committed.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+}
+
 /// Asks whether a vote would be granted, without touching anybody's term (Raft thesis, 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreVote {
@@ -115,6 +126,8 @@ pub struct PreVote {
     pub last_index: LogIndex,
     /// Term of the sender's last entry.
     pub last_term: Term,
+    /// What the sender knows to be committed.
+    pub committed: CommitMark,
 }
 
 /// Answers a [`PreVote`].
@@ -124,6 +137,8 @@ pub struct PreVoteReply {
     pub term: Term,
     /// Whether the voter would grant its vote.
     pub granted: bool,
+    /// What the sender knows to be committed.
+    pub committed: CommitMark,
 }
 
 /// Asks for a vote (Raft paper, RequestVote).
@@ -138,6 +153,8 @@ pub struct Vote {
     /// The leader of the term before has told the sender to campaign ([`TimeoutNow`]): to be answered although
     /// that leader is heard.
     pub transfer: bool,
+    /// What the sender knows to be committed.
+    pub committed: CommitMark,
 }
 
 /// Answers a [`Vote`].
@@ -147,6 +164,8 @@ pub struct VoteReply {
     pub term: Term,
     /// Whether the vote is granted; if so, the vote is durable.
     pub granted: bool,
+    /// What the sender knows to be committed.
+    pub committed: CommitMark,
 }
 
 /// Entries that follow `(prev_term, prev_index)` (Raft paper, AppendEntries). Empty to ask whether

@@ -114,9 +114,9 @@ pub use effects::{
 pub use lease::LeaseConfig;
 pub use log::RaftLog;
 pub use message::{
-    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, HardState,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
-    Standing, TimeoutNow, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
+    HardState, Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission,
+    SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 pub use reconfigure::{Membership, Readiness};
 pub use replica::{FollowerStatus, Raft, Status};

@@ -9,9 +9,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::header::Kind;
 use crate::limits::{PAYLOAD_BYTES_MAX, TERM_MAX};
 use crate::raft::{
-    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer, Standing,
-    TimeoutNow, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
+    Standing, TimeoutNow, Vote, VoteReply,
 };
 use crate::{LogIndex, Term};
 
@@ -54,13 +54,23 @@ pub(super) fn kind_of(message: &Message) -> Kind {
 /// Writes a message except for the payloads of an append, which follow it.
 pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
     match message {
-        Message::PreVote(m) => encode_question(m.term, m.last_index, m.last_term, out),
+        Message::PreVote(m) => {
+            encode_question(m.term, m.last_index, m.last_term, out);
+            encode_mark(m.committed, out);
+        }
         Message::Vote(m) => {
             encode_question(m.term, m.last_index, m.last_term, out);
             out.put_u8(u8::from(m.transfer));
+            encode_mark(m.committed, out);
         }
-        Message::PreVoteReply(m) => encode_answer(m.term, m.granted, out),
-        Message::VoteReply(m) => encode_answer(m.term, m.granted, out),
+        Message::PreVoteReply(m) => {
+            encode_answer(m.term, m.granted, out);
+            encode_mark(m.committed, out);
+        }
+        Message::VoteReply(m) => {
+            encode_answer(m.term, m.granted, out);
+            encode_mark(m.committed, out);
+        }
         Message::Append(m) => encode_append(m, out),
         Message::AppendReply(m) => encode_append_reply(m, out),
         Message::Heartbeat(m) => {
@@ -99,6 +109,11 @@ fn encode_question(term: Term, last_index: LogIndex, last_term: Term, out: &mut 
     out.put_u64_le(term.0);
     out.put_u64_le(last_index.0);
     out.put_u64_le(last_term.0);
+}
+
+fn encode_mark(mark: CommitMark, out: &mut BytesMut) {
+    out.put_u64_le(mark.index.0);
+    out.put_u64_le(mark.term.0);
 }
 
 fn encode_answer(term: Term, granted: bool, out: &mut BytesMut) {
@@ -166,20 +181,21 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         }
         Kind::PreVote => {
             let (term, last_index, last_term) = decode_question(b)?;
-            Message::PreVote(PreVote { term, last_index, last_term })
+            Message::PreVote(PreVote { term, last_index, last_term, committed: decode_mark(b)? })
         }
         Kind::Vote => {
             let (term, last_index, last_term) = decode_question(b)?;
             let transfer = decode_bool(b)?;
-            Message::Vote(Vote { term, last_index, last_term, transfer })
+            let committed = decode_mark(b)?;
+            Message::Vote(Vote { term, last_index, last_term, transfer, committed })
         }
         Kind::PreVoteReply => {
             let (term, granted) = decode_answer(b)?;
-            Message::PreVoteReply(PreVoteReply { term, granted })
+            Message::PreVoteReply(PreVoteReply { term, granted, committed: decode_mark(b)? })
         }
         Kind::VoteReply => {
             let (term, granted) = decode_answer(b)?;
-            Message::VoteReply(VoteReply { term, granted })
+            Message::VoteReply(VoteReply { term, granted, committed: decode_mark(b)? })
         }
         Kind::Append => Message::Append(decode_append(b)?),
         Kind::AppendReply => Message::AppendReply(decode_append_reply(b)?),
@@ -214,6 +230,10 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
 
 fn decode_question(body: &mut Bytes) -> Result<(Term, LogIndex, Term), Problem> {
     Ok((begun_term(body)?, LogIndex(get_u64(body)?), Term(get_u64(body)?)))
+}
+
+fn decode_mark(body: &mut Bytes) -> Result<CommitMark, Problem> {
+    Ok(CommitMark { index: LogIndex(get_u64(body)?), term: Term(get_u64(body)?) })
 }
 
 fn decode_answer(body: &mut Bytes) -> Result<(Term, bool), Problem> {

@@ -8,7 +8,7 @@ use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 pub const HEADER_BYTES: usize = 24;
 
 /// Version of the peer protocol.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 const MAGIC: [u8; 2] = [0xC0, 0xAC];
 

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use coracle_engine::limits::READ_BATCHES_MAX;
 use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Base, Census, CensusReply, Config, Effects, Entry,
-    EntryKind, Event, Fault, HardState, Heartbeat, HeartbeatReply, Message, PreVoteReply, Raft,
-    RaftLog, Refusal, Role, Standing, StartError, Vote, VoteReply, WriteMark,
+    Append, AppendOutcome, AppendReply, Base, Census, CensusReply, CommitMark, Config, Effects,
+    Entry, EntryKind, Event, Fault, HardState, Heartbeat, HeartbeatReply, Message, PreVote,
+    PreVoteReply, Raft, RaftLog, Refusal, Role, Standing, StartError, Vote, VoteReply, WriteMark,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -52,7 +52,13 @@ fn append(term: u64, prev: (u64, u64), commit: u64, entries: Vec<Entry>) -> Mess
 
 fn vote(term: u64, last: (u64, u64)) -> Message {
     let (last_term, last_index) = (Term(last.0), LogIndex(last.1));
-    Message::Vote(Vote { term: Term(term), last_index, last_term, transfer: false })
+    Message::Vote(Vote {
+        term: Term(term),
+        last_index,
+        last_term,
+        transfer: false,
+        committed: CommitMark::default(),
+    })
 }
 
 fn accepted(term: u64, matched: u64) -> Message {
@@ -67,11 +73,27 @@ fn leader(terms: &[u64]) -> Raft {
     let mut effects = Effects::default();
     raft.step(Event::Tick { now: Duration::from_secs(10) }, &mut effects);
     let term = Term(term + 1);
-    tell(&mut raft, 2, Message::PreVoteReply(PreVoteReply { term, granted: true }));
+    tell(
+        &mut raft,
+        2,
+        Message::PreVoteReply(PreVoteReply {
+            term,
+            granted: true,
+            committed: CommitMark::default(),
+        }),
+    );
     assert_eq!(raft.role(), Role::Candidate);
-    tell(&mut raft, 2, Message::VoteReply(VoteReply { term, granted: true }));
+    tell(
+        &mut raft,
+        2,
+        Message::VoteReply(VoteReply { term, granted: true, committed: CommitMark::default() }),
+    );
     assert_eq!(raft.role(), Role::Candidate, "two votes are not enough without the own one");
-    tell(&mut raft, 1, Message::VoteReply(VoteReply { term, granted: true }));
+    tell(
+        &mut raft,
+        1,
+        Message::VoteReply(VoteReply { term, granted: true, committed: CommitMark::default() }),
+    );
     assert_eq!(raft.role(), Role::Leader);
     raft
 }
@@ -128,11 +150,11 @@ fn a_repeated_vote_request_gets_the_same_answer_and_waits_for_the_disk_again() {
     for _ in 0..2 {
         let effects = tell(&mut raft, 2, vote(2, (1, 1)));
         assert_eq!(effects.hard_state.unwrap().vote, Some(NodeId(2)));
-        let reply = VoteReply { term: Term(2), granted: true };
+        let reply = VoteReply { term: Term(2), granted: true, committed: CommitMark::default() };
         assert_eq!(effects.after_durable, [(NodeId(2), Message::VoteReply(reply))]);
     }
     let effects = tell(&mut raft, 3, vote(2, (9, 9)));
-    let reply = VoteReply { term: Term(2), granted: false };
+    let reply = VoteReply { term: Term(2), granted: false, committed: CommitMark::default() };
     assert_eq!(effects.messages, [(NodeId(3), Message::VoteReply(reply))]);
 }
 
@@ -152,8 +174,18 @@ fn strangers_and_repeated_votes_do_not_count() {
     let mut raft =
         Raft::new(config, HardState::default(), RaftLog::empty(), Duration::ZERO).unwrap();
     raft.step(Event::Tick { now: Duration::from_secs(10) }, &mut Effects::default());
-    let yes = |term| Message::VoteReply(VoteReply { term: Term(term), granted: true });
-    let pre = Message::PreVoteReply(PreVoteReply { term: Term(1), granted: true });
+    let yes = |term| {
+        Message::VoteReply(VoteReply {
+            term: Term(term),
+            granted: true,
+            committed: CommitMark::default(),
+        })
+    };
+    let pre = Message::PreVoteReply(PreVoteReply {
+        term: Term(1),
+        granted: true,
+        committed: CommitMark::default(),
+    });
     for from in [2, 2, 9, 2] {
         tell(&mut raft, from, pre.clone());
         assert_eq!(raft.role(), Role::PreCandidate);
@@ -186,8 +218,12 @@ fn strangers_are_answered_but_do_not_count() {
     let (term, standing) = (Term(9), Standing::Member);
     let outcome = AppendOutcome::Accepted { matched: LogIndex(1) };
     for message in [
-        Message::VoteReply(VoteReply { term, granted: true }),
-        Message::PreVoteReply(PreVoteReply { term, granted: false }),
+        Message::VoteReply(VoteReply { term, granted: true, committed: CommitMark::default() }),
+        Message::PreVoteReply(PreVoteReply {
+            term,
+            granted: false,
+            committed: CommitMark::default(),
+        }),
         Message::HeartbeatReply(HeartbeatReply {
             term,
             round: 0,
@@ -204,13 +240,49 @@ fn strangers_are_answered_but_do_not_count() {
 
 /// The others' votes make a majority, but the candidate's own term is not durable yet: after a crash
 /// it could stand in the same term again.
+/// A mark of another term is of an entry that was never here, or that a leader will overwrite.
+#[test]
+fn elections_tell_what_is_committed_but_only_of_the_same_entry() {
+    let mark = |index, term| CommitMark { index: LogIndex(index), term: Term(term) };
+    let question = |committed| {
+        let (last_index, last_term) = (LogIndex(9), Term(2));
+        Message::PreVote(PreVote { term: Term(3), last_index, last_term, committed })
+    };
+    let mut raft = start(hard_state(2, 0), &[1, 1, 2]).unwrap();
+    raft.step(Event::Tick { now: Duration::from_millis(300) }, &mut Effects::default());
+    for (committed, expected) in [
+        (mark(0, 0), 0),
+        (mark(3, 1), 0), // another entry
+        (mark(4, 2), 0), // not here
+        (mark(2, 1), 2),
+        (mark(1, 1), 2), // never backwards
+    ] {
+        tell(&mut raft, 2, question(committed));
+        assert_eq!(raft.commit(), LogIndex(expected), "after {committed:?}");
+    }
+    let refused = VoteReply { term: Term(2), granted: false, committed: mark(3, 2) };
+    let effects = tell(&mut raft, 3, Message::VoteReply(refused));
+    assert_eq!((raft.commit(), effects.committed), (LogIndex(3), Some(LogIndex(3))));
+    // And it says so itself.
+    let effects = tell(&mut raft, 2, question(mark(0, 0)));
+    let told = effects.messages.iter().find_map(|(_, message)| match message {
+        Message::PreVoteReply(reply) => Some(reply.committed),
+        _ => None,
+    });
+    assert_eq!(told, Some(mark(3, 2)));
+}
+
 #[test]
 fn nobody_leads_before_the_own_vote_is_durable() {
     let mut raft = start(hard_state(1, 0), &[1]).unwrap();
     raft.step(Event::Tick { now: Duration::from_secs(10) }, &mut Effects::default());
-    let pre = PreVoteReply { term: Term(2), granted: true };
+    let pre = PreVoteReply { term: Term(2), granted: true, committed: CommitMark::default() };
     tell(&mut raft, 2, Message::PreVoteReply(pre));
-    let yes = Message::VoteReply(VoteReply { term: Term(2), granted: true });
+    let yes = Message::VoteReply(VoteReply {
+        term: Term(2),
+        granted: true,
+        committed: CommitMark::default(),
+    });
     for from in [2, 3] {
         tell(&mut raft, from, yes.clone());
         assert_eq!(raft.role(), Role::Candidate);

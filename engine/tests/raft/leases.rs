@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_engine::raft::membership::{Change, Configuration, Reconfiguration, Transition};
 use coracle_engine::raft::{
-    AppendOutcome, AppendReply, Config, Effects, Entry, EntryKind, Event, HardState, Heartbeat,
-    HeartbeatReply, LeaseConfig, Message, PreVote, PreVoteReply, Raft, RaftLog, Role, Standing,
-    StartError, Vote, VoteReply,
+    AppendOutcome, AppendReply, CommitMark, Config, Effects, Entry, EntryKind, Event, HardState,
+    Heartbeat, HeartbeatReply, LeaseConfig, Message, PreVote, PreVoteReply, Raft, RaftLog, Role,
+    Standing, StartError, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -54,9 +54,21 @@ fn elected(config: Config) -> Raft {
     let mut raft = start(config, Duration::ZERO);
     tick(&mut raft, ms(10_000));
     let term = Term(1);
-    tell(&mut raft, FRIEND, Message::PreVoteReply(PreVoteReply { term, granted: true }));
+    tell(
+        &mut raft,
+        FRIEND,
+        Message::PreVoteReply(PreVoteReply {
+            term,
+            granted: true,
+            committed: CommitMark::default(),
+        }),
+    );
     for from in [OWN, FRIEND] {
-        tell(&mut raft, from, Message::VoteReply(VoteReply { term, granted: true }));
+        tell(
+            &mut raft,
+            from,
+            Message::VoteReply(VoteReply { term, granted: true, committed: CommitMark::default() }),
+        );
     }
     assert_eq!(raft.role(), Role::Leader);
     raft
@@ -112,12 +124,23 @@ fn heartbeat(term: u64, round: u64) -> Message {
 
 fn vote(term: u64, transfer: bool) -> Message {
     let (last_index, last_term) = (LogIndex(9), Term(1));
-    Message::Vote(Vote { term: Term(term), last_index, last_term, transfer })
+    Message::Vote(Vote {
+        term: Term(term),
+        last_index,
+        last_term,
+        transfer,
+        committed: CommitMark::default(),
+    })
 }
 
 fn pre_vote(term: u64) -> Message {
     let (last_index, last_term) = (LogIndex(9), Term(1));
-    Message::PreVote(PreVote { term: Term(term), last_index, last_term })
+    Message::PreVote(PreVote {
+        term: Term(term),
+        last_index,
+        last_term,
+        committed: CommitMark::default(),
+    })
 }
 
 /// Whether a voter gives its vote, or would.

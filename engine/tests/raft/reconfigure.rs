@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_engine::raft::membership::{Change, Configuration, Reconfiguration, Transition};
 use coracle_engine::raft::{
-    AppendOutcome, AppendReply, Config, Effects, EntryKind, Event, HardState, Membership, Message,
-    Raft, RaftLog, Readiness, ReconfigureRefusal, Reconfigured, Role, Standing, TransferOutcome,
-    TransferRefusal, VoteReply,
+    AppendOutcome, AppendReply, CommitMark, Config, Effects, EntryKind, Event, HardState,
+    Membership, Message, Raft, RaftLog, Readiness, ReconfigureRefusal, Reconfigured, Role,
+    Standing, TransferOutcome, TransferRefusal, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -581,12 +581,20 @@ fn votes_of_learners_do_not_elect() {
     let mut effects = Effects::default();
     raft.step(Event::Tick { now: Duration::from_secs(10) }, &mut effects);
     assert!(effects.messages.iter().all(|(to, _)| *to != NodeId(4)), "learners are not asked");
-    let pre = coracle_engine::raft::PreVoteReply { term: Term(1), granted: true };
+    let pre = coracle_engine::raft::PreVoteReply {
+        term: Term(1),
+        granted: true,
+        committed: CommitMark::default(),
+    };
     let message = Message::PreVoteReply(pre);
     raft.step(Event::Message { from: NodeId(4), message: message.clone() }, &mut effects);
     assert_eq!(raft.role(), Role::PreCandidate);
     raft.step(Event::Message { from: NodeId(2), message }, &mut effects);
-    let yes = Message::VoteReply(VoteReply { term: Term(1), granted: true });
+    let yes = Message::VoteReply(VoteReply {
+        term: Term(1),
+        granted: true,
+        committed: CommitMark::default(),
+    });
     for (from, role) in [(1, Role::Candidate), (4, Role::Candidate), (2, Role::Leader)] {
         raft.step(Event::Message { from: NodeId(from), message: yes.clone() }, &mut effects);
         assert_eq!(raft.role(), role, "after the vote of {from}");

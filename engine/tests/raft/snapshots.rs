@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Base, Config, Effects, Entry, EntryKind, Event, Fault,
-    HardState, Heartbeat, Message, PreVoteReply, Raft, RaftLog, Role, SnapshotOffer, Standing,
-    StartError, VoteReply,
+    Append, AppendOutcome, AppendReply, Base, CommitMark, Config, Effects, Entry, EntryKind, Event,
+    Fault, HardState, Heartbeat, Message, PreVoteReply, Raft, RaftLog, Role, SnapshotOffer,
+    Standing, StartError, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -75,8 +75,17 @@ fn accepted(term: u64, matched: u64) -> Message {
 fn elect(raft: &mut Raft) -> Effects {
     step(raft, Event::Tick { now: Duration::from_secs(10) });
     let term = Term(raft.term().0 + 1);
-    tell(raft, 2, Message::PreVoteReply(PreVoteReply { term, granted: true }));
-    let vote = || Message::VoteReply(VoteReply { term, granted: true });
+    tell(
+        raft,
+        2,
+        Message::PreVoteReply(PreVoteReply {
+            term,
+            granted: true,
+            committed: CommitMark::default(),
+        }),
+    );
+    let vote =
+        || Message::VoteReply(VoteReply { term, granted: true, committed: CommitMark::default() });
     tell(raft, 2, vote());
     let effects = tell(raft, 1, vote());
     assert_eq!(raft.role(), Role::Leader);

@@ -7,8 +7,8 @@ use futures_util::FutureExt;
 use super::*;
 use crate::raft::membership::{Change, Transition};
 use crate::raft::{
-    Append, AppendOutcome, AppendReply, Config, Entry, HardState, Membership, PreVoteReply,
-    RaftLog, Standing, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, CommitMark, Config, Entry, HardState, Membership,
+    PreVoteReply, RaftLog, Standing, Vote, VoteReply,
 };
 
 struct Nothing;
@@ -36,9 +36,19 @@ fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
 fn elect(shard: &mut Shard, now: Duration) -> Term {
     shard.step(Event::Tick { now });
     let term = Term(shard.raft.term().0 + 1);
-    shard.message(FRIEND, Message::PreVoteReply(PreVoteReply { term, granted: true }));
+    shard.message(
+        FRIEND,
+        Message::PreVoteReply(PreVoteReply {
+            term,
+            granted: true,
+            committed: CommitMark::default(),
+        }),
+    );
     for from in [OWN, FRIEND] {
-        shard.message(from, Message::VoteReply(VoteReply { term, granted: true }));
+        shard.message(
+            from,
+            Message::VoteReply(VoteReply { term, granted: true, committed: CommitMark::default() }),
+        );
     }
     assert_eq!((shard.raft.role(), shard.raft.term()), (Role::Leader, term));
     term
@@ -182,7 +192,8 @@ fn what_comes_during_a_transfer_waits_and_is_sent_to_the_new_leader() {
     let mut proposal = propose(&mut shard);
     let (last_index, last_term) = (LogIndex(1), term);
     let term = Term(term.0 + 1);
-    let vote = Vote { term, last_index, last_term, transfer: true };
+    let vote =
+        Vote { term, last_index, last_term, transfer: true, committed: CommitMark::default() };
     shard.message(FRIEND, Message::Vote(vote));
     assert_eq!((shard.raft.role(), shard.raft.leader()), (Role::Follower, None));
     let mut queries = [before, query(&mut shard)];

@@ -25,7 +25,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::raft::membership::{ChangeError, Configuration, Parts};
-use coracle_engine::raft::{Config, Entry, Event, Message, PreVoteReply, Role, TransferOutcome};
+use coracle_engine::raft::{
+    CommitMark, Config, Entry, Event, Message, PreVoteReply, Role, TransferOutcome,
+};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use super::datadriven::Case;
@@ -288,7 +290,8 @@ impl Replay {
             for from in asked {
                 if node.role() == Some(Role::PreCandidate) {
                     let term = Term(node.raft.as_ref().unwrap().term().0 + 1);
-                    let granted = PreVoteReply { term, granted: true };
+                    let granted =
+                        PreVoteReply { term, granted: true, committed: CommitMark::default() };
                     let message = Message::PreVoteReply(granted);
                     node.step(Event::Message { from, message });
                 }

@@ -3,9 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Census, CensusReply, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, TimeoutNow, Vote,
-    VoteReply,
+    Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, TimeoutNow,
+    Vote, VoteReply,
 };
 use coracle_engine::wire::{
     Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
@@ -163,10 +163,41 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("snapshot-hello-accepted", Frame::SnapshotHelloReply(HelloReply::Accepted(hello()))),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
-        ("pre-vote", raft(Message::PreVote(PreVote { term, last_index, last_term }))),
-        ("pre-vote-reply", raft(Message::PreVoteReply(PreVoteReply { term, granted: true }))),
-        ("vote", raft(Message::Vote(Vote { term, last_index, last_term, transfer: true }))),
-        ("vote-reply", raft(Message::VoteReply(VoteReply { term, granted: false }))),
+        (
+            "pre-vote",
+            raft(Message::PreVote(PreVote {
+                term,
+                last_index,
+                last_term,
+                committed: CommitMark::default(),
+            })),
+        ),
+        (
+            "pre-vote-reply",
+            raft(Message::PreVoteReply(PreVoteReply {
+                term,
+                granted: true,
+                committed: CommitMark::default(),
+            })),
+        ),
+        (
+            "vote",
+            raft(Message::Vote(Vote {
+                term,
+                last_index,
+                last_term,
+                transfer: true,
+                committed: CommitMark::default(),
+            })),
+        ),
+        (
+            "vote-reply",
+            raft(Message::VoteReply(VoteReply {
+                term,
+                granted: false,
+                committed: CommitMark::default(),
+            })),
+        ),
         ("append", raft(Message::Append(append))),
         ("append-accepted", answer(accepted)),
         ("append-rejected", answer(rejected)),

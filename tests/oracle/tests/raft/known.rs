@@ -99,9 +99,9 @@ pub const TABLE: &[Difference] = &[
     Difference {
         known: Known::CommitInVotes,
         what: "the commit index in requests for votes and in answers",
-        why: "Theirs tells it there, and a voter or candidate may commit by it; ours has no such field. It \
-              is left out.",
-        place: "theirs `maybe_commit_by_vote`, `update_committed`; ours `message.rs`",
+        why: "Both tell it. Of theirs only who refuses learns by it, and a candidate who is refused; of ours, \
+              everybody who takes part. It is left out.",
+        place: "theirs `maybe_commit_by_vote`; ours `learn_committed`",
     },
     Difference {
         known: Known::ProposalForwarded,

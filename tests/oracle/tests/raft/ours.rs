@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::raft::{
-    Config, Effects, Entry, Event, HardState, Message, Raft, RaftLog, WriteMark,
+    CommitMark, Config, Effects, Entry, Event, HardState, Message, Raft, RaftLog, WriteMark,
 };
 use coracle_engine::{LogIndex, NodeId};
 
+use crate::known::{Known, note};
 use crate::theirs::View;
 
 /// The unit of time: the heartbeat interval.
@@ -68,6 +69,8 @@ impl Ours {
         if let Some(fault) = effects.fault {
             return Err(format!("ours reports a fault: {fault}"));
         }
+        let sent = effects.messages.iter_mut().chain(&mut effects.after_durable);
+        sent.for_each(|(_, message)| forget_committed(message));
         let batch = effects.write_mark.map(|mark| Batch {
             hard_state: effects.hard_state,
             entries: effects.entries,
@@ -172,5 +175,19 @@ impl Ours {
             matched: raft.followers().map(|follower| (follower.id, follower.matched)).collect(),
             log: raft.entries(LogIndex(1), raft.last_index()).cloned().collect(),
         }
+    }
+}
+
+/// Takes the commit index out of votes and answers ([`Known::CommitInVotes`]).
+fn forget_committed(message: &mut Message) {
+    let committed = match message {
+        Message::PreVote(m) => &mut m.committed,
+        Message::PreVoteReply(m) => &mut m.committed,
+        Message::Vote(m) => &mut m.committed,
+        Message::VoteReply(m) => &mut m.committed,
+        _ => return,
+    };
+    if std::mem::take(committed) != CommitMark::default() {
+        note(Known::CommitInVotes);
     }
 }

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Role, Standing, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, CommitMark, Entry, EntryKind, Heartbeat, HeartbeatReply,
+    Message, PreVote, PreVoteReply, Role, Standing, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use proptest::prelude::*;
@@ -320,8 +320,19 @@ impl World {
                 let (last_index, last_term) = (LogIndex(last_index), Term(last_term));
                 let term = Term(term);
                 let message = match pre {
-                    true => Message::PreVote(PreVote { term, last_index, last_term }),
-                    false => Message::Vote(Vote { term, last_index, last_term, transfer: false }),
+                    true => Message::PreVote(PreVote {
+                        term,
+                        last_index,
+                        last_term,
+                        committed: CommitMark::default(),
+                    }),
+                    false => Message::Vote(Vote {
+                        term,
+                        last_index,
+                        last_term,
+                        transfer: false,
+                        committed: CommitMark::default(),
+                    }),
                 };
                 from_peer(peer, message)
             }
@@ -338,11 +349,25 @@ impl World {
             Op::AnswerPreVote { peer, pick, grant: true, .. } => {
                 let Some(term) = latest(&self.asked_before, pick) else { return Vec::new() };
                 let term = Term(term);
-                from_peer(peer, Message::PreVoteReply(PreVoteReply { term, granted: true }))
+                from_peer(
+                    peer,
+                    Message::PreVoteReply(PreVoteReply {
+                        term,
+                        granted: true,
+                        committed: CommitMark::default(),
+                    }),
+                )
             }
             Op::AnswerPreVote { peer, ahead, .. } => {
                 let term = Term(near(term, ahead).max(1));
-                from_peer(peer, Message::PreVoteReply(PreVoteReply { term, granted: false }))
+                from_peer(
+                    peer,
+                    Message::PreVoteReply(PreVoteReply {
+                        term,
+                        granted: false,
+                        committed: CommitMark::default(),
+                    }),
+                )
             }
             Op::AnswerVote { peer, pick, grant } => {
                 let Some(asked) = latest(&self.asked, pick) else { return Vec::new() };
@@ -350,7 +375,8 @@ impl World {
                 if granted {
                     self.era = asked;
                 }
-                let reply = VoteReply { term: Term(asked), granted };
+                let reply =
+                    VoteReply { term: Term(asked), granted, committed: CommitMark::default() };
                 vec![Input::Receive(self.peer(peer), Message::VoteReply(reply))]
             }
             Op::Acknowledge { peer, back } => {
@@ -462,7 +488,13 @@ impl Leader {
         let last_term = Term(last_term.unwrap_or(0));
         Input::Receive(
             self.id,
-            Message::Vote(Vote { term: Term(term), last_index, last_term, transfer: false }),
+            Message::Vote(Vote {
+                term: Term(term),
+                last_index,
+                last_term,
+                transfer: false,
+                committed: CommitMark::default(),
+            }),
         )
     }
 

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use coracle_engine::raft::{
-    Append, AppendOutcome, Entry, HeartbeatReply, Message, PreVoteReply, Role, Standing,
+    Append, AppendOutcome, CommitMark, Entry, HeartbeatReply, Message, PreVoteReply, Role, Standing,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb::{self, HardState};
@@ -209,7 +209,8 @@ impl Theirs {
         match message {
             Message::PreVote(m) if m.term.0 == raft.term => {
                 note(Known::PreVoteOfPresentTerm);
-                let refused = PreVoteReply { term: m.term, granted: false };
+                let refused =
+                    PreVoteReply { term: m.term, granted: false, committed: CommitMark::default() };
                 let now = vec![(from, Message::PreVoteReply(refused))];
                 Some(Outcome { now, batches: Vec::new() })
             }

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    PreVote, PreVoteReply, Standing, TimeoutNow, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, CommitMark, Entry, EntryKind, Heartbeat, HeartbeatReply,
+    Message, PreVote, PreVoteReply, Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb;
@@ -85,8 +85,7 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
     m
 }
 
-/// A message of the `raft` crate. What only it says is left out: the commit index in votes and
-/// answers ([`Known::CommitInVotes`]).
+/// A message of the `raft` crate. The commit index in votes and answers is left out ([`Known::CommitInVotes`]).
 pub fn message_to_ours(m: &eraftpb::Message) -> Message {
     let term = Term(m.term);
     let (index, log_term) = (LogIndex(m.index), Term(m.log_term));
@@ -94,19 +93,26 @@ pub fn message_to_ours(m: &eraftpb::Message) -> Message {
     if m.commit > 0 && !leads {
         note(Known::CommitInVotes);
     }
+    let committed = CommitMark::default();
     match m.get_msg_type() {
         MessageType::MsgRequestPreVote => {
-            Message::PreVote(PreVote { term, last_index: index, last_term: log_term })
+            Message::PreVote(PreVote { term, last_index: index, last_term: log_term, committed })
         }
         MessageType::MsgRequestVote => {
             let transfer = m.context == TRANSFER;
-            Message::Vote(Vote { term, last_index: index, last_term: log_term, transfer })
+            Message::Vote(Vote {
+                term,
+                last_index: index,
+                last_term: log_term,
+                transfer,
+                committed,
+            })
         }
         MessageType::MsgRequestPreVoteResponse => {
-            Message::PreVoteReply(PreVoteReply { term, granted: !m.reject })
+            Message::PreVoteReply(PreVoteReply { term, granted: !m.reject, committed })
         }
         MessageType::MsgRequestVoteResponse => {
-            Message::VoteReply(VoteReply { term, granted: !m.reject })
+            Message::VoteReply(VoteReply { term, granted: !m.reject, committed })
         }
         MessageType::MsgAppend => Message::Append(Append {
             term,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use coracle_engine::core::LogRecord;
 use coracle_engine::limits::ENTRY_COST_BYTES;
 use coracle_engine::raft::{
-    Append, AppendOutcome, AppendReply, Entry, EntryKind, FollowerStatus, HardState, Heartbeat,
-    HeartbeatReply, Membership, Message, Standing, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, CommitMark, Entry, EntryKind, FollowerStatus, HardState,
+    Heartbeat, HeartbeatReply, Membership, Message, Standing, Vote, VoteReply,
 };
 use coracle_engine::wire::Frame;
 use coracle_wal::follow::DurableFiles;
@@ -242,7 +242,7 @@ fn expect(invariant: Invariant, outcome: Checked) {
 }
 
 fn vote(term: u64, granted: bool) -> Message {
-    Message::VoteReply(VoteReply { term: Term(term), granted })
+    Message::VoteReply(VoteReply { term: Term(term), granted, committed: CommitMark::default() })
 }
 
 fn ack(term: u64, matched: u64) -> Message {
@@ -536,7 +536,13 @@ fn a_vote_before_it_is_durable() {
 fn a_candidate_before_term_vote_and_log_are_durable() {
     let ask = |last_term, last_index| {
         let (last_term, last_index) = (Term(last_term), LogIndex(last_index));
-        Message::Vote(Vote { term: Term(2), last_index, last_term, transfer: false })
+        Message::Vote(Vote {
+            term: Term(2),
+            last_index,
+            last_term,
+            transfer: false,
+            committed: CommitMark::default(),
+        })
     };
     let mut rig = Rig::new();
     rig.stores(A, &fake(1, &[1]));
