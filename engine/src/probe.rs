@@ -93,6 +93,8 @@ declare_probes! {
     vote_repeated,
     /// A vote was refused by so many that it was lost.
     vote_lost,
+    /// A candidate that its leader had told to campaign asked for votes before its own was durable.
+    vote_asked_at_once,
     /// Others had made a majority before the own vote was durable.
     own_vote_awaited,
     /// A vote, or an answer to one, told of more that is committed.

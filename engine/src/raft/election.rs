@@ -125,8 +125,14 @@ impl Raft {
     /// durable, like the own vote. Otherwise a candidate could crash, forget entries that its request
     /// spoke of, campaign in the same term again, and win by a late vote for the log it had before.
     ///
-    /// `transfer`: because the leader of the present term wants it.
+    /// `transfer`: because the leader of the present term wants it. Then the requests go at once, so that voters store
+    /// their votes while this replica stores its own, if the log and the present term are durable. A candidate that
+    /// crashes before its own vote is durable may ask again in the same term, and win by an earlier vote. But it comes
+    /// back to the term of that leader, of whose log its own is a beginning, and until it leaves that term its log can
+    /// only grow: the vote is as good as it was. If it votes for somebody else in that term instead, it does not
+    /// campaign in it any more. It leads only when its own vote is durable, as always.
     pub(super) fn become_candidate(&mut self, transfer: bool, effects: &mut Effects) {
+        let at_once = transfer && self.is_durable(self.log.last_index());
         self.term = Term(self.term.0 + 1);
         self.vote = Some(self.config.id);
         self.role = Role::Candidate;
@@ -145,11 +151,13 @@ impl Raft {
             transfer,
             committed: self.commit_mark(),
         };
+        sometimes!(vote_asked_at_once, at_once);
         for peer in self.peers.iter().filter(|peer| self.counts(peer)) {
-            #[cfg(not(mutant = "candidate-vote-unsynced"))]
-            self.send_after_durable(peer.id, Message::Vote(request), effects);
-            #[cfg(mutant = "candidate-vote-unsynced")]
-            effects.send(peer.id, Message::Vote(request));
+            if at_once || cfg!(mutant = "candidate-vote-unsynced") {
+                effects.send(peer.id, Message::Vote(request));
+            } else {
+                self.send_after_durable(peer.id, Message::Vote(request), effects);
+            }
         }
     }
 

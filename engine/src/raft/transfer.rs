@@ -10,9 +10,10 @@
 //!    owner keeps them, and sends them where they belong when it is over. What is in the log goes to the follower
 //!    as always. Reads go on.
 //! 3. **Told.** The follower has acknowledged the last entry. It is told to campaign ([`TimeoutNow`]), and again
-//!    with each heartbeat interval, as that may be lost. It does so at once, without asking whether it would win,
-//!    and its requests say that this is a transfer: voters answer although they hear a leader. So does the
-//!    old leader, which steps down by that.
+//!    with each heartbeat interval, as that may be lost. It does so at once, without asking whether it would win and
+//!    without waiting for its own vote to be durable (`Raft::become_candidate` says why it may), and its requests
+//!    say that this is a transfer: voters answer although they hear a leader. So does the old leader, which steps
+//!    down by that. From its order until it hears of the new leader it takes two round trips and one write.
 //!
 //! It ends in one of these ways ([`TransferOutcome`](super::TransferOutcome)):
 //! - the follower leads a later term: **done**;

@@ -245,7 +245,13 @@ impl Cluster {
             if let Message::VoteReply(reply) = message {
                 assert!(!reply.granted, "a vote never leaves before it is stored");
             }
-            assert!(!matches!(message, Message::Vote(_)), "nor does a request for votes");
+            if let Message::Vote(vote) = message {
+                assert!(vote.transfer, "nor does a request for votes, unless a leader wants it");
+                let term = node.disk.hard_state.term;
+                assert_eq!(term.0 + 1, vote.term.0, "then the term before is stored");
+                let stored = node.disk.term_at(vote.last_index);
+                assert_eq!(stored, Some(vote.last_term), "and the log that it speaks of");
+            }
             self.network.push(Envelope { from: id, to: *to, message: message.clone() });
         }
         &self.effects

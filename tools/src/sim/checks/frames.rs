@@ -2,7 +2,7 @@
 //!
 //! | message | promises |
 //! |---|---|
-//! | Vote | term, own vote, and the log that it speaks of are durable |
+//! | Vote | term, own vote, and the log that it speaks of are durable; of a transfer, the term before and the log |
 //! | VoteReply, granted | term and vote are durable |
 //! | AppendReply, accepted | the term, and the log up to `matched`, equal to the leader's, are durable |
 //! | Append, Heartbeat | the sender leads the term; the commit index names committed entries |
@@ -78,12 +78,15 @@ impl Checker {
         if disk.hard_state.term > vote.term && !disk.votes.contains_key(&vote.term) {
             return Ok(());
         }
+        let has = disk.has_term(vote.last_index, vote.last_term);
+        if vote.transfer && disk.hard_state.term.0 + 1 == vote.term.0 && has {
+            return Ok(()); // its own vote is still to come
+        }
         if disk.votes.get(&vote.term) != Some(&from) {
             let expected = "the candidate's vote for itself on disk";
             let seen = describe(disk, vote.term);
             return fail(Violation::new(Invariant::CandidatePromise, expected, seen));
         }
-        let has = disk.has_term(vote.last_index, vote.last_term);
         if !lost && disk.hard_state.term == vote.term && !has {
             let expected = format!("an entry of term {} on disk", vote.last_term);
             let seen = disk.log().describe(vote.last_index);
