@@ -1,6 +1,7 @@
 //! The `coracle-bench` command: load tests, the device probe, and trials of the tiered log.
 
 mod embedded;
+mod handover;
 mod load;
 mod reads;
 mod recovery;
@@ -29,6 +30,8 @@ enum Command {
     Embedded(embedded::EmbeddedArgs),
     /// Read from an in-process cluster by rounds of ReadIndex and by leases, side by side
     Reads(reads::ReadsArgs),
+    /// Hand leadership from node to node under load, and measure how long nothing is committed
+    Handover(handover::HandoverArgs),
     /// Measure a disk: the raw device and the log on it side by side, and which sync method is right
     Wal(wal::WalArgs),
     /// Pull a snapshot from one core to another, beside the raw disk and the raw network
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args).map_err(Into::into),
         Command::Embedded(args) => embedded::run(&args).map_err(Into::into),
         Command::Reads(args) => reads::run(&args).map_err(Into::into),
+        Command::Handover(args) => handover::run(&args).map_err(Into::into),
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
         Command::Recovery(args) => recovery::run(&args).map_err(Into::into),

@@ -76,6 +76,11 @@ impl Cluster {
         Ok(Self { nodes, handles })
     }
 
+    /// The ways into the nodes, in the order of their ids.
+    pub fn handles(&self) -> &[NodeHandle] {
+        &self.handles
+    }
+
     /// Entries applied over all shards, read from their leaders; `None` for a shard whose leader
     /// does not answer.
     pub fn applied(&self, shards: u32) -> Option<u64> {

@@ -301,7 +301,7 @@ impl<'a, P: Target> Driver<'a, P> {
                     let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
                     self.driven.latency.saturating_record(ns);
                 }
-                false
+                None
             }
             Err(ProposeError::ShuttingDown) => return Err(DriveError::ShutDown),
             Err(error @ (ProposeError::NotLeader { .. } | ProposeError::Overloaded(_))) => {
@@ -310,20 +310,20 @@ impl<'a, P: Target> Driver<'a, P> {
                     _ => "overloaded",
                 };
                 *self.driven.retries.entry(kind.to_owned()).or_default() += 1;
-                self.redirect(self.places[number].shard, &error);
-                true
+                let is_known = self.redirect(self.places[number].shard, &error);
+                Some(if is_known { Duration::ZERO } else { RETRY_PAUSE })
             }
             Err(error) => {
                 *self.driven.errors.entry(kind_of(&error).to_owned()).or_default() += 1;
                 // An error that comes at once must not become a busy loop.
-                false
+                None
             }
         };
         if !go_on {
             return Ok(());
         }
-        if again {
-            self.paused.push((Instant::now() + RETRY_PAUSE, number));
+        if let Some(pause) = again {
+            self.paused.push((Instant::now() + pause, number));
         } else {
             self.handle_of(number).wake_by_ref();
         }

@@ -4,7 +4,7 @@
 //! The whole cluster and the load are one process, so a profiler sees all of it: `--flamegraph FILE`
 //! samples the counted time and writes an SVG.
 
-mod baseline;
+pub mod baseline;
 pub mod cluster;
 pub mod drive;
 
