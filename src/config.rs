@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use coracle_engine::core::{DISK_SEGMENTS_MIN, TierConfig};
-use coracle_engine::limits::PRIORITY_MAX;
+use coracle_engine::limits::{PRIORITY_MAX, VOTERS_MAX};
+use coracle_engine::members::MemberRecord;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
@@ -29,6 +30,15 @@ pub struct Member {
     pub peer_host: String,
     /// Peer port of core 0; core *i* has this + *i*.
     pub peer_port: u16,
+}
+
+impl Member {
+    /// Its record in an address book, as the configuration says it: of version 0.
+    #[must_use]
+    pub fn record(&self) -> MemberRecord {
+        let client = (self.client_host.as_str(), self.client_port);
+        MemberRecord::new(self.id, client, (&self.peer_host, self.peer_port))
+    }
 }
 
 impl fmt::Display for Member {
@@ -61,7 +71,7 @@ impl TryFrom<String> for Member {
     }
 }
 
-fn host_port(text: &str) -> Option<(String, u16)> {
+pub(crate) fn host_port(text: &str) -> Option<(String, u16)> {
     let (host, port) = text.trim().rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then(|| (host.to_owned(), port))
@@ -396,6 +406,8 @@ impl Config {
                 }
             }
         }
+        let voters = self.initial_voters().len() as u64;
+        range("voters (all members, if there is no list of them)", voters, 0, VOTERS_MAX as u64)?;
         for (place, voter) in self.voters.iter().flatten().enumerate() {
             let twice = self.voters.iter().flatten().take(place).any(|other| other == voter);
             if twice || !ids.contains(&NodeId(*voter)) {

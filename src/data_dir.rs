@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/coracle.toml    whose data this is; written once, atomically
+//! DIR/members.toml    where the members of the cluster are reached, as last known
 //! DIR/LOCK            locked by the process that uses the directory
 //! DIR/core-000/       log of core 0
 //! DIR/core-001/       ...
@@ -70,6 +71,18 @@ pub enum DataDirError {
     #[error("{} is damaged ({reason}): restore it from a backup of this node", path.display())]
     Damaged {
         /// The identity file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file with the members of the cluster cannot be used.
+    #[error(
+        "{} is damaged ({reason}): restore it from a backup of this node; without one, remove it and start the node \
+         with all present members in --member, and in --voter those who voted when the cluster was new (--join, if \
+         this node joined it)", path.display()
+    )]
+    Members {
+        /// The file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -147,6 +160,16 @@ impl DataDir {
     /// The directory of a core's log.
     pub fn core_dir(&self, core: CoreId) -> PathBuf {
         core_dir(&self.path, core)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A random number that no other data directory has.
+    pub fn incarnation(&self) -> u128 {
+        self.incarnation
     }
 
     /// The identity of a core's log: no other log has it.
@@ -230,11 +253,16 @@ pub(crate) fn random_u128() -> io::Result<u128> {
 
 fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
     let text = toml::to_string(identity).map_err(io::Error::other)?;
+    let comment = "# Whose data this is. Written once; do not edit.";
+    replace_file(path, IDENTITY_FILE, &format!("{comment}\n{text}"))
+}
+
+/// Puts `text` in place of a file in the directory `path`, durably and as a whole. Blocking.
+pub(crate) fn replace_file(path: &Path, name: &str, text: &str) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(".tmp").tempfile_in(path)?;
-    writeln!(file, "# Whose data this is. Written once; do not edit.")?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
-    file.persist(path.join(IDENTITY_FILE))?;
+    file.persist(path.join(name))?;
     File::open(path)?.sync_all()
 }
 

@@ -44,6 +44,7 @@ pub mod config;
 pub mod data_dir;
 pub mod limits;
 mod local_cluster;
+mod members;
 pub mod node;
 pub mod runtime;
 pub mod server;
@@ -53,15 +54,16 @@ pub mod wal;
 
 pub use config::{Config, ConfigError, Member, Pin};
 pub use coracle_engine::core::{
-    Committed, Consistency, CoreStatus, DrainReport, Pending, Position, TierConfig,
+    Committed, Consistency, CoreStatus, DrainReport, MemberStatus, Pending, Position, TierConfig,
 };
+pub use coracle_engine::members::MemberRecord;
 pub use coracle_engine::raft::membership;
 pub use coracle_engine::session::{self as sessions, ClientSession, Sessions};
 pub use coracle_engine::snapshot::{ChunkFull, ChunkSink};
 pub use coracle_engine::{
-    Apply, CoreId, Fold, ImageBuffer, LogIndex, NodeId, ProposeError, QueryError, ReconfigureError,
-    Restore, ShardId, SnapshotError, SnapshotRequestError, SnapshotStream, StateMachine, Term,
-    TransferError, WholeImage, restore_chunks, snapshot_chunks,
+    AddMemberError, Apply, CoreId, Fold, ImageBuffer, LogIndex, NodeId, ProposeError, QueryError,
+    ReconfigureError, RemoveMemberError, Restore, ShardId, SnapshotError, SnapshotRequestError,
+    SnapshotStream, StateMachine, Term, TransferError, WholeImage, restore_chunks, snapshot_chunks,
 };
 pub use local_cluster::{LocalCluster, LocalClusterConfig};
 pub use node::{Node, NodeBuilder, NodeHandle, StartError};

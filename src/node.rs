@@ -7,7 +7,6 @@
 //!
 //! [`NodeHandle`] is the way in from any thread and any runtime.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use coracle_engine::core::{
     Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus, DrainReport, Mailbox,
-    MemberView, Pending, Position, RemoteCore,
+    MemberStatus, MemberView, NewsQueue, Pending, Position, RemoteCore,
 };
 use coracle_engine::env::Env;
 use coracle_engine::limits::Limits;
@@ -28,11 +27,13 @@ use thiserror::Error;
 
 use crate::data_dir::{DataDir, DataDirError, random_u128};
 use crate::limits::DRAIN_TIMEOUT;
+use crate::members::{Keeper, KeeperThread};
 use crate::runtime::{self, CoreHandle as CoreThread, CoreSpec, GlommioEnv, TcpListener};
 use crate::uring::UringDisk;
 use crate::{
-    Config, ConfigError, CoreId, LogIndex, NodeId, Pin as PinMode, ProposeError, QueryError,
-    ReconfigureError, ShardId, SnapshotRequestError, StateMachine, TransferError,
+    AddMemberError, Config, ConfigError, CoreId, LogIndex, MemberRecord, NodeId, Pin as PinMode,
+    ProposeError, QueryError, ReconfigureError, RemoveMemberError, ShardId, SnapshotRequestError,
+    StateMachine, TransferError,
 };
 
 /// Makes the state machine of a shard. Called once for each shard, on its core's thread.
@@ -60,6 +61,20 @@ pub enum StartError {
     /// The data directory is not usable.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The node has run before, with other voters.
+    #[error(
+        "this node started first with the voters {first}, now they are {now}: they are for good, whoever votes by now; \
+         leave --voter (or 'voters') away, or name the first ones"
+    )]
+    Voters {
+        /// At the first start.
+        first: String,
+        /// In the configuration.
+        now: String,
+    },
+    /// The thread that keeps the members could not be started.
+    #[error("cannot start the thread that keeps the members: {0}")]
+    Keeper(std::io::Error),
     /// The machine does not let us do what a core needs.
     #[error(transparent)]
     Preflight(#[from] runtime::preflight::PreflightError),
@@ -119,15 +134,20 @@ impl NodeBuilder {
         config.validate()?;
         runtime::preflight::prepare(usize::from(config.cores), runtime::IO_MEMORY_BYTES)?;
         let data_dir = Arc::new(DataDir::open(&config)?);
+        let mailboxes: Vec<Mailbox> = (0..config.cores).map(|_| Mailbox::new()).collect();
+        let (keeper, news) = Keeper::open(&config, &data_dir, mailboxes.clone())?;
         let shared = Arc::new(CoreStart {
-            core_config: core_config(&config)?,
+            core_config: core_config(&config, &keeper, news.clone(), mailboxes)?,
             cpus: choose_cpus(&config),
             config,
             data_dir,
             machines,
             service,
         });
-        start_cores(&shared)
+        let mut node = start_cores(&shared, news.clone())?;
+        let started = keeper.start(news).map_err(StartError::Keeper)?;
+        node.keeper = Some(started);
+        Ok(node)
     }
 }
 
@@ -147,6 +167,8 @@ pub struct Node {
     handle: NodeHandle,
     mailboxes: Vec<Mailbox>,
     threads: Vec<CoreThread<()>>,
+    /// Ends before the lock on the directory does: it writes there.
+    keeper: Option<KeeperThread>,
     /// Held until all cores have ended.
     _data_dir: Arc<DataDir>,
 }
@@ -174,6 +196,7 @@ impl Node {
     }
 
     fn stop_cores(&mut self, stop: fn(&Mailbox) -> bool) {
+        self.keeper = None;
         for (mailbox, thread) in self.mailboxes.iter().zip(&self.threads) {
             while !thread.is_finished() && !stop(mailbox) {
                 std::thread::yield_now(); // full: the core is emptying it
@@ -202,6 +225,7 @@ struct HandleInner {
     id: NodeId,
     shards: u32,
     cores: Vec<RemoteCore>,
+    news: NewsQueue,
 }
 
 impl NodeHandle {
@@ -319,6 +343,49 @@ impl NodeHandle {
         all.await.into_iter().flatten().collect()
     }
 
+    /// All members of the cluster, those that were removed included: where they are reached, and what this node knows of
+    /// each besides. In the order of their ids. Empty when the node has ended.
+    pub async fn members(&self) -> Vec<MemberStatus> {
+        match self.0.cores.first() {
+            Some(first) => first.members().await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Adds a member to the cluster, or changes how one is reached. The version of `record` and whether it says
+    /// `removed` do not matter; what it leaves open stays as it is known. Resolves with the new record when
+    /// this node has it on disk; the others hear of it at once, or when they are there again. A new member
+    /// belongs to no shard: [`NodeHandle::reconfigure`] adds it to them. One that was removed comes back this way.
+    ///
+    /// # Errors
+    /// [`AddMemberError`]; nothing has changed then.
+    pub fn add_member(&self, record: MemberRecord) -> Pending<MemberRecord, AddMemberError> {
+        self.0.news.add(record)
+    }
+
+    /// Removes a member from the cluster: no node talks to it any more, but for telling it so. Resolves with its record
+    /// when this node has that on disk. Unless `force` is given, it is refused for a node that belongs to a shard, as
+    /// far as this node knows.
+    ///
+    /// # Errors
+    /// [`RemoveMemberError`]; nothing has changed then.
+    pub async fn remove_member(
+        &self,
+        id: NodeId,
+        force: bool,
+    ) -> Result<MemberRecord, RemoveMemberError> {
+        if !force {
+            let status = self.status().await;
+            let shards = status.iter().flat_map(|core| &core.shards);
+            let of = shards.filter(|shard| shard.configuration.is_member(id));
+            let of: Vec<ShardId> = of.map(|shard| shard.shard).collect();
+            if let Some(&example) = of.first() {
+                return Err(RemoveMemberError::InUse { id, shards: of.len(), example });
+            }
+        }
+        self.0.news.remove(id).await
+    }
+
     /// Who leads `shard`, as far as this node knows.
     pub async fn leader(&self, shard: ShardId) -> Option<NodeId> {
         let status = self.core_of(shard)?.status().await?;
@@ -343,20 +410,13 @@ impl NodeHandle {
     }
 }
 
-/// The engine's configuration of core 0. Names are resolved here, off the cores' threads.
-fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
-    let members = config.members.iter().map(|member| {
-        Ok(MemberView {
-            id: member.id,
-            client_host: resolve(&member.client_host, member.client_port)?,
-            client_port: member.client_port,
-            peer_host: resolve(&member.peer_host, member.peer_port)?,
-            peer_port: member.peer_port,
-            cores: None,
-            up: false,
-        })
-    });
-    let voters = config.initial_voters();
+/// The engine's configuration of core 0.
+fn core_config(
+    config: &Config,
+    keeper: &Keeper,
+    news: NewsQueue,
+    mailboxes: Vec<Mailbox>,
+) -> Result<CoreConfig, StartError> {
     let mut wal = coracle_wal::Options::default();
     wal.segment_bytes = u64::from(config.segment_mib) << 20;
     wal.start_on_damage = config.start_on_damage;
@@ -366,8 +426,10 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
         core: CoreId(0),
         cores: config.cores,
         shards: config.shards,
-        members: members.collect::<Result<_, StartError>>()?,
-        voters,
+        members: keeper.update().members.clone(),
+        book: keeper.update().book.clone(),
+        news: Some(news),
+        voters: keeper.voters(),
         instance: random_u128().map_err(|source| StartError::Core {
             core: CoreId(0),
             reason: format!("no random numbers: {source}"),
@@ -380,19 +442,7 @@ fn core_config(config: &Config) -> Result<CoreConfig, StartError> {
         wal,
         limits: Limits::default(),
         tiers: config.tiers(),
-        mailboxes: (0..config.cores).map(|_| Mailbox::new()).collect(),
-    })
-}
-
-/// The IP address of a host, in the form that goes before `:port`.
-fn resolve(host: &str, port: u16) -> Result<String, StartError> {
-    let addresses = runtime::resolve(&format!("{host}:{port}"))?;
-    // Clients of a dual-stack name more often come over IPv4.
-    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-    Ok(match address.map(SocketAddr::ip) {
-        Some(IpAddr::V6(ip)) => format!("[{ip}]"),
-        Some(IpAddr::V4(ip)) => ip.to_string(),
-        None => host.to_owned(),
+        mailboxes,
     })
 }
 
@@ -421,14 +471,15 @@ fn choose_cpus(config: &Config) -> Option<Vec<usize>> {
     }
 }
 
-fn start_cores(shared: &Arc<CoreStart>) -> Result<Node, StartError> {
+fn start_cores(shared: &Arc<CoreStart>, news: NewsQueue) -> Result<Node, StartError> {
     let mailboxes = shared.core_config.mailboxes.clone();
     let cores = mailboxes.iter().cloned().map(RemoteCore::new).collect();
-    let inner = HandleInner { id: shared.config.id, shards: shared.config.shards, cores };
+    let inner = HandleInner { id: shared.config.id, shards: shared.config.shards, cores, news };
     let mut node = Node {
         handle: NodeHandle(Arc::new(inner)),
         mailboxes,
         threads: Vec::new(),
+        keeper: None,
         _data_dir: shared.data_dir.clone(),
     };
     let (ready, started) = mpsc::channel();

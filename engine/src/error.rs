@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::limits::MEMBERS_MAX;
 use crate::raft::ReconfigureRefusal;
 use crate::raft::TransferRefusal;
 use crate::{NodeId, ShardId};
@@ -104,6 +105,71 @@ pub enum SnapshotRequestError {
     /// There is no such shard on this core or node.
     #[error("there is no shard {0} here")]
     UnknownShard(ShardId),
+}
+
+/// Why a member was not added, or its addresses not changed. The address book is as before.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum AddMemberError {
+    /// There are [`MEMBERS_MAX`] members.
+    #[error("there are {MEMBERS_MAX} members already: remove one that is not needed")]
+    Full,
+    /// The record can't be used.
+    #[error("member {id} was not added: {flaw}")]
+    Flaw {
+        /// The member.
+        id: NodeId,
+        /// What is wrong with the record.
+        flaw: &'static str,
+    },
+    /// The book could not be stored.
+    #[error("member {id} was not added: {reason}")]
+    Storage {
+        /// The member.
+        id: NodeId,
+        /// Which file, and what the system said.
+        reason: String,
+    },
+    /// A limit was reached. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a member was not removed. The address book is as before.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum RemoveMemberError {
+    /// There is no such member.
+    #[error("node {0} is not a member")]
+    Unknown(NodeId),
+    /// The member still belongs to shards, as far as this node knows.
+    #[error(
+        "node {id} still belongs to {shards} shard(s), {example} among them: remove it from them first, or it can't be \
+         reached for them any more"
+    )]
+    InUse {
+        /// The member.
+        id: NodeId,
+        /// How many.
+        shards: usize,
+        /// One of them.
+        example: ShardId,
+    },
+    /// The book could not be stored.
+    #[error("member {id} was not removed: {reason}")]
+    Storage {
+        /// The member.
+        id: NodeId,
+        /// Which file, and what the system said.
+        reason: String,
+    },
+    /// A limit was reached. Try again later.
+    #[error("overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
 }
 
 /// Why a change of who belongs to a shard was not made, or is not known to be made.

@@ -9,6 +9,7 @@ pub mod core;
 pub mod env;
 mod error;
 pub mod limits;
+pub mod members;
 pub mod raft;
 pub mod session;
 pub mod snapshot;
@@ -18,7 +19,10 @@ pub mod transfer;
 mod types;
 pub mod wire;
 
-pub use error::{ProposeError, QueryError, ReconfigureError, SnapshotRequestError, TransferError};
+pub use error::{
+    AddMemberError, ProposeError, QueryError, ReconfigureError, RemoveMemberError,
+    SnapshotRequestError, TransferError,
+};
 pub use probe::probes;
 pub use state_machine::{
     Apply, Fold, ImageBuffer, Restore, SnapshotError, SnapshotStream, StateMachine, WholeImage,

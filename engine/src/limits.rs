@@ -161,6 +161,26 @@ pub const LEARNERS_MAX: usize = VOTERS_MAX;
 /// that still vote count against [`LEARNERS_MAX`], too.
 pub const CONFIGURATION_BYTES_MAX: usize = 6 + 8 * (2 * VOTERS_MAX + LEARNERS_MAX);
 
+/// Members of a cluster. Shards are placed over them, each on at most [`VOTERS_MAX`] and as many learners; every core
+/// has a connection or more to each member.
+pub const MEMBERS_MAX: usize = 32;
+
+/// Records of an address book: all members, and as many that were removed. It is sent as a whole whenever it
+/// changes, so it has to be small.
+pub const BOOK_RECORDS_MAX: usize = 2 * MEMBERS_MAX;
+
+/// Longest host of a member, with its port where it has one: what DNS allows, and a port.
+pub const HOST_BYTES_MAX: usize = 253 + 6;
+
+/// Body of a frame with an address book, at most: its count, and all records with hosts of full length.
+pub const MEMBERS_BYTES_MAX: usize = 2 + BOOK_RECORDS_MAX * (43 + 3 * HOST_BYTES_MAX);
+
+/// Highest version of a member's record: no more than that many changes, and none of them overflows.
+pub const MEMBER_VERSION_MAX: u64 = u64::MAX >> 1;
+
+/// News for the keeper of the address book that may wait; each is one book of another node, or one order.
+pub const MEMBER_NEWS_MAX: usize = 64;
+
 /// Configurations that a leader's log may have above its base before it refuses further changes: each is
 /// kept in memory until a snapshot has taken its place. Far more than operators make.
 pub const CONFIGURATIONS_MAX: usize = 1024;

@@ -1,14 +1,16 @@
 //! The peer frame codec from outside: round trips in any pieces, damage, rubbish, and golden bytes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::{
-    CLUSTER_ID_BYTES_MAX, FRAME_BYTES_MAX, GATHER_BYTES_MIN, PAYLOAD_BYTES_MAX,
-    REFUSAL_TEXT_BYTES_MAX, TERM_MAX,
+    BOOK_RECORDS_MAX, CLUSTER_ID_BYTES_MAX, FRAME_BYTES_MAX, GATHER_BYTES_MIN, HOST_BYTES_MAX,
+    MEMBER_VERSION_MAX, PAYLOAD_BYTES_MAX, REFUSAL_TEXT_BYTES_MAX, TERM_MAX,
 };
+use coracle_engine::members::MemberRecord;
 use coracle_engine::raft::membership::{Change, Configuration};
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
@@ -32,6 +34,7 @@ fn encode(frames: &[Frame]) -> Vec<Bytes> {
             Frame::Introduction(hello) => out.push_introduction(hello).unwrap(),
             Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello).unwrap(),
             Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply).unwrap(),
+            Frame::Members(records) => out.push_members(records.iter()).unwrap(),
             Frame::Ping => out.push_ping(),
             Frame::Pong => out.push_pong(),
             Frame::Raft { shard, message } => out.push_message(*shard, message).unwrap(),
@@ -159,6 +162,22 @@ fn hello() -> impl Strategy<Value = Hello> {
     )
 }
 
+fn members() -> impl Strategy<Value = Vec<MemberRecord>> {
+    let host = "[a-z0-9.:\\[\\]_-]{1,40}";
+    let numbers = (0..=MEMBER_VERSION_MAX, any::<bool>(), 1..=u16::MAX, 1..=u16::MAX);
+    let rest = (prop::option::of(host), prop::option::of(any::<u128>()));
+    let record = (1..=u64::MAX, host, host, numbers, rest);
+    vec(record, 0..6).prop_map(|records| {
+        let records = records.into_iter().map(|(id, client, peer, numbers, rest)| {
+            let (version, removed, client_port, peer_port) = numbers;
+            let (admin, incarnation) = rest;
+            let new = MemberRecord::new(NodeId(id), (&client, client_port), (&peer, peer_port));
+            (id, MemberRecord { version, removed, admin, incarnation, ..new })
+        });
+        records.collect::<BTreeMap<_, _>>().into_values().collect()
+    })
+}
+
 fn frame() -> impl Strategy<Value = Frame> {
     let refused = "[a-z ]{0,100}"
         .prop_map(|text| HelloReply::Refused { reason: RefuseReason::Cluster, text });
@@ -170,6 +189,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         1 => hello().prop_map(Frame::Introduction),
         1 => hello().prop_map(Frame::SnapshotHello),
         1 => hello().prop_map(|hello| Frame::SnapshotHelloReply(HelloReply::Accepted(hello))),
+        1 => members().prop_map(Frame::Members),
         1 => Just(Frame::Ping),
         1 => Just(Frame::Pong),
         1 => refused.prop_map(Frame::HelloReply),
@@ -197,7 +217,7 @@ proptest! {
     /// The header is right and so are both checksums: only the body decides.
     #[test]
     fn rubbish_in_a_sealed_frame_never_panics(
-        kind in prop_oneof![1..=5_u8, 16..=27_u8],
+        kind in prop_oneof![1..=6_u8, 16..=27_u8],
         body in vec(any::<u8>(), 0..64),
     ) {
         if let Ok(frames) = decode(&sealed(kind, 0, &body), &[1000]) {
@@ -304,7 +324,9 @@ fn an_append_larger_than_a_frame_is_refused_and_leaves_nothing_behind() {
 
 #[test]
 fn lengths_are_refused_before_their_bytes_arrive() {
-    for (kind, length) in [(20, FRAME_BYTES_MAX as u32), (1, 1025), (22, 1000), (20, u32::MAX)] {
+    for (kind, length) in
+        [(20, FRAME_BYTES_MAX as u32), (1, 1025), (22, 1000), (6, 1 << 16), (20, u32::MAX)]
+    {
         let mut bytes = sealed(kind, 0, &[]);
         bytes[12..16].copy_from_slice(&length.to_le_bytes());
         let checksum = crc32fast::hash(&bytes[..20]);
@@ -359,6 +381,17 @@ fn golden_hello() -> Hello {
     }
 }
 
+fn golden_members() -> Vec<MemberRecord> {
+    let first = MemberRecord::new(NodeId(1), ("10.0.0.1", 7001), ("10.0.0.1", 8001));
+    let second = MemberRecord::new(NodeId(2), ("two.example", 7001), ("[::2]", 8001));
+    let third = MemberRecord::new(NodeId(3), ("c", 7001), ("c", 8001));
+    vec![
+        MemberRecord { version: 0x0102_0304, incarnation: Some(0x11 << 120 | 0x22), ..first },
+        MemberRecord { version: 2, removed: true, ..second },
+        MemberRecord { admin: Some("c:9001".to_owned()), ..third },
+    ]
+}
+
 fn golden_frames() -> Vec<(&'static str, Frame)> {
     let term = Term(7);
     let (last_index, last_term) = (LogIndex(0x0102_0304), Term(6));
@@ -410,6 +443,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("HelloReply accepted", Frame::HelloReply(HelloReply::Accepted(golden_hello()))),
         ("HelloReply refused", Frame::HelloReply(refused)),
         ("Introduction", Frame::Introduction(golden_hello())),
+        ("Members", Frame::Members(golden_members())),
         ("Ping", Frame::Ping),
         ("Pong", Frame::Pong),
         ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term, committed }))),
@@ -440,6 +474,59 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("SnapshotHello", Frame::SnapshotHello(golden_hello())),
         ("SnapshotHelloReply refused", Frame::SnapshotHelloReply(busy)),
     ]
+}
+
+#[test]
+fn an_address_book_that_is_none_is_refused() {
+    let body = |records: &[MemberRecord]| {
+        bytes_of(&[Frame::Members(records.to_vec())])[HEADER_BYTES..].to_vec()
+    };
+    let refused = |body: &[u8]| match decode(&sealed(6, 0, body), &[1000]) {
+        Err(WireError::Malformed { kind: 6, problem, .. }) => problem,
+        found => panic!("{found:?}"),
+    };
+    let good = golden_members();
+    let changed = |change: &dyn Fn(&mut MemberRecord)| {
+        let mut record = good[2].clone();
+        change(&mut record);
+        refused(&body(&[record]))
+    };
+    changed(&|record| record.id = NodeId(0));
+    changed(&|record| record.version = MEMBER_VERSION_MAX + 1);
+    changed(&|record| record.client_host.clear());
+    changed(&|record| record.peer_host = "a host".to_owned());
+    changed(&|record| record.admin = Some("x\n".to_owned()));
+    changed(&|record| record.peer_port = 0);
+    let twice = [good[0].clone(), good[0].clone()];
+    assert_eq!(refused(&body(&twice)), "members are not in the order of their ids");
+    let mut flags = body(&good[..1]);
+    flags[2 + 16] = 8;
+    assert_eq!(refused(&flags), "unknown flags of a member");
+    flags[2 + 16] = 0;
+    assert_eq!(refused(&flags), "a member has what its flags say is not there");
+    let mut many = body(&[]);
+    many[..2].copy_from_slice(&(BOOK_RECORDS_MAX as u16 + 1).to_le_bytes());
+    assert_eq!(refused(&many), "more members than a book has");
+    let on_a_shard = sealed(6, 1, &body(&good));
+    assert!(matches!(decode(&on_a_shard, &[1000]), Err(WireError::Malformed { .. })));
+}
+
+/// The largest book that can be fits a frame, and one that is larger is refused.
+#[test]
+fn the_largest_address_book_fits_a_frame() {
+    let host = "h".repeat(HOST_BYTES_MAX);
+    let record = |id| MemberRecord {
+        admin: Some(host.clone()),
+        incarnation: Some(u128::MAX),
+        version: MEMBER_VERSION_MAX,
+        ..MemberRecord::new(NodeId(id), (&host, u16::MAX), (&host, u16::MAX))
+    };
+    let book: Vec<_> = (1..=BOOK_RECORDS_MAX as u64).map(record).collect();
+    let frames = [Frame::Members(book.clone())];
+    assert_eq!(decode(&bytes_of(&frames), &[1000]).unwrap(), frames);
+    let more: Vec<_> = book.into_iter().chain([record(u64::MAX)]).collect();
+    let refused = OutBuf::new().push_members(more.iter());
+    assert!(matches!(refused, Err(EncodeError::TooLong { kind: 6, .. })), "{refused:?}");
 }
 
 /// The format is what `testdata/wire/v4.txt` says. A change of the file without a new version number

@@ -5,17 +5,20 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::cold::ColdRead;
 use super::handle::Request;
 use super::installing::{Pulled, Restored};
 use super::link::Link;
+use super::news::{MemberNews, NewsQueue};
 use super::signal::Signal;
 use super::status::CoreCounters;
 use super::taking::Taken;
 use super::view::ClusterView;
 use crate::limits::Limits;
+use crate::members::{Book, MemberRecord};
 use crate::raft::{Entry, Message};
 use crate::{ProposeError, QueryError, ShardId, SnapshotRequestError, TransferError};
 
@@ -103,6 +106,10 @@ pub(crate) struct Inbox {
     /// Set when frames were taken out.
     taken: Signal,
     pub(crate) view: RefCell<ClusterView>,
+    /// The address book as it was told last.
+    pub(super) book: RefCell<Arc<Book>>,
+    /// Who keeps it.
+    news: Option<NewsQueue>,
     pub(crate) counters: Cell<CoreCounters>,
     pub(crate) stopping: Cell<bool>,
     stop_began: Signal,
@@ -120,10 +127,25 @@ impl Inbox {
             arrived: Signal::default(),
             taken: Signal::default(),
             view: RefCell::new(view),
+            book: RefCell::default(),
+            news: None,
             counters: Cell::default(),
             stopping: Cell::new(false),
             stop_began: Signal::default(),
         }
+    }
+
+    /// The same with an address book, and with who keeps it.
+    pub(super) fn with_book(mut self, book: Arc<Book>, news: Option<NewsQueue>) -> Self {
+        self.book.replace(book);
+        self.news = news;
+        self
+    }
+
+    /// Passes on what another node's address book says, if it is news. `false` if there is no room for it.
+    pub(super) fn hear_members(&self, records: Vec<MemberRecord>) -> bool {
+        let Some(news) = self.news.as_ref() else { return true };
+        self.book.borrow().covers(&records) || news.post(MemberNews::Heard(records))
     }
 
     /// Queues a request, or refuses it by limit.

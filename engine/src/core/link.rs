@@ -21,6 +21,7 @@ use super::inbox::{Event, Inbox};
 use super::signal::Signal;
 use crate::env::{Env, StreamReader, StreamWriter};
 use crate::limits::LINK_RESERVE_BYTES;
+use crate::members::Book;
 use crate::raft::Message;
 use crate::wire::{Frame, FrameDecoder, OutBuf};
 use crate::{CoreId, NodeId, ShardId};
@@ -92,6 +93,17 @@ impl Link {
                 false
             }
         }
+    }
+
+    /// Queues the address book. False if there is no room for it.
+    pub(super) fn send_members(&self, book: &Book) -> bool {
+        if self.closed.get() || self.is_full() {
+            return self.closed.get();
+        }
+        if let Err(error) = self.out.borrow_mut().push_members(book.records()) {
+            tracing::error!(peer = %self.peer, "the address book was not sent: {error}");
+        }
+        true
     }
 
     /// Bytes that wait to be sent.
@@ -207,6 +219,11 @@ async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> 
             link.work.set();
         }
         Frame::Pong => {}
+        Frame::Members(records) => {
+            if !inbox.hear_members(records) {
+                return Some("more news of members than can be stored".to_owned());
+            }
+        }
         Frame::Hello(_)
         | Frame::HelloReply(_)
         | Frame::Introduction(_)

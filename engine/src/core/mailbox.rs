@@ -16,6 +16,7 @@ use futures_util::task::AtomicWaker;
 
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::leadership::DrainReport;
+use super::membership::{MemberStatus, MemberUpdate};
 use super::status::CoreStatus;
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
 use crate::raft::membership::Reconfiguration;
@@ -33,6 +34,10 @@ pub(crate) enum Letter {
     Leader { shard: ShardId, term: Term, leader: Option<NodeId> },
     /// Somebody asks how the core is.
     Status(oneshot::Sender<CoreStatus>),
+    /// The address book has changed.
+    Members(Arc<MemberUpdate>),
+    /// Somebody asks for the address book and who is up.
+    AskMembers(oneshot::Sender<Vec<MemberStatus>>),
     /// Hand over all leadership and report; without anybody who wants to know, stop then.
     Drain(Option<oneshot::Sender<DrainReport>>),
     /// Finish what is in flight, make the log durable, end.
@@ -43,7 +48,12 @@ impl Letter {
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Request(request) => request.payload_bytes(),
-            Self::Leader { .. } | Self::Status(_) | Self::Drain(_) | Self::Stop => 0,
+            Self::Leader { .. }
+            | Self::Status(_)
+            | Self::Members(_)
+            | Self::AskMembers(_)
+            | Self::Drain(_)
+            | Self::Stop => 0,
         }
     }
 }
@@ -107,6 +117,12 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Tells the core that the address book has changed. Returns false if its mailbox is full: tell it again.
+    #[must_use]
+    pub fn update_members(&self, update: Arc<MemberUpdate>) -> bool {
+        self.post(Letter::Members(update)).is_ok()
+    }
+
     /// Asks the core to stop. Returns false if its mailbox is full: ask again.
     #[must_use]
     pub fn stop(&self) -> bool {
@@ -131,7 +147,12 @@ impl Mailbox {
             match letter {
                 Letter::Request(request) => request.refuse_stopping(),
                 // A dropped question for the status is answered with "gone".
-                Letter::Leader { .. } | Letter::Status(_) | Letter::Drain(_) | Letter::Stop => {}
+                Letter::Leader { .. }
+                | Letter::Status(_)
+                | Letter::Members(_)
+                | Letter::AskMembers(_)
+                | Letter::Drain(_)
+                | Letter::Stop => {}
             }
         }
     }
@@ -273,6 +294,13 @@ impl RemoteCore {
         let (answer, status) = oneshot::channel();
         self.0.post(Letter::Status(answer)).ok()?;
         status.await.ok()
+    }
+
+    /// The address book and who is up, as the core sees it. `None` when it has ended or its mailbox is full.
+    pub async fn members(&self) -> Option<Vec<MemberStatus>> {
+        let (answer, members) = oneshot::channel();
+        self.0.post(Letter::AskMembers(answer)).ok()?;
+        members.await.ok()
     }
 
     fn post_proposal(

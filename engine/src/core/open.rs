@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_wal::{Lsn, RecordView, SegmentInfo, Wal};
@@ -12,6 +13,7 @@ use super::cold::Cold;
 use super::inbox::Inbox;
 use super::installing::{self, Installing, RestoreError};
 use super::mailbox::{Letters, Mailbox};
+use super::news::NewsQueue;
 use super::peers::Gate;
 use super::run::{Core, silence_max};
 use super::shard::{Machine, Shard};
@@ -24,6 +26,7 @@ use super::upkeep::Upkeep;
 use super::view::{ClusterView, MemberView};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
+use crate::members::Book;
 use crate::raft::membership::Configuration;
 use crate::raft::{self, Effects, HardState, LeaseConfig, Raft, RaftLog, Standing};
 use crate::snapshot::{Manifest, SnapshotId, SnapshotStore};
@@ -51,6 +54,10 @@ pub struct CoreConfig {
     /// All nodes that replicas may be on, this node included: how they are reached. Who of them belongs to a shard,
     /// its log says.
     pub members: Vec<MemberView>,
+    /// Where `members` come from, as it is told to other nodes. Empty where members never change.
+    pub book: Arc<Book>,
+    /// Who keeps the book, and is told what others say of it. `None` where members never change.
+    pub news: Option<NewsQueue>,
     /// The voters of every shard before its first entry, the same on all nodes for ever: usually all of
     /// `members`. Empty on a node that joins a cluster that runs: then the leaders tell it. Members that
     /// are not named here belong to no shard until a change adds them.
@@ -196,7 +203,8 @@ impl<E: Env> Core<E> {
         // Its failure is latched in the log, where every turn looks for it.
         env.spawn(async move { drop(driver.run().await) });
 
-        let inbox = Rc::new(Inbox::new(first_view(&config), limits));
+        let inbox = Inbox::new(first_view(&config), limits);
+        let inbox = Rc::new(inbox.with_book(config.book.clone(), config.news.clone()));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
         let (mut promised, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
@@ -279,6 +287,7 @@ impl<E: Env> Core<E> {
             counters: CoreCounters::default(),
             recovery,
             news_missed: false,
+            book_missed: false,
             failed: false,
             upkeep: Upkeep::new(disk_budget),
             drain: None,

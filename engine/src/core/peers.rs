@@ -22,7 +22,7 @@
 //! Another *version* shows in the frame codec's own version byte, and is refused like the others.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -53,12 +53,25 @@ pub(super) struct Gate {
     inbox: Rc<Inbox>,
     hello: Hello,
     links: RefCell<BTreeMap<PeerCore, Rc<Link>>>,
-    /// Set when a member introduced itself: dial it now.
-    pokes: BTreeMap<NodeId, Rc<Signal>>,
+    /// All members but this node.
+    peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
+    /// Members that were removed, whose links are to be closed at the next tick: they hear of it over these.
+    leaving: RefCell<BTreeSet<NodeId>>,
+    /// What was refused last: the same is not logged again and again.
+    refused: RefCell<String>,
     handshakes: Cell<usize>,
     silence_max: Duration,
     /// Set when the core talks to nobody any more.
     closing: Cancel,
+}
+
+/// A member, as the tasks see it that dial it.
+#[derive(Default)]
+struct Peer {
+    /// Set when it introduced itself, or its address has changed: dial it now.
+    poke: Signal,
+    /// It is no member any more: the tasks end.
+    gone: Cell<bool>,
 }
 
 /// Why a connection to a peer did not come about.
@@ -82,12 +95,16 @@ pub(crate) enum DialError {
 
 impl Gate {
     pub(super) fn new(inbox: Rc<Inbox>, hello: Hello, silence_max: Duration) -> Rc<Self> {
-        let pokes = inbox.view.borrow().members.iter().map(|m| (m.id, Rc::default())).collect();
+        let members: Vec<NodeId> = inbox.view.borrow().members.iter().map(|m| m.id).collect();
+        let others = members.into_iter().filter(|id| *id != hello.node);
+        let peers = others.map(|id| (id, Rc::default())).collect();
         Rc::new(Self {
             inbox,
             hello,
             links: RefCell::default(),
-            pokes,
+            peers: RefCell::new(peers),
+            leaving: RefCell::default(),
+            refused: RefCell::default(),
             handshakes: Cell::new(0),
             silence_max,
             closing: Cancel::default(),
@@ -103,10 +120,43 @@ impl Gate {
         snapshots: Option<Rc<SnapshotService<E::Disk>>>,
     ) {
         env.spawn(accept_all(env.clone(), self.clone(), listener, snapshots));
-        let others: Vec<NodeId> = self.pokes.keys().copied().collect();
-        for member in others.into_iter().filter(|id| *id != self.hello.node) {
-            env.spawn(introduce(env.clone(), self.clone(), member));
+        for (member, peer) in self.peers.borrow().iter() {
+            env.spawn(introduce(env.clone(), self.clone(), *member, peer.clone()));
         }
+    }
+
+    /// The view has other members now, `moved` of them at other addresses.
+    pub(super) fn take_members<E: Env>(self: &Rc<Self>, env: &E, moved: &[NodeId]) {
+        let view = self.inbox.view.borrow();
+        let mut peers = self.peers.borrow_mut();
+        let mut leaving = self.leaving.borrow_mut();
+        peers.retain(|id, peer| {
+            let stays = view.member(*id).is_some();
+            if !stays {
+                peer.gone.set(true);
+                leaving.insert(*id);
+            }
+            if !stays || moved.contains(id) {
+                peer.poke.set();
+            }
+            stays
+        });
+        for member in view.members.iter().filter(|member| member.id != self.hello.node) {
+            leaving.remove(&member.id);
+            peers.entry(member.id).or_insert_with(|| {
+                let peer = Rc::new(Peer::default());
+                env.spawn(introduce(env.clone(), self.clone(), member.id, peer.clone()));
+                peer
+            });
+        }
+    }
+
+    /// Shuts the links of members that were removed.
+    pub(super) fn close_removed(&self) {
+        let leaving = std::mem::take(&mut *self.leaving.borrow_mut());
+        let links = self.links.borrow();
+        let of_removed = links.values().filter(|link| leaving.contains(&link.peer.node));
+        of_removed.for_each(|link| link.close());
     }
 
     /// Shuts every link, and lets no new one come about.
@@ -146,14 +196,27 @@ impl Gate {
             );
             return Some((RefuseReason::Shards, text));
         }
-        if hello.node == ours.node || !self.pokes.contains_key(&hello.node) {
-            let text = format!(
-                "node id {} is not another member here; check --id and --member on both nodes",
-                hello.node
-            );
+        if hello.node == ours.node {
+            let text =
+                format!("node id {} is this node; every node needs an id of its own", ours.node);
             return Some((RefuseReason::UnknownNode, text));
         }
+        if !self.peers.borrow().contains_key(&hello.node) {
+            return Some(self.stranger(hello.node));
+        }
         self.duplicate(hello, now)
+    }
+
+    /// What somebody is told who is no member.
+    fn stranger(&self, node: NodeId) -> (RefuseReason, String) {
+        if self.inbox.book.borrow().get(node).is_some_and(|record| record.removed) {
+            let text = format!("node {node} was removed from the cluster; it may be added again");
+            return (RefuseReason::Removed, text);
+        }
+        let text = format!(
+            "node {node} is not a member of the cluster; it has to be added, or --id and --member checked on both nodes"
+        );
+        (RefuseReason::UnknownNode, text)
     }
 
     /// Another live process with the same node id.
@@ -242,10 +305,10 @@ impl Gate {
 }
 
 /// Learns a member's core count from its core 0; starts the dialling if that is ours to do.
-async fn introduce<E: Env>(env: E, gate: Rc<Gate>, member: NodeId) {
+async fn introduce<E: Env>(env: E, gate: Rc<Gate>, member: NodeId, peer: Rc<Peer>) {
     let mut pause = Pause::default();
     let mut reported = String::new();
-    while !gate.is_stopping() {
+    while !gate.is_stopping() && !peer.gone.get() {
         let known = gate.inbox.view.borrow().member(member).and_then(|m| m.cores);
         let cores = match known {
             Some(cores) => Ok(cores),
@@ -256,27 +319,32 @@ async fn introduce<E: Env>(env: E, gate: Rc<Gate>, member: NodeId) {
         match cores {
             Ok(cores) => {
                 if gate.hello.node < member {
-                    start_dialling(&env, &gate, member, cores);
+                    start_dialling(&env, &gate, (member, &peer), cores);
                 }
                 return;
             }
             Err(error) => report(member, CoreId(0), &error, &mut reported),
         }
-        pause.wait(&env, &gate, member).await;
+        pause.wait(&env, &peer.poke).await;
     }
 }
 
-fn start_dialling<E: Env>(env: &E, gate: &Rc<Gate>, member: NodeId, cores: u16) {
+fn start_dialling<E: Env>(
+    env: &E,
+    gate: &Rc<Gate>,
+    (member, peer): (NodeId, &Rc<Peer>),
+    cores: u16,
+) {
     for core in (0..cores).map(CoreId).filter(|core| gate.shares_shards(*core, cores)) {
-        env.spawn(dial(env.clone(), gate.clone(), member, core));
+        env.spawn(dial(env.clone(), gate.clone(), (member, core), peer.clone()));
     }
 }
 
-/// Keeps one link up for as long as the core runs.
-async fn dial<E: Env>(env: E, gate: Rc<Gate>, member: NodeId, core: CoreId) {
+/// Keeps one link up for as long as the core runs and the other node is a member.
+async fn dial<E: Env>(env: E, gate: Rc<Gate>, (member, core): (NodeId, CoreId), peer: Rc<Peer>) {
     let mut pause = Pause::default();
     let mut reported = String::new();
-    while !gate.is_stopping() {
+    while !gate.is_stopping() && !peer.gone.get() {
         match say_hello(&env, &gate, member, core, false).await {
             Ok((hello, reader, writer, received)) => {
                 pause = Pause::default();
@@ -285,8 +353,8 @@ async fn dial<E: Env>(env: E, gate: Rc<Gate>, member: NodeId, core: CoreId) {
             }
             Err(error) => report(member, core, &error, &mut reported),
         }
-        if !gate.is_stopping() {
-            pause.wait(&env, &gate, member).await;
+        if !gate.is_stopping() && !peer.gone.get() {
+            pause.wait(&env, &peer.poke).await;
         }
     }
 }
@@ -311,12 +379,11 @@ struct Pause {
 }
 
 impl Pause {
-    async fn wait<E: Env>(&mut self, env: &E, gate: &Gate, member: NodeId) {
+    async fn wait<E: Env>(&mut self, env: &E, poke: &Signal) {
         let base = DIAL_PAUSE_MIN.saturating_mul(1 << self.attempts.min(10)).min(DIAL_PAUSE_MAX);
         self.attempts += 1;
         let jitter = base.mul_f64((env.random() % 1000) as f64 / 2000.0);
         let sleep = pin!(env.sleep(base / 2 + jitter));
-        let Some(poke) = gate.pokes.get(&member) else { return sleep.await };
         let poked = pin!(poke.wait());
         if let Either::Right(_) = select(sleep, poked).await {
             sometimes!(dial_poked);
@@ -453,12 +520,17 @@ impl Purpose {
 
 /// Says no, with the reason, and ends the connection.
 async fn refuse<W: StreamWriter>(
+    gate: &Gate,
     writer: &mut W,
     from: &str,
     purpose: Purpose,
     (reason, text): (RefuseReason, String),
 ) {
-    tracing::warn!(from, "refused a peer: {text}");
+    // It tries again and again.
+    if *gate.refused.borrow() != text {
+        tracing::warn!(from, "refused a peer: {text}");
+        gate.refused.replace(text.clone());
+    }
     let refused = HelloReply::Refused { reason, text };
     // If it does not want to hear the reason, our log has it.
     let _ = write(writer, |out| purpose.push_reply(out, &refused)).await;
@@ -483,17 +555,17 @@ async fn greet<E: Env>(
         Err(DialError::Wire(error @ WireError::Version { .. })) => {
             // Of our frame it can read the version, and may know this one.
             let why = (RefuseReason::Version, error.to_string());
-            return refuse(&mut writer, &from, Purpose::Link, why).await;
+            return refuse(&gate, &mut writer, &from, Purpose::Link, why).await;
         }
         Err(error) => return tracing::warn!(from, "peer port: {error}; closed"),
     };
     if let Some(why) = gate.refusal(&hello, env.now()) {
-        return refuse(&mut writer, &from, purpose, why).await;
+        return refuse(&gate, &mut writer, &from, purpose, why).await;
     }
     let service = snapshots.filter(|_| purpose == Purpose::Snapshots);
     if purpose == Purpose::Snapshots && service.is_none() {
         let why = (RefuseReason::Busy, "this core has no snapshots to give now".to_owned());
-        return refuse(&mut writer, &from, purpose, why).await;
+        return refuse(&gate, &mut writer, &from, purpose, why).await;
     }
     gate.note_member(&hello);
     let accepted = HelloReply::Accepted(gate.hello.clone());
@@ -508,8 +580,8 @@ async fn greet<E: Env>(
         return;
     }
     if purpose == Purpose::Introduction {
-        if let Some(poke) = gate.pokes.get(&hello.node) {
-            poke.set();
+        if let Some(peer) = gate.peers.borrow().get(&hello.node) {
+            peer.poke.set();
         }
         return;
     }

@@ -46,6 +46,8 @@ pub struct Core<E: Env> {
     pub(super) recovery: Recovery,
     /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
     pub(super) news_missed: bool,
+    /// A link had no room for the address book: send it again at the next tick.
+    pub(super) book_missed: bool,
     pub(super) failed: bool,
     /// While it hands over everything.
     pub(super) drain: Option<Drain>,
@@ -191,6 +193,8 @@ impl<E: Env> Core<E> {
                     self.inbox.view.borrow_mut().note_leader(shard, term, leader);
                 }
                 Some(Letter::Status(answer)) => drop(answer.send(self.status())),
+                Some(Letter::Members(update)) => self.on_members(update),
+                Some(Letter::AskMembers(answer)) => drop(answer.send(self.member_statuses())),
                 Some(Letter::Drain(answer)) => self.begin_drain(answer),
                 Some(Letter::Stop) => self.inbox.begin_stop(),
                 None => break,
@@ -341,6 +345,7 @@ impl<E: Env> Core<E> {
         if self.failed {
             return link.close();
         }
+        self.send_book(&link);
         self.links.insert(peer, link);
         self.note_member_up(peer.node);
         self.step_shards_of(peer, |node| raft::Event::PeerReachable { node });
@@ -394,6 +399,7 @@ impl<E: Env> Core<E> {
         }
         self.hand_over_all();
         let silence_max = silence_max(&self.config);
+        self.look_after_members();
         self.links.values().for_each(|link| link.watch(now, silence_max));
         if std::mem::take(&mut self.news_missed) {
             for at in 0..self.shards.len() {

@@ -3,7 +3,7 @@
 use crate::{CoreId, NodeId, ShardId, Term};
 
 /// A member of the cluster, as one core sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
     /// Its id.
     pub id: NodeId,
@@ -54,6 +54,25 @@ impl ClusterView {
     pub fn core_of(&self, id: NodeId, shard: ShardId) -> Option<CoreId> {
         let cores = self.member(id)?.cores?;
         (shard.0 < self.shards).then(|| CoreId::hosting(shard, self.shards, cores))
+    }
+
+    /// Takes over who the members are now. What is known of those that stay is kept, and this node stays in any
+    /// case. Gives those whose peer address has changed.
+    pub(super) fn take_members(&mut self, members: Vec<MemberView>) -> Vec<NodeId> {
+        let before = std::mem::replace(&mut self.members, members);
+        let mut moved = Vec::new();
+        for member in &mut self.members {
+            let Some(known) = before.iter().find(|known| known.id == member.id) else { continue };
+            (member.cores, member.up) = (known.cores, known.up);
+            if (&known.peer_host, known.peer_port) != (&member.peer_host, member.peer_port) {
+                moved.push(member.id);
+            }
+        }
+        if self.member(self.node).is_none() {
+            self.members.extend(before.into_iter().find(|known| known.id == self.node));
+        }
+        self.members.sort_by_key(|member| member.id);
+        moved
     }
 
     /// Whether this core hosts `shard`.

@@ -175,6 +175,7 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         | Kind::Introduction
         | Kind::SnapshotHello
         | Kind::SnapshotHelloReply
+        | Kind::Members
         | Kind::Ping
         | Kind::Pong => {
             return Ok(None);

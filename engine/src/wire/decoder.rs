@@ -6,7 +6,9 @@ use super::body::{self, Problem};
 use super::error::WireError;
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::hello::{self, Hello, HelloReply};
+use super::members;
 use crate::ShardId;
+use crate::members::MemberRecord;
 use crate::raft::Message;
 
 /// A valid frame.
@@ -22,6 +24,8 @@ pub enum Frame {
     SnapshotHello(Hello),
     /// Its answer; if it accepts, what follows is not in frames.
     SnapshotHelloReply(HelloReply),
+    /// The sender's address book.
+    Members(Vec<MemberRecord>),
     /// Keeps a quiet connection alive.
     Ping,
     /// Answers a ping.
@@ -107,6 +111,7 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         | Kind::Introduction
         | Kind::SnapshotHello
         | Kind::SnapshotHelloReply
+        | Kind::Members
         | Kind::Ping
         | Kind::Pong
             if shard != ShardId(0) =>
@@ -118,6 +123,7 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         Kind::Introduction => hello::decode_hello(body).map(Frame::Introduction),
         Kind::SnapshotHello => hello::decode_hello(body).map(Frame::SnapshotHello),
         Kind::SnapshotHelloReply => hello::decode_reply(body).map(Frame::SnapshotHelloReply),
+        Kind::Members => members::decode(body).map(Frame::Members),
         Kind::Ping => Ok(Frame::Ping),
         Kind::Pong => Ok(Frame::Pong),
         _ => match body::decode(kind, body)? {

@@ -2,7 +2,7 @@
 
 use super::error::WireError;
 use crate::ShardId;
-use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, MEMBERS_BYTES_MAX};
 
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 24;
@@ -25,6 +25,7 @@ pub(super) enum Kind {
     Ping = 3,
     Pong = 4,
     Introduction = 5,
+    Members = 6,
     PreVote = 16,
     PreVoteReply = 17,
     Vote = 18,
@@ -49,6 +50,7 @@ impl Kind {
             3 => Self::Ping,
             4 => Self::Pong,
             5 => Self::Introduction,
+            6 => Self::Members,
             16 => Self::PreVote,
             17 => Self::PreVoteReply,
             18 => Self::Vote,
@@ -76,6 +78,7 @@ impl Kind {
             | Self::SnapshotHello
             | Self::SnapshotHelloReply => HELLO_BYTES_MAX,
             Self::Ping | Self::Pong => 0,
+            Self::Members => MEMBERS_BYTES_MAX,
             Self::Append => FRAME_BYTES_MAX - HEADER_BYTES,
             _ => 64,
         }

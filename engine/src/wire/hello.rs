@@ -42,6 +42,8 @@ pub enum RefuseReason {
     Shards = 6,
     /// Not now: shutting down, or too many connections.
     Busy = 7,
+    /// Was a member of the cluster, and was removed.
+    Removed = 8,
 }
 
 impl RefuseReason {
@@ -54,6 +56,7 @@ impl RefuseReason {
             5 => Self::WrongCore,
             6 => Self::Shards,
             7 => Self::Busy,
+            8 => Self::Removed,
             _ => return None,
         })
     }
@@ -132,7 +135,7 @@ pub(super) fn decode_reply(mut body: Bytes) -> Result<HelloReply, Problem> {
 }
 
 /// Writes a text with its length, cut at a character boundary where it is too long.
-fn encode_text(text: &str, max: usize, out: &mut BytesMut) {
+pub(super) fn encode_text(text: &str, max: usize, out: &mut BytesMut) {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -141,7 +144,7 @@ fn encode_text(text: &str, max: usize, out: &mut BytesMut) {
     out.put_slice(&text.as_bytes()[..end]);
 }
 
-fn decode_text(body: &mut Bytes, max: usize) -> Result<String, Problem> {
+pub(super) fn decode_text(body: &mut Bytes, max: usize) -> Result<String, Problem> {
     let length = usize::from(get_u16(body)?);
     if length > max || length > body.len() {
         return Err(Problem("a text is longer than allowed, or than the frame"));

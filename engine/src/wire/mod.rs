@@ -22,6 +22,7 @@ mod decoder;
 mod error;
 mod header;
 mod hello;
+mod members;
 mod out;
 
 pub use decoder::{Frame, FrameDecoder};

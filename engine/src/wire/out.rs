@@ -6,8 +6,10 @@ use super::body::{append_bytes, encode_fixed, kind_of};
 use super::error::EncodeError;
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::hello::{self, Hello, HelloReply};
+use super::members;
 use crate::ShardId;
 use crate::limits::GATHER_BYTES_MIN;
+use crate::members::MemberRecord;
 use crate::raft::{Append, Message};
 
 /// What one connection has to send, in order. Frames are encoded at the end; a payload of
@@ -110,6 +112,19 @@ impl OutBuf {
         let start = self.begin();
         hello::encode_reply(reply, &mut self.tail);
         self.finish(start, Kind::HelloReply, ShardId(0))
+    }
+
+    /// Adds an address book.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`] when there are more or longer records than a book may have; nothing is added.
+    pub fn push_members<'a>(
+        &mut self,
+        records: impl ExactSizeIterator<Item = &'a MemberRecord>,
+    ) -> Result<(), EncodeError> {
+        let start = self.begin();
+        members::encode(records, &mut self.tail);
+        self.finish(start, Kind::Members, ShardId(0))
     }
 
     /// Adds a message of `shard`.

@@ -309,6 +309,8 @@ impl Cluster {
             cores,
             shards: settings.shards,
             members: members.collect(),
+            book: Default::default(),
+            news: None,
             voters: self.nodes.iter().map(|node| node.id).collect(),
             instance,
             election_timeout: settings.election_timeout(),

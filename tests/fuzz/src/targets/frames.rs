@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
+use coracle_engine::members::MemberRecord;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
     Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, TimeoutNow,
@@ -67,6 +68,7 @@ pub(super) fn encode(frames: &[Frame]) -> Vec<u8> {
             Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello),
             Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply),
             Frame::Raft { shard, message } => out.push_message(*shard, message),
+            Frame::Members(records) => out.push_members(records.iter()),
             Frame::Ping => {
                 out.push_ping();
                 Ok(())
@@ -116,6 +118,16 @@ pub(super) fn hello() -> Hello {
     }
 }
 
+/// An address book.
+fn members() -> Vec<MemberRecord> {
+    let record = |id, host| MemberRecord::new(NodeId(id), (host, 7001), (host, 8001));
+    vec![
+        MemberRecord { version: 3, incarnation: Some(77), ..record(1, "10.0.0.1") },
+        MemberRecord { version: 1, removed: true, ..record(2, "two.example") },
+        MemberRecord { admin: Some("[::1]:9001".to_owned()), ..record(3, "[::1]") },
+    ]
+}
+
 /// A frame of every type, with a name.
 pub(super) fn examples() -> Vec<(&'static str, Frame)> {
     let (term, last_term) = (Term(7), Term(6));
@@ -161,6 +173,7 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("introduction", Frame::Introduction(hello())),
         ("snapshot-hello", Frame::SnapshotHello(hello())),
         ("snapshot-hello-accepted", Frame::SnapshotHelloReply(HelloReply::Accepted(hello()))),
+        ("members", Frame::Members(members())),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
         (
