@@ -71,7 +71,8 @@ impl TryFrom<String> for Member {
     }
 }
 
-pub(crate) fn host_port(text: &str) -> Option<(String, u16)> {
+/// Host and port of a text `HOST:PORT`, if it is one; 0 is no port.
+pub fn host_port(text: &str) -> Option<(String, u16)> {
     let (host, port) = text.trim().rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then(|| (host.to_owned(), port))
@@ -107,14 +108,20 @@ pub struct Config {
     /// Raft groups of the cluster; the same on all nodes, and for good.
     #[serde(default = "sixteen")]
     pub shards: u32,
-    /// All members, this node included; the same on all nodes.
+    /// The members as far as they are known, this node included. A running cluster tells its nodes who was added,
+    /// removed or moved, and they remember it; only what nobody has changed is taken from here.
     pub members: Vec<Member>,
     /// Ids of the members that vote in every shard of a new cluster; the same on all of its nodes, for
-    /// good, also when other nodes vote by now. All members if left out. A node that joins a cluster that runs
-    /// has an empty list: the leaders of the shards tell it when it is added. Members that
-    /// are not listed belong to no shard until they are added.
+    /// good, also when other nodes vote by now: a node remembers those of its first start, and refuses others. Left out,
+    /// they are all members, or nobody with `join`: the leaders of the shards tell a node that joins when it is
+    /// added. Members that are not listed belong to no shard until they are added.
     #[serde(default)]
     pub voters: Option<Vec<u64>>,
+    /// `HOST:PORT`, the peer address of any core of any member: this node joins the cluster that is there. It
+    /// learns the other members from it, so that `members` needs no more than the node itself, and it belongs to no
+    /// shard until a change adds it. When it is known to the cluster, this has no effect any more.
+    #[serde(default)]
+    pub join: Option<String>,
     /// Name that keeps clusters apart.
     #[serde(default = "default_cluster_id")]
     pub cluster_id: String,
@@ -241,6 +248,24 @@ pub enum ConfigError {
         "node {0} is to vote, but is not among the members, or is named twice: list ids of members, each once"
     )]
     Voter(u64),
+    /// An address of a member that is none.
+    #[error("member {id}: {flaw}")]
+    MemberFlaw {
+        /// The member.
+        id: NodeId,
+        /// What is wrong with it.
+        flaw: &'static str,
+    },
+    /// The address to join at is none.
+    #[error(
+        "'{0}' is not an address to join at: give HOST:PORT, the peer address of any member of the cluster"
+    )]
+    Join(String),
+    /// A node that joins a cluster, and votes in a new one.
+    #[error(
+        "a node that joins a cluster is no voter of a new one: leave --join away, or --voter (or 'voters')"
+    )]
+    JoiningVoters,
     /// Two members with the same id.
     #[error("member {0} is named twice: every node needs an id of its own")]
     DuplicateMember(NodeId),
@@ -302,6 +327,7 @@ impl Config {
             shards: sixteen(),
             members,
             voters: None,
+            join: None,
             cluster_id: default_cluster_id(),
             election_timeout_ms: default_election_timeout_ms(),
             heartbeat_interval_ms: default_heartbeat_interval_ms(),
@@ -389,6 +415,9 @@ impl Config {
             if member.id == NodeId(0) {
                 return Err(ConfigError::IdZero);
             }
+            if let Some(flaw) = member.record().flaw() {
+                return Err(ConfigError::MemberFlaw { id: member.id, flaw });
+            }
             if !ids.insert(member.id) {
                 return Err(ConfigError::DuplicateMember(member.id));
             }
@@ -406,6 +435,12 @@ impl Config {
                 }
             }
         }
+        if let Some(join) = self.join.as_ref().filter(|join| host_port(join).is_none()) {
+            return Err(ConfigError::Join(join.clone()));
+        }
+        if self.join.is_some() && self.voters.as_ref().is_some_and(|voters| !voters.is_empty()) {
+            return Err(ConfigError::JoiningVoters);
+        }
         let voters = self.initial_voters().len() as u64;
         range("voters (all members, if there is no list of them)", voters, 0, VOTERS_MAX as u64)?;
         for (place, voter) in self.voters.iter().flatten().enumerate() {
@@ -421,6 +456,7 @@ impl Config {
     pub fn initial_voters(&self) -> Vec<NodeId> {
         match &self.voters {
             Some(voters) => voters.iter().copied().map(NodeId).collect(),
+            None if self.join.is_some() => Vec::new(),
             None => self.members.iter().map(|member| member.id).collect(),
         }
     }

@@ -138,7 +138,7 @@ impl NodeBuilder {
         let (keeper, news) = Keeper::open(&config, &data_dir, mailboxes.clone())?;
         let shared = Arc::new(CoreStart {
             core_config: core_config(&config, &keeper, news.clone(), mailboxes)?,
-            cpus: choose_cpus(&config),
+            cpus: choose_cpus(&config, &keeper),
             config,
             data_dir,
             machines,
@@ -429,6 +429,7 @@ fn core_config(
         members: keeper.update().members.clone(),
         book: keeper.update().book.clone(),
         news: Some(news),
+        join: keeper.join().map(str::to_owned),
         voters: keeper.voters(),
         instance: random_u128().map_err(|source| StartError::Core {
             core: CoreId(0),
@@ -447,14 +448,11 @@ fn core_config(
 }
 
 /// One CPU for each core, or none for any.
-fn choose_cpus(config: &Config) -> Option<Vec<usize>> {
+fn choose_cpus(config: &Config, keeper: &Keeper) -> Option<Vec<usize>> {
     let cpus = runtime::allowed_cpus();
     let cores = usize::from(config.cores);
     // Members on our own host take their share of the same CPUs; by rank, so that none collide.
-    let host = config.own_member().map(|member| &member.peer_host);
-    let mut here: Vec<NodeId> =
-        config.members.iter().filter(|m| Some(&m.peer_host) == host).map(|m| m.id).collect();
-    here.sort();
+    let here = keeper.members_here();
     let rank = here.iter().position(|id| *id == config.id).unwrap_or(0);
     match config.pin {
         PinMode::Never => None,

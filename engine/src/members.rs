@@ -10,8 +10,10 @@
 //! the higher version, and between equal versions the greater content, so that all keep the same one. Merging in any
 //! order, any number of times, ends with the same book.
 //!
-//! What the configuration of a node says has version 0: anything that was ever changed is newer. A member that was
-//! removed stays in the book as such, so that an older record does not bring it back; adding it again is a newer one.
+//! What the configuration of a node says has version 0. It is that node's own affair, for nodes may reach each other
+//! by different addresses: of others, a record of version 0 is taken only for a node that is not known at all.
+//! Anything that was ever changed is newer, and the same for all. A member that was removed stays in the book as
+//! such, so that an older record does not bring it back; adding it again is a newer one.
 //!
 //! # Bounds
 //! At most [`MEMBERS_MAX`] members are added, and a book has at most [`BOOK_RECORDS_MAX`] records. Beyond, it forgets
@@ -145,17 +147,23 @@ impl Book {
     /// Whether merging `records` would change nothing.
     #[must_use]
     pub fn covers(&self, records: &[MemberRecord]) -> bool {
-        records.iter().all(|record| self.get(record.id).is_some_and(|known| known >= record))
+        records.iter().all(|record| !self.is_news(record))
+    }
+
+    fn is_news(&self, record: &MemberRecord) -> bool {
+        match self.get(record.id) {
+            Some(known) => record.version > 0 && record > known,
+            None => true,
+        }
     }
 
     /// Takes over what is newer in `records`, which must be without flaws. Gives the ids whose records changed.
     pub fn merge(&mut self, records: impl IntoIterator<Item = MemberRecord>) -> Vec<NodeId> {
         let mut newer = Vec::new();
         for record in records {
-            let known = self.records.get(&record.id);
-            if known.is_none_or(|known| *known < record) {
-                newer.push((record.id, known.cloned()));
-                self.records.insert(record.id, record);
+            if self.is_news(&record) {
+                let id = record.id;
+                newer.push((id, self.records.insert(id, record)));
             }
         }
         self.forget_surplus();

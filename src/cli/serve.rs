@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use coracle::config::{Config, Member, Pin};
+use coracle::config::{Config, Member, Pin, host_port};
 use coracle::server;
 use coracle::uring::SyncMethod;
 use coracle::{Node, NodeId};
@@ -29,14 +29,21 @@ pub struct Args {
     shards: Option<u32>,
     /// A member of the cluster; repeat for all of them, this node included.
     #[arg(long = "member", value_name = "ID=CLIENT_HOST:PORT,PEER_HOST:PORT")]
-    #[arg(required_unless_present = "config")]
+    #[arg(required_unless_present_any = ["config", "client"])]
     members: Vec<Member>,
+    /// Where clients reach this node, in place of a --member for itself.
+    #[arg(long, value_name = "HOST:PORT", requires = "peer", value_parser = parse_host_port)]
+    client: Option<(String, u16)>,
+    /// Where the other nodes reach this node.
+    #[arg(long, value_name = "HOST:PORT", requires = "client", value_parser = parse_host_port)]
+    peer: Option<(String, u16)>,
     /// A member that votes from the beginning of a new cluster; repeat for each [default: all members].
     #[arg(long = "voter", value_name = "ID", conflicts_with = "join")]
     voters: Vec<u64>,
-    /// This node joins a cluster that runs: it belongs to no shard until a change adds it.
-    #[arg(long)]
-    join: bool,
+    /// Join the cluster that runs at this peer address of any of its members; they tell who the others are. The node has
+    /// to be added there, and belongs to no shard until a change adds it.
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
     /// Name that keeps clusters apart [default: coracle].
     #[arg(long, value_name = "NAME")]
     cluster_id: Option<String>,
@@ -123,6 +130,10 @@ fn set<T>(field: &mut T, flag: Option<T>) {
     }
 }
 
+fn parse_host_port(text: &str) -> Result<(String, u16), String> {
+    host_port(text).ok_or_else(|| "expected HOST:PORT".to_owned())
+}
+
 fn parse_pin(text: &str) -> Result<Pin, String> {
     match text {
         "auto" => Ok(Pin::Auto),
@@ -152,8 +163,15 @@ impl Args {
         set(&mut config.cores, self.cores);
         set(&mut config.shards, self.shards);
         set(&mut config.members, (!self.members.is_empty()).then_some(self.members));
-        let voters = (self.join || !self.voters.is_empty()).then_some(self.voters);
-        set(&mut config.voters, voters.map(Some));
+        if let (Some(client), Some(peer)) = (self.client, self.peer) {
+            let id = config.id;
+            let ((client_host, client_port), (peer_host, peer_port)) = (client, peer);
+            let own = Member { id, client_host, client_port, peer_host, peer_port };
+            config.members.retain(|member| member.id != id);
+            config.members.push(own);
+        }
+        set(&mut config.voters, (!self.voters.is_empty()).then_some(Some(self.voters)));
+        config.join = self.join.or(config.join);
         set(&mut config.cluster_id, self.cluster_id);
         set(&mut config.election_timeout_ms, self.election_timeout_ms);
         set(&mut config.heartbeat_interval_ms, self.heartbeat_interval_ms);

@@ -6,7 +6,7 @@
 //!
 //! | case | what it does |
 //! |---|---|
-//! | first start | the book is what the configuration says, with version 0 |
+//! | first start | the book is what the configuration says, with version 0; others hear nothing that they are not told by theirs |
 //! | later start | the file's book; of records that nobody has changed, the configuration's |
 //! | the configuration has other addresses for this node than the book, or the directory is another | the node says so with a higher version |
 //! | this node was removed | it says nothing; it may be added again |
@@ -30,6 +30,7 @@ use coracle_engine::core::{
 use coracle_engine::members::{Book, BookError, MemberRecord};
 use coracle_engine::{AddMemberError, NodeId, RemoveMemberError};
 
+use crate::config::host_port;
 use crate::data_dir::DataDir;
 use crate::limits::{MEMBERS_RESOLVE_INTERVAL, MEMBERS_RETRY_INTERVAL, MEMBERS_TELL_INTERVAL};
 use crate::runtime::{self, ResolveError};
@@ -43,6 +44,8 @@ pub(crate) struct Keeper {
     stored: Stored,
     /// What this node says of itself.
     own: MemberRecord,
+    /// Where to ask for the members, besides those that are known.
+    join: Option<String>,
     names: Names,
     news: NewsReceiver,
     mailboxes: Vec<Mailbox>,
@@ -102,6 +105,7 @@ impl Keeper {
             dir,
             stored,
             own,
+            join: None,
             names: Names::default(),
             news,
             mailboxes,
@@ -122,6 +126,29 @@ impl Keeper {
     /// What the cores begin with.
     pub(crate) fn update(&self) -> &MemberUpdate {
         &self.update
+    }
+
+    /// The address to join at.
+    pub(crate) fn join(&self) -> Option<&str> {
+        self.join.as_deref()
+    }
+
+    /// The nodes of the cluster on our own host, as far as they are known; one that we join at is the first.
+    pub(crate) fn members_here(&self) -> Vec<NodeId> {
+        let members = &self.update.members;
+        let own = members.iter().find(|member| member.id == self.own.id);
+        let host = own.map(|own| own.peer_host.as_str());
+        let mut here: Vec<NodeId> = members
+            .iter()
+            .filter(|member| Some(member.peer_host.as_str()) == host)
+            .map(|member| member.id)
+            .collect();
+        here.sort();
+        let joined = self.join.as_ref().and_then(|join| join.rsplit_once(':'));
+        if members.len() == 1 && joined.map(|(host, _)| host) == host {
+            here.insert(0, NodeId(0));
+        }
+        here
     }
 
     /// Starts the thread.
@@ -328,6 +355,15 @@ impl Keeper {
                 self.names.resolve(&member.peer_host)?;
             }
         }
+        if let Some((host, port)) = config.join.as_deref().and_then(host_port) {
+            match resolve(&host) {
+                Ok(address) => self.join = Some(format!("{address}:{port}")),
+                Err(error) if self.stored.book.members().count() > 1 => {
+                    tracing::warn!("--join: {error}; the members that are known are asked");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         let members = self.views();
         self.update = Arc::new(MemberUpdate { book: Arc::new(self.stored.book.clone()), members });
         Ok(())
@@ -362,19 +398,28 @@ fn configured(book: Book, config: &Config) -> Book {
     merged
 }
 
+/// Whether a record says other things of a node than that says itself, and is to be replaced.
+fn is_misknown(known: &MemberRecord, own: &MemberRecord) -> bool {
+    !known.removed && !known.says_the_same(&complete(own, known))
+}
+
 /// Has the book say of this node what that says itself, unless it was removed.
 fn announce(book: &mut Book, own: &MemberRecord) {
-    let known = book.get(own.id);
-    if known.is_some_and(|known| known.removed) {
-        tracing::error!(
+    let Some(known) = book.get(own.id) else {
+        book.merge([own.clone()]); // as of version 0: all others have it by their configurations, or add it
+        return;
+    };
+    if known.removed {
+        return tracing::error!(
             "this node, {}, was removed from the cluster; it takes no part until it is added again",
             own.id
         );
-        return;
     }
-    let own = known.map_or_else(|| own.clone(), |known| complete(own, known));
-    if let Err(error) = book.put(own) {
-        tracing::warn!("the other nodes are not told of this node's addresses: {error:?}");
+    if is_misknown(known, own) {
+        let own = complete(own, known);
+        if let Err(error) = book.put(own) {
+            tracing::warn!("the other nodes are not told of this node's addresses: {error:?}");
+        }
     }
 }
 

@@ -142,6 +142,11 @@ impl Inbox {
         self
     }
 
+    /// Whether somebody keeps the address book, and takes what others say of it.
+    pub(super) fn has_keeper(&self) -> bool {
+        self.news.is_some()
+    }
+
     /// Passes on what another node's address book says, if it is news. `false` if there is no room for it.
     pub(super) fn hear_members(&self, records: Vec<MemberRecord>) -> bool {
         let Some(news) = self.news.as_ref() else { return true };

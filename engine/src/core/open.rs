@@ -58,6 +58,9 @@ pub struct CoreConfig {
     pub book: Arc<Book>,
     /// Who keeps the book, and is told what others say of it. `None` where members never change.
     pub news: Option<NewsQueue>,
+    /// Peer address `IP:PORT` of a core of a member of the cluster that this node joins: it is asked for the book
+    /// until a link is up.
+    pub join: Option<String>,
     /// The voters of every shard before its first entry, the same on all nodes for ever: usually all of
     /// `members`. Empty on a node that joins a cluster that runs: then the leaders tell it. Members that
     /// are not named here belong to no shard until a change adds them.
@@ -252,6 +255,9 @@ impl<E: Env> Core<E> {
         let service =
             SnapshotService::new(store.clone(), transfers.clone(), ServeLimits::default());
         gate.start(&env, listener, Some(service));
+        if let Some(address) = config.join.clone().filter(|_| core == CoreId(0)) {
+            gate.join(&env, address);
+        }
         let tiers = Tiers {
             cold: Cold::new(wal.clone(), config.tiers.log_memory_bytes),
             store,

@@ -12,17 +12,26 @@
 //! | found | refused because |
 //! |---|---|
 //! | another cluster id, or another shard count | it is another cluster |
-//! | a node id that is not a member, or is ours | the configurations differ |
+//! | a node id that is not a member, or is ours | it was not added yet, or the configurations differ |
+//! | a member that was removed | it is one no more |
 //! | any, while the core stops or after its log has failed | it takes no part any more |
 //! | another live process under the same node id | a node id must be given to one process only |
+//!
+//! **Members change** while the core runs: [`Gate::take_members`] is told of each change of the address book. New
+//! ones are introduced to; those at a new address are dialled there at the next attempt, which is now; those
+//! that were removed are neither dialled nor accepted any more, and their links are closed. A node that knows
+//! one address only [joins](joining) by an introduction, too: the answer to any is followed by the book.
 //!
 //! A connection that is to carry **snapshots** begins with a greeting of its own, SnapshotHello, which says
 //! and is refused the same; then it belongs to the [`SnapshotService`] and not to a link.
 //!
 //! Another *version* shows in the frame codec's own version byte, and is refused like the others.
 
+mod joining;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -38,13 +47,15 @@ use super::signal::Signal;
 use crate::env::{Env, Listener, StreamReader, StreamWriter};
 use crate::limits::{
     CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
+    MEMBERS_BYTES_MAX,
 };
 use crate::transfer::cancel::Cancel;
 use crate::transfer::dial;
 use crate::transfer::pull::ConnectError;
 use crate::transfer::serve::SnapshotService;
 use crate::wire::{
-    EncodeError, Frame, FrameDecoder, Hello, HelloReply, OutBuf, RefuseReason, WireError,
+    EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
+    WireError,
 };
 use crate::{CoreId, NodeId, ShardId};
 
@@ -88,7 +99,7 @@ pub(crate) enum DialError {
     #[error(transparent)]
     Wire(#[from] WireError),
     #[error("refused by {peer}: {text}")]
-    Refused { peer: String, text: String },
+    Refused { peer: String, reason: RefuseReason, text: String },
     #[error("not welcome now: {0}")]
     Busy(String),
 }
@@ -123,6 +134,11 @@ impl Gate {
         for (member, peer) in self.peers.borrow().iter() {
             env.spawn(introduce(env.clone(), self.clone(), *member, peer.clone()));
         }
+    }
+
+    /// Starts to ask for the members at `address`, the one that is known.
+    pub(super) fn join<E: Env>(self: &Rc<Self>, env: &E, address: String) {
+        env.spawn(joining::join(env.clone(), self.clone(), address));
     }
 
     /// The view has other members now, `moved` of them at other addresses.
@@ -323,7 +339,9 @@ async fn introduce<E: Env>(env: E, gate: Rc<Gate>, member: NodeId, peer: Rc<Peer
                 }
                 return;
             }
-            Err(error) => report(member, CoreId(0), &error, &mut reported),
+            Err(error) => {
+                report(&PeerCore { node: member, core: CoreId(0) }, &error, &mut reported);
+            }
         }
         pause.wait(&env, &peer.poke).await;
     }
@@ -351,7 +369,7 @@ async fn dial<E: Env>(env: E, gate: Rc<Gate>, (member, core): (NodeId, CoreId), 
                 reported.clear();
                 gate.run_link(&env, &hello, (reader, writer), received).await;
             }
-            Err(error) => report(member, core, &error, &mut reported),
+            Err(error) => report(&PeerCore { node: member, core }, &error, &mut reported),
         }
         if !gate.is_stopping() && !peer.gone.get() {
             pause.wait(&env, &peer.poke).await;
@@ -360,13 +378,13 @@ async fn dial<E: Env>(env: E, gate: Rc<Gate>, (member, core): (NodeId, CoreId), 
 }
 
 /// Logs a failure once, not at each attempt.
-fn report(node: NodeId, core: CoreId, error: &DialError, reported: &mut String) {
+fn report(peer: &impl fmt::Display, error: &DialError, reported: &mut String) {
     let text = error.to_string();
     if *reported != text {
         if matches!(error, DialError::Refused { .. }) {
-            tracing::error!("cannot join {}: {text}", PeerCore { node, core });
+            tracing::error!("cannot join {peer}: {text}");
         } else {
-            tracing::info!("cannot reach {} yet: {text}", PeerCore { node, core });
+            tracing::info!("cannot reach {peer} yet: {text}");
         }
         *reported = text;
     }
@@ -394,7 +412,7 @@ impl Pause {
 
 type Greeted<E> = (Hello, <E as Env>::Reader, <E as Env>::Writer, BytesMut);
 
-/// Connects, says HELLO, and checks the answer.
+/// Connects to a core of a member, says HELLO, and checks the answer.
 async fn say_hello<E: Env>(
     env: &E,
     gate: &Gate,
@@ -403,27 +421,43 @@ async fn say_hello<E: Env>(
     introduction: bool,
 ) -> Result<Greeted<E>, DialError> {
     let address = gate.address(member, core).ok_or(DialError::Closed)?;
-    let (mut reader, mut writer) = env.connect(&address, CONNECT_TIMEOUT).await?;
+    let greeted = exchange_hellos(env, gate, &address, introduction).await?;
+    let theirs = &greeted.0;
+    if theirs.node != member || theirs.core != core {
+        let text = format!("{address} is node {} core {}", theirs.node, theirs.core);
+        return Err(DialError::Refused { peer: address, reason: RefuseReason::WrongCore, text });
+    }
+    gate.note_member(theirs);
+    Ok(greeted)
+}
+
+/// Connects to whoever is there, says HELLO, and is accepted.
+async fn exchange_hellos<E: Env>(
+    env: &E,
+    gate: &Gate,
+    address: &str,
+    introduction: bool,
+) -> Result<Greeted<E>, DialError> {
+    let (mut reader, mut writer) = env.connect(address, CONNECT_TIMEOUT).await?;
+    let book = gate.inbox.book.borrow().clone();
     let greeting = |out: &mut OutBuf| match introduction {
+        // It may not know where we are by now, and then can't dial us.
+        true if !book.is_empty() => {
+            out.push_introduction(&gate.hello)?;
+            out.push_members(book.records())
+        }
         true => out.push_introduction(&gate.hello),
         false => out.push_hello(&gate.hello),
     };
     write(&mut writer, greeting).await?;
     let (frame, received) = read_frame(env, &mut reader).await?;
     match frame {
-        Frame::HelloReply(HelloReply::Accepted(theirs)) => {
-            if theirs.node != member || theirs.core != core {
-                let text = format!("{address} is node {} core {}", theirs.node, theirs.core);
-                return Err(DialError::Refused { peer: address, text });
-            }
-            gate.note_member(&theirs);
-            Ok((theirs, reader, writer, received))
-        }
+        Frame::HelloReply(HelloReply::Accepted(theirs)) => Ok((theirs, reader, writer, received)),
         Frame::HelloReply(HelloReply::Refused { reason: RefuseReason::Busy, text }) => {
             Err(DialError::Busy(text))
         }
-        Frame::HelloReply(HelloReply::Refused { text, .. }) => {
-            Err(DialError::Refused { peer: format!("node {member} ({address})"), text })
+        Frame::HelloReply(HelloReply::Refused { reason, text }) => {
+            Err(DialError::Refused { peer: address.to_owned(), reason, text })
         }
         other => Err(DialError::BadFrame(format!("{other:?}"))),
     }
@@ -446,19 +480,30 @@ pub(crate) async fn read_frame<E: Env>(
     env: &E,
     reader: &mut E::Reader,
 ) -> Result<(Frame, BytesMut), DialError> {
+    let buf = BytesMut::with_capacity(HANDSHAKE_BYTES_MAX);
+    read_frame_within(env, reader, buf, HANDSHAKE_BYTES_MAX).await
+}
+
+/// Reads the next frame, of which `buf` has the beginning, within the time of a handshake. Takes in so many bytes at
+/// most.
+async fn read_frame_within<E: Env>(
+    env: &E,
+    reader: &mut E::Reader,
+    mut buf: BytesMut,
+    bytes_max: usize,
+) -> Result<(Frame, BytesMut), DialError> {
     let reading = pin!(async {
         let mut decoder = FrameDecoder::new();
-        let mut buf = BytesMut::with_capacity(HANDSHAKE_BYTES_MAX);
         loop {
             match decoder.decode(&mut buf) {
                 Ok(Some(frame)) => return Ok((frame, buf)),
-                Ok(None) if buf.len() >= HANDSHAKE_BYTES_MAX => {
+                Ok(None) if buf.len() >= bytes_max => {
                     return Err(DialError::BadFrame("too long".to_owned()));
                 }
                 Ok(None) => {}
                 Err(error) => return Err(error.into()),
             }
-            buf.reserve(HANDSHAKE_BYTES_MAX - buf.len());
+            buf.reserve(bytes_max - buf.len());
             if reader.read(&mut buf).await? == 0 {
                 return Err(DialError::Closed);
             }
@@ -569,7 +614,16 @@ async fn greet<E: Env>(
     }
     gate.note_member(&hello);
     let accepted = HelloReply::Accepted(gate.hello.clone());
-    if let Err(error) = write(&mut writer, |out| purpose.push_reply(out, &accepted)).await {
+    let book = gate.inbox.book.borrow().clone();
+    let reply = |out: &mut OutBuf| {
+        purpose.push_reply(out, &accepted)?;
+        match purpose {
+            // It may know nobody but us.
+            Purpose::Introduction if !book.is_empty() => out.push_members(book.records()),
+            _ => Ok(()),
+        }
+    };
+    if let Err(error) = write(&mut writer, reply).await {
         return tracing::info!(from, "peer left during HELLO: {error}");
     }
     if let Some(service) = service {
@@ -583,7 +637,21 @@ async fn greet<E: Env>(
         if let Some(peer) = gate.peers.borrow().get(&hello.node) {
             peer.poke.set();
         }
-        return;
+        return take_book(&env, &gate, &mut reader, received).await;
     }
     gate.run_link(&env, &hello, (reader, writer), received).await;
+}
+
+/// Takes the address book that follows an introduction, if one does.
+async fn take_book<E: Env>(env: &E, gate: &Gate, reader: &mut E::Reader, received: BytesMut) {
+    if !gate.inbox.has_keeper() {
+        return;
+    }
+    let bytes_max = HEADER_BYTES + MEMBERS_BYTES_MAX;
+    if let Ok((Frame::Members(records), _)) =
+        read_frame_within(env, reader, received, bytes_max).await
+    {
+        // Without room for it: it comes again with the link.
+        let _ = gate.inbox.hear_members(records);
+    }
 }

@@ -11,7 +11,7 @@ fn record(id: u64) -> MemberRecord {
 }
 
 fn any_record() -> impl Strategy<Value = MemberRecord> {
-    let numbers = (1..12_u64, 0..4_u64, any::<bool>(), 1..3_u16);
+    let numbers = (1..12_u64, 1..5_u64, any::<bool>(), 1..3_u16);
     (numbers, "[ab]", prop::option::of("[ab]"), prop::option::of(0..2_u128)).prop_map(
         |((id, version, removed, port), host, admin, incarnation)| MemberRecord {
             version,
@@ -74,6 +74,20 @@ proptest! {
             prop_assert!(all.records().len() <= BOOK_RECORDS_MAX);
         }
     }
+}
+
+#[test]
+fn a_configured_address_is_the_own_affair_of_a_node_until_somebody_changes_it() {
+    let mut ours = book(&[record(1)]);
+    let theirs = MemberRecord::new(NodeId(1), ("z", 9), ("z", 9));
+    assert!(ours.covers(std::slice::from_ref(&theirs)));
+    assert!(ours.merge([theirs.clone()]).is_empty());
+    let unknown = MemberRecord::new(NodeId(2), ("z", 9), ("z", 9));
+    assert_eq!(ours.merge([unknown]), [NodeId(2)]);
+    let changed = MemberRecord { version: 1, ..theirs };
+    assert_eq!(ours.merge([changed.clone()]), [NodeId(1)]);
+    assert_eq!(ours.get(NodeId(1)), Some(&changed));
+    assert!(ours.merge([record(1)]).is_empty());
 }
 
 #[test]

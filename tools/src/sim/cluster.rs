@@ -311,6 +311,7 @@ impl Cluster {
             members: members.collect(),
             book: Default::default(),
             news: None,
+            join: None,
             voters: self.nodes.iter().map(|node| node.id).collect(),
             instance,
             election_timeout: settings.election_timeout(),
