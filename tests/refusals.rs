@@ -218,6 +218,32 @@ fn peers_that_do_not_belong_here() {
     still_serves(cluster);
 }
 
+/// One address is all that it knows; what is missing is an operator's word.
+#[test]
+fn a_node_that_nobody_has_added() {
+    let cluster = running();
+    let directory = cluster.path("stranger");
+    let ports = Ports::reserve();
+    let (client, peer) = (ports.client(1), ports.peer(1));
+    let own = format!("9=127.0.0.1:{client},127.0.0.1:{peer}");
+    let arguments = words(&format!(
+        "serve --id 9 --data-dir {} --shards 8 --client 127.0.0.1:{client} --peer 127.0.0.1:{peer} --join {}",
+        directory.display(),
+        cluster.peer_address(2),
+    ));
+    let command = format!("node 9 is not a member yet: run coraclectl add {own}");
+    says(&cluster, &arguments, &["refused", &command]);
+    cluster.refuses(&with(&arguments, "--join", "nowhere"), FREE, &["nowhere", "HOST:PORT"]);
+    cluster.refuses(&with(&arguments, "--peer", "1"), FREE, &["--peer", "HOST:PORT"]);
+    let voter = [arguments.clone(), words("--voter 9")].concat();
+    cluster.refuses(&voter, FREE, &["--voter", "--join"]);
+    let elsewhere = cluster.path("other-number");
+    let shards = with(&arguments, "--shards", "16");
+    let shards = with(&shards, "--data-dir", elsewhere.to_str().unwrap());
+    says(&cluster, &shards, &["this cluster has 8 shards, not 16", "empty data directory"]);
+    still_serves(cluster);
+}
+
 #[test]
 fn a_data_directory_that_is_a_file() {
     let cluster = Cluster::prepare();

@@ -350,6 +350,7 @@ mod tests {
             shards: 1,
             members: Vec::new(),
             leaders: Vec::new(),
+            replicas: Default::default(),
         };
         let inbox = crate::core::inbox::Inbox::new(view, crate::limits::Limits::default());
         let link = Rc::new(link());

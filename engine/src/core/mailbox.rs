@@ -19,7 +19,7 @@ use super::leadership::DrainReport;
 use super::membership::{MemberStatus, MemberUpdate};
 use super::status::CoreStatus;
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
-use crate::raft::membership::Reconfiguration;
+use crate::raft::membership::{NodeSet, Reconfiguration};
 use crate::{
     LogIndex, NodeId, ProposeError, QueryError, ReconfigureError, ShardId, SnapshotRequestError,
     Term, TransferError,
@@ -32,6 +32,8 @@ pub(crate) enum Letter {
     Request(Request),
     /// A sibling core learned who leads one of its shards.
     Leader { shard: ShardId, term: Term, leader: Option<NodeId> },
+    /// Others belong to one of a sibling's shards now.
+    Replicas { shard: ShardId, nodes: NodeSet },
     /// Somebody asks how the core is.
     Status(oneshot::Sender<CoreStatus>),
     /// The address book has changed.
@@ -49,6 +51,7 @@ impl Letter {
         match self {
             Self::Request(request) => request.payload_bytes(),
             Self::Leader { .. }
+            | Self::Replicas { .. }
             | Self::Status(_)
             | Self::Members(_)
             | Self::AskMembers(_)
@@ -148,6 +151,7 @@ impl Mailbox {
                 Letter::Request(request) => request.refuse_stopping(),
                 // A dropped question for the status is answered with "gone".
                 Letter::Leader { .. }
+                | Letter::Replicas { .. }
                 | Letter::Status(_)
                 | Letter::Members(_)
                 | Letter::AskMembers(_)

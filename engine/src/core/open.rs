@@ -304,6 +304,7 @@ impl<E: Env> Core<E> {
                 core.upkeep.note_snapshot(shard.id, core.env.unix_ms());
             }
         }
+        core.note_all_replicas();
         core.apply_old().await;
         // Before anything is accepted: how much room there is.
         core.keep_up(core.env.now());
@@ -449,6 +450,7 @@ fn first_view(config: &CoreConfig) -> ClusterView {
         shards: config.shards,
         members,
         leaders: vec![(Term(0), None); config.shards as usize],
+        replicas: BTreeMap::new(),
     }
 }
 

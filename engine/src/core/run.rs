@@ -192,6 +192,9 @@ impl<E: Env> Core<E> {
                 Some(Letter::Leader { shard, term, leader }) => {
                     self.inbox.view.borrow_mut().note_leader(shard, term, leader);
                 }
+                Some(Letter::Replicas { shard, nodes }) => {
+                    self.inbox.view.borrow_mut().replicas.insert(shard, nodes);
+                }
                 Some(Letter::Status(answer)) => drop(answer.send(self.status())),
                 Some(Letter::Members(update)) => self.on_members(update),
                 Some(Letter::AskMembers(answer)) => drop(answer.send(self.member_statuses())),
@@ -405,6 +408,7 @@ impl<E: Env> Core<E> {
             for at in 0..self.shards.len() {
                 let (term, leader) = self.shards[at].leadership();
                 self.tell_siblings(self.shards[at].id, term, leader);
+                self.tell_replicas(at);
             }
         }
     }
@@ -529,6 +533,9 @@ impl<E: Env> Core<E> {
         let leadership_changed = (leadership_changed || shard.unpublished) && !wait;
         shard.unpublished = wait;
         let fault = shard.effects.fault.take();
+        if shard.effects.configuration.take().is_some() {
+            self.publish_replicas(at);
+        }
         if leadership_changed {
             self.publish_leadership(at);
         }

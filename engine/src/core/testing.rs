@@ -140,6 +140,7 @@ pub fn accept_peers<E: Env>(
         shards: hello.shards,
         members,
         leaders: Vec::new(),
+        replicas: BTreeMap::new(),
     };
     let inbox = Rc::new(Inbox::new(view, Limits::default()));
     Gate::new(inbox, hello, Duration::from_secs(1)).start(env, listener, snapshots);

@@ -1,5 +1,8 @@
 //! What a core knows about the cluster: members, their cores, and who leads which shard.
 
+use std::collections::BTreeMap;
+
+use crate::raft::membership::NodeSet;
 use crate::{CoreId, NodeId, ShardId, Term};
 
 /// A member of the cluster, as one core sees it.
@@ -37,6 +40,8 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
     /// For each shard the newest term heard of and its leader, if known.
     pub leaders: Vec<(Term, Option<NodeId>)>,
+    /// Who belongs to a shard, as far as the replica on this node knows.
+    pub replicas: BTreeMap<ShardId, NodeSet>,
 }
 
 impl ClusterView {
@@ -78,6 +83,11 @@ impl ClusterView {
     /// Whether this core hosts `shard`.
     pub fn is_local(&self, shard: ShardId) -> bool {
         self.core_of(self.node, shard) == Some(self.core)
+    }
+
+    /// Whether `node` belongs to `shard`, or may, for all that is known.
+    pub fn may_hold(&self, node: NodeId, shard: ShardId) -> bool {
+        self.replicas.get(&shard).is_none_or(|nodes| nodes.contains(node))
     }
 
     /// Notes what was heard of a shard's leadership; older terms are ignored.

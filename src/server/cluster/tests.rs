@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use bytes::BytesMut;
 use coracle_engine::core::{ClusterView, MemberView};
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::{CoreId, NodeId, ShardId, Term};
 use proptest::prelude::*;
 
@@ -34,6 +35,7 @@ fn view(shards: u32, cores: &[u16], leaders: &[u64]) -> ClusterView {
         shards,
         members: (1..).zip(cores).map(member).collect(),
         leaders: (0..shards).map(|shard| (Term(7), leader(shard))).collect(),
+        replicas: Default::default(),
     }
 }
 
@@ -157,6 +159,18 @@ fn cluster_slots_in_redis_form() {
     };
     let expected = format!("*1\r\n*4\r\n:0\r\n:16383\r\n{}{}", entry(2, 7011), entry(1, 7001));
     assert_eq!(reply(ClusterCommand::Slots, &cluster, Protocol::Resp2), expected);
+}
+
+/// A member that was added and belongs to no shard yet was shown as a replica of all: it would have answered readers
+/// that nothing is there.
+#[test]
+fn who_holds_no_copy_is_no_replica() {
+    let mut cluster = view(2, &[1, 1, 1], &[1, 1]);
+    let of_first = Configuration::of_voters([1, 2].map(NodeId)).unwrap().members();
+    cluster.replicas.insert(ShardId(0), of_first);
+    let topology = Topology::of(&cluster);
+    let replicas: Vec<_> = topology.ranges.iter().map(|range| range.replicas.clone()).collect();
+    assert_eq!(replicas, [vec![1], vec![1, 2]]);
 }
 
 #[test]

@@ -206,7 +206,10 @@ fn slot_ranges(view: &ClusterView, places: &BTreeMap<(NodeId, CoreId), usize>) -
         let slots = slots_of_shard(shard, view.shards);
         let Some(leader) = view.leader(shard) else { continue };
         let Some(master) = place(leader).filter(|_| !slots.is_empty()) else { continue };
-        let others = view.members.iter().filter(|member| member.id != leader && member.up);
+        let others = view
+            .members
+            .iter()
+            .filter(|member| member.id != leader && member.up && view.may_hold(member.id, shard));
         let replicas: Vec<usize> = others.filter_map(|member| place(member.id)).collect();
         match ranges.last_mut() {
             Some(before)

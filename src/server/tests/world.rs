@@ -304,6 +304,7 @@ pub(super) fn view(shards: u32, cores: u16) -> ClusterView {
         shards,
         members: (1..=3).map(member).collect(),
         leaders: vec![(Term(1), Some(NodeId(1))); shards as usize],
+        replicas: Default::default(),
     }
 }
 

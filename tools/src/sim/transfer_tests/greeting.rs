@@ -86,8 +86,8 @@ fn who_does_not_belong_here_is_refused_with_the_reason() {
     for (ours, reason) in [
         (other_cluster, "this is cluster 'test', not 'other'"),
         (other_shards, "this cluster has 4 shards, not 5"),
-        (hello(3), "node id 3 is not another member here"),
-        (hello(1), "node id 1 is not another member here"),
+        (hello(3), "node 3 is not a member of the cluster"),
+        (hello(1), "node id 1 is this node"),
     ] {
         let text = refused(&rig, ours, SENDER);
         assert!(text.contains(reason), "{text}");
