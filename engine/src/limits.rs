@@ -130,6 +130,12 @@ pub const DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts to reach a peer.
 pub const DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long the links of a member that was removed stay, so that it hears of it.
+pub const GOODBYE_TIME: Duration = Duration::from_millis(200);
+
+/// Different refusals of peers that a core remembers, so as not to log each again and again.
+pub const REFUSALS_REMEMBERED_MAX: usize = 64;
+
 const _: () = assert!(
     APPEND_GROUP_BYTES_MAX + PAYLOAD_BYTES_MAX < coracle_wal::limits::BATCH_BYTES_MAX,
     "a group with one more maximal entry fits a batch"

@@ -342,8 +342,9 @@ impl Keeper {
     /// Who the members are, at addresses that need no name server. This node is there in any case.
     fn views(&mut self) -> Vec<MemberView> {
         let others = self.stored.book.members().filter(|record| record.id != self.own.id);
-        let shown = others.chain([&self.own]);
-        shown.map(|record| view_of(record, |host| self.names.resolve_again(host))).collect()
+        let shown: Vec<&MemberRecord> = others.chain([&self.own]).collect();
+        self.names.keep(&shown);
+        shown.into_iter().map(|record| view_of(record, |host| self.names.resolve(host))).collect()
     }
 
     /// At the start, what the configuration names must have an address: better said then than later.
@@ -351,8 +352,8 @@ impl Keeper {
         for member in &config.members {
             let removed = self.stored.book.get(member.id).is_some_and(|known| known.removed);
             if member.id == config.id || !removed {
-                self.names.resolve(&member.client_host)?;
-                self.names.resolve(&member.peer_host)?;
+                resolve(&member.client_host)?;
+                resolve(&member.peer_host)?;
             }
         }
         if let Some((host, port)) = config.join.as_deref().and_then(host_port) {
@@ -455,25 +456,42 @@ fn view_of(record: &MemberRecord, mut address: impl FnMut(&str) -> String) -> Me
 /// Host names and the addresses that they had last.
 #[derive(Default)]
 struct Names {
-    known: BTreeMap<String, String>,
+    known: BTreeMap<String, Name>,
+}
+
+#[derive(Default)]
+struct Name {
+    address: Option<String>,
+    /// It had none at the last attempt, and that is in the log.
+    failing: bool,
 }
 
 impl Names {
-    /// The address of a host, as of now.
-    fn resolve(&mut self, host: &str) -> Result<String, ResolveError> {
-        let address = resolve(host)?;
-        if address != host {
-            self.known.insert(host.to_owned(), address.clone());
+    /// The address of a host; the last one, if it has none now.
+    fn resolve(&mut self, host: &str) -> String {
+        match resolve(host) {
+            Ok(address) if address == host => address,
+            Ok(address) => {
+                let name = Name { address: Some(address.clone()), failing: false };
+                self.known.insert(host.to_owned(), name);
+                address
+            }
+            Err(error) => {
+                let name = self.known.entry(host.to_owned()).or_default();
+                if !std::mem::replace(&mut name.failing, true) {
+                    tracing::warn!("{error}; it is tried again");
+                }
+                name.address.clone().unwrap_or_else(|| host.to_owned())
+            }
         }
-        Ok(address)
     }
 
-    /// The address of a host; the last one, if it has none now.
-    fn resolve_again(&mut self, host: &str) -> String {
-        self.resolve(host).unwrap_or_else(|error| {
-            tracing::warn!("{error}");
-            self.known.get(host).cloned().unwrap_or_else(|| host.to_owned())
-        })
+    /// Forgets those that no member has any more.
+    fn keep(&mut self, members: &[&MemberRecord]) {
+        let used = |host: &String| {
+            members.iter().any(|member| [&member.client_host, &member.peer_host].contains(&host))
+        };
+        self.known.retain(|host, _| used(host));
     }
 
     /// Whether there are hosts that are names.
@@ -500,5 +518,90 @@ struct Unpark(Thread);
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn record(host: &str) -> MemberRecord {
+        MemberRecord::new(NodeId(1), (host, 1), (host, 2))
+    }
+
+    #[test]
+    fn names_keep_their_last_address_and_are_forgotten_with_their_members() {
+        let mut names = Names::default();
+        assert_eq!(names.resolve("10.0.0.1"), "10.0.0.1");
+        assert_eq!(names.resolve("[::1]"), "[::1]");
+        assert!(!names.any(), "what is an address is not looked up again");
+        let local = names.resolve("localhost");
+        assert!(local.starts_with("127.") || local.starts_with("[::"), "{local}");
+        let gone = Name { address: Some("10.0.0.9".to_owned()), failing: false };
+        names.known.insert("not..there".to_owned(), gone);
+        assert_eq!(names.resolve("not..there"), "10.0.0.9");
+        assert_eq!(names.resolve("nor..this"), "nor..this", "it is tried again");
+        assert!(names.known["nor..this"].failing);
+        names.keep(&[&record("localhost")]);
+        assert_eq!(names.known.keys().collect::<Vec<_>>(), ["localhost"]);
+    }
+
+    /// What the file says of members that somebody has changed holds, whatever the configuration says.
+    #[test]
+    fn only_what_nobody_has_changed_is_taken_from_the_configuration() {
+        let member = |id: u64, host: &str| crate::Member {
+            id: NodeId(id),
+            client_host: host.to_owned(),
+            client_port: 1,
+            peer_host: host.to_owned(),
+            peer_port: 2,
+        };
+        let mut before = Book::default();
+        before.merge((1..=5).map(|id| member(id, "old").record()));
+        before.put(member(3, "moved").record()).unwrap();
+        before.put(MemberRecord { removed: true, ..member(4, "old").record() }).unwrap();
+        let config = [1, 2, 3, 4, 6].map(|id| member(id, "new"));
+        let config = Config::new(NodeId(1), "data", config.to_vec());
+        let mut book = configured(before, &config);
+        let host = |book: &Book, id| book.get(NodeId(id)).unwrap().peer_host.clone();
+        let hosts: Vec<String> = (1..=6).map(|id| host(&book, id)).collect();
+        assert_eq!(hosts, ["old", "new", "moved", "old", "old", "new"]);
+        assert!(book.get(NodeId(4)).unwrap().removed);
+        // Of itself, it says so to all.
+        announce(&mut book, &config.own_member().unwrap().record());
+        let own = book.get(NodeId(1)).unwrap();
+        assert_eq!((own.peer_host.as_str(), own.version), ("new", 1));
+    }
+
+    #[test]
+    fn a_removed_node_does_not_bring_itself_back() {
+        let mut book = Book::default();
+        book.put(MemberRecord { removed: true, ..record("a") }).unwrap();
+        announce(&mut book, &record("b"));
+        assert!(book.get(NodeId(1)).unwrap().removed);
+    }
+
+    /// A wiped node, whose book is empty: the others know it with another directory and a version.
+    #[test]
+    fn a_node_that_others_know_otherwise_says_so_with_a_newer_record() {
+        let own = MemberRecord { incarnation: Some(2), ..record("a") };
+        let mut book = Book::default();
+        announce(&mut book, &own);
+        assert_eq!(
+            book.get(own.id).unwrap().version,
+            0,
+            "until then it is as the configuration says"
+        );
+        let admin = Some("a:9".to_owned());
+        let theirs = MemberRecord { version: 7, incarnation: Some(1), admin, ..record("a") };
+        book.merge([theirs.clone()]);
+        assert!(is_misknown(&theirs, &own));
+        announce(&mut book, &own);
+        let said = book.get(own.id).unwrap();
+        assert_eq!((said.version, said.incarnation), (8, Some(2)));
+        assert_eq!(said.admin, theirs.admin, "what it does not say itself stays");
+        assert!(!is_misknown(said, &own));
     }
 }

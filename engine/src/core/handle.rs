@@ -266,8 +266,8 @@ impl CoreHandle {
     /// Safe steps only: a node that gets a vote must be a learner that keeps pace, and the voters that answer
     /// must be a majority afterwards; else the change is refused with the reason, and nothing has happened. What is
     /// accepted and can't be committed, because a majority is lost meanwhile, ends with
-    /// [`ReconfigureError::OutcomeUnknown`] after a few election timeouts. The nodes must be among the
-    /// [`members`](super::CoreConfig::members) of all others, which say how they are reached.
+    /// [`ReconfigureError::OutcomeUnknown`] after a few election timeouts. The nodes must be members of
+    /// the cluster, for [the address book](crate::members) says how they are reached.
     ///
     /// [`ShardStatus::configuration`]: super::ShardStatus::configuration
     pub fn reconfigure(

@@ -6,7 +6,7 @@
 //! comes back to all cores as a letter. Core 0 sends the book to core 0 of every other node, when a link comes
 //! up and when the book has changed: all nodes end with the same one.
 //!
-//! A member that was removed is told so like all others; with the next tick its links are closed.
+//! A member that was removed is told so like all others; soon afterwards its links are closed.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl<E: Env> Core<E> {
 
     /// Called every tick: closes the links of removed members, and sends the book to those who had no room for it.
     pub(super) fn look_after_members(&mut self) {
-        self.gate.close_removed();
+        self.gate.close_removed(self.env.now());
         if std::mem::take(&mut self.book_missed) {
             let links: Vec<Rc<Link>> = self.links.values().cloned().collect();
             links.iter().for_each(|link| self.send_book(link));

@@ -46,8 +46,8 @@ use super::link::{self, Link, PeerCore};
 use super::signal::Signal;
 use crate::env::{Env, Listener, StreamReader, StreamWriter};
 use crate::limits::{
-    CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT,
-    MEMBERS_BYTES_MAX,
+    CONNECT_TIMEOUT, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, GOODBYE_TIME, HANDSHAKE_BYTES_MAX,
+    HANDSHAKE_TIMEOUT, MEMBERS_BYTES_MAX, REFUSALS_REMEMBERED_MAX,
 };
 use crate::transfer::cancel::Cancel;
 use crate::transfer::dial;
@@ -66,10 +66,10 @@ pub(super) struct Gate {
     links: RefCell<BTreeMap<PeerCore, Rc<Link>>>,
     /// All members but this node.
     peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
-    /// Members that were removed, whose links are to be closed at the next tick: they hear of it over these.
-    leaving: RefCell<BTreeSet<NodeId>>,
-    /// What was refused last: the same is not logged again and again.
-    refused: RefCell<String>,
+    /// Members that were removed, and when their links are to be closed: they hear of it over these.
+    leaving: RefCell<BTreeMap<NodeId, Duration>>,
+    /// What was refused, and logged: whoever is refused tries again and again.
+    refused: RefCell<BTreeSet<String>>,
     handshakes: Cell<usize>,
     silence_max: Duration,
     /// Set when the core talks to nobody any more.
@@ -143,6 +143,7 @@ impl Gate {
 
     /// The view has other members now, `moved` of them at other addresses.
     pub(super) fn take_members<E: Env>(self: &Rc<Self>, env: &E, moved: &[NodeId]) {
+        self.refused.borrow_mut().clear();
         let view = self.inbox.view.borrow();
         let mut peers = self.peers.borrow_mut();
         let mut leaving = self.leaving.borrow_mut();
@@ -150,7 +151,7 @@ impl Gate {
             let stays = view.member(*id).is_some();
             if !stays {
                 peer.gone.set(true);
-                leaving.insert(*id);
+                leaving.insert(*id, env.now() + GOODBYE_TIME);
             }
             if !stays || moved.contains(id) {
                 peer.poke.set();
@@ -167,12 +168,25 @@ impl Gate {
         }
     }
 
-    /// Shuts the links of members that were removed.
-    pub(super) fn close_removed(&self) {
-        let leaving = std::mem::take(&mut *self.leaving.borrow_mut());
-        let links = self.links.borrow();
-        let of_removed = links.values().filter(|link| leaving.contains(&link.peer.node));
-        of_removed.for_each(|link| link.close());
+    /// Shuts the links of members that were removed. Called every tick.
+    pub(super) fn close_removed(&self, now: Duration) {
+        self.leaving.borrow_mut().retain(|id, close_at| {
+            if now < *close_at {
+                return true;
+            }
+            let links = self.links.borrow();
+            links.values().filter(|link| link.peer.node == *id).for_each(|link| link.close());
+            false
+        });
+    }
+
+    /// Whether a refusal with this text has not been logged lately.
+    fn is_new_refusal(&self, text: &str) -> bool {
+        let mut refused = self.refused.borrow_mut();
+        if refused.len() >= REFUSALS_REMEMBERED_MAX {
+            refused.clear();
+        }
+        refused.insert(text.to_owned())
     }
 
     /// Shuts every link, and lets no new one come about.
@@ -571,10 +585,8 @@ async fn refuse<W: StreamWriter>(
     purpose: Purpose,
     (reason, text): (RefuseReason, String),
 ) {
-    // It tries again and again.
-    if *gate.refused.borrow() != text {
+    if gate.is_new_refusal(&text) {
         tracing::warn!(from, "refused a peer: {text}");
-        gate.refused.replace(text.clone());
     }
     let refused = HelloReply::Refused { reason, text };
     // If it does not want to hear the reason, our log has it.
