@@ -339,6 +339,13 @@ fn move_leadership(rng: &mut Rng, settings: &Settings) -> Vec<Timed> {
             continue;
         }
         faults.push(Timed { at_ms, fault: Fault::Transfer { who, shard, to } });
+        if rng.f64() < 0.25 {
+            // It has told its successor, and hears of nothing that follows.
+            let (who, ms) = (Who::LeaderOf(shard), rng.u64(timeout / 2..2 * timeout));
+            let fault = Fault::Isolate { who, inbound: true, outbound: false, ms };
+            faults.push(Timed { at_ms: at_ms + rng.u64(..4), fault });
+            continue;
+        }
         if let Some(to) = to.filter(|_| rng.f64() < 0.3) {
             let (inbound, ms) = (rng.bool(), rng.u64(1..2 * timeout));
             let who = Who::Node(to);
@@ -382,7 +389,12 @@ fn change_members(rng: &mut Rng, settings: &mut Settings) -> Vec<Timed> {
             }
         };
         faults.push(Timed { at_ms, fault });
-        if rng.f64() < 0.25 {
+        if rng.f64() < 0.2 {
+            // The leader makes the change alone, and another one knows nothing of it.
+            let (who, ms) = (Who::LeaderOf(shard), rng.u64(timeout..5 * timeout));
+            let fault = Fault::Isolate { who, inbound: true, outbound: true, ms };
+            faults.push(Timed { at_ms: at_ms.saturating_sub(rng.u64(..2)), fault });
+        } else if rng.f64() < 0.25 {
             let who = one_of(rng, &[Who::Node(node), Who::LeaderOf(shard), Who::LeaderOf(shard)]);
             let fault = disturb(rng, who, shard, timeout);
             faults.push(Timed { at_ms: at_ms + log_uniform(rng, 1, 3 * timeout), fault });
