@@ -69,6 +69,8 @@ pub struct Node {
     mailboxes: Vec<Mailbox>,
     /// Those of cores that still have to be told to stop.
     untold: Vec<Mailbox>,
+    /// The voters that it is started with; none if it is to join.
+    voters: Vec<NodeId>,
     /// Whether they are to hand over leadership first.
     drains: bool,
     report: Rc<Report>,
@@ -103,10 +105,12 @@ impl Cluster {
         devices: Vec<SimDevice>,
         machines: Rc<dyn Fn(NodeId, ShardId) -> Box<dyn StateMachine>>,
     ) -> Self {
+        let initial: Vec<NodeId> = settings.initial_voters().collect();
         let nodes = devices.into_iter().enumerate().map(|(at, device)| {
-            let cores = settings.cores[at];
+            let (cores, id) = (settings.cores[at], NodeId(at as u64 + 1));
             Node {
-                id: NodeId(at as u64 + 1),
+                id,
+                voters: if initial.contains(&id) { initial.clone() } else { Vec::new() },
                 disks: (0..cores).map(|core| device.disk(core.into())).collect(),
                 device,
                 clock: Rc::default(),
@@ -312,7 +316,7 @@ impl Cluster {
             book: Default::default(),
             news: None,
             join: None,
-            voters: self.nodes.iter().map(|node| node.id).collect(),
+            voters: node.voters.clone(),
             instance,
             election_timeout: settings.election_timeout(),
             heartbeat_interval: Duration::from_millis(settings.heartbeat_interval_ms),
@@ -416,9 +420,22 @@ impl Cluster {
         self.checks.damaged(self.nodes[at].id);
     }
 
+    /// Whether a node may come back with an empty disk. Nodes that are all blank and name each other found a new
+    /// cluster: so one of the first voters keeps its disk until others have something.
+    #[must_use]
+    pub fn may_wipe(&self, at: usize) -> bool {
+        let own = &self.nodes[at];
+        let keeps = |id: &NodeId| *id != own.id && self.checks.has_stored_all(*id);
+        own.voters.len() <= 1 || own.voters.iter().any(keeps)
+    }
+
     /// A node loses its disk and gets an empty one; it is down.
     pub fn wipe(&mut self, at: usize) {
         self.crash(at, true);
+        if self.nodes[at].voters == [self.nodes[at].id] {
+            // It would found another cluster. Others belong to all that it may lose.
+            self.nodes[at].voters.clear();
+        }
         let node = &mut self.nodes[at];
         self.world.story(|| format!("node {} gets an empty disk", node.id));
         for disk in &node.disks {
@@ -434,10 +451,10 @@ impl Cluster {
         self.checks.wiped(node.id);
     }
 
-    /// Whether a node's disk is as it should be, and all its replicas are members.
+    /// Whether a node's disk is as it should be, and its replica of a shard votes and counts.
     #[must_use]
-    pub fn is_settled(&self, at: usize) -> bool {
-        !self.is_damaged(at) && self.checks.is_settled(self.nodes[at].id)
+    pub fn is_settled(&self, at: usize, shard: ShardId) -> bool {
+        !self.is_damaged(at) && self.checks.is_settled(self.nodes[at].id, shard)
     }
 
     /// Whether a node has started, and what its replicas have found is not known yet.

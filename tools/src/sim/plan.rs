@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use coracle_engine::NodeId;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,33 @@ pub enum Who {
     LeaderOf(u32),
     /// Whose replica of this shard has applied least.
     BehindIn(u32),
+}
+
+/// A few nodes: bit 0 is the first one. Bits of nodes that are not there mean nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bits(pub u32);
+
+impl Bits {
+    /// The nodes, of so many that there are.
+    pub fn nodes(self, count: u32) -> impl Iterator<Item = NodeId> {
+        (0..count.min(u32::BITS))
+            .filter(move |at| self.0 >> at & 1 == 1)
+            .map(|at| NodeId(u64::from(at) + 1))
+    }
+}
+
+/// How members change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// One voter at once, more jointly.
+    #[default]
+    Auto,
+    /// Jointly in any case.
+    Joint,
+    /// Jointly, until somebody asks for the end of it.
+    UntilLeft,
 }
 
 /// A kind of operation of a disk.
@@ -83,6 +111,22 @@ pub enum Fault {
     Transfer { who: Who, shard: u32, to: Option<u32> },
     /// An operator asks a node to hand over all that it leads. It is stopped and started again later.
     Drain { who: Who, down_ms: u64 },
+    /// An operator asks the leader of a shard to make these nodes voters and these learners, and to remove these.
+    ChangeMembers {
+        shard: u32,
+        #[serde(default)]
+        voters: Bits,
+        #[serde(default)]
+        learners: Bits,
+        #[serde(default)]
+        removed: Bits,
+        #[serde(default)]
+        how: How,
+    },
+    /// An operator asks the leader of a shard to leave a joint configuration.
+    LeaveJoint { shard: u32 },
+    /// An operator works at it for a while that these nodes, and no others, become the voters of a shard.
+    ReplaceVoters { shard: u32, voters: Bits, ms: u64 },
     /// Nothing gets from one node to another.
     Block { from: u32, to: u32, ms: u64 },
     /// The nodes in the bit set `side` and the others do not hear each other; with `one_way`, only the others
@@ -144,6 +188,9 @@ impl Fault {
             Self::AskSnapshot { .. } => "operator.snapshot",
             Self::Transfer { .. } => "operator.transfer",
             Self::Drain { .. } => "operator.drain",
+            Self::ChangeMembers { .. } => "operator.members",
+            Self::LeaveJoint { .. } => "operator.leave_joint",
+            Self::ReplaceVoters { .. } => "operator.replace",
             Self::Block { .. } => "net.block",
             Self::Partition { one_way: false, .. } => "net.partition",
             Self::Partition { one_way: true, .. } => "net.partition_one_way",
@@ -188,6 +235,11 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(super::world::derive(seed, "plan"));
         let mut settings = Settings::draw(&mut rng);
+        let mut churn = Rng::with_seed(super::world::derive(seed, "churn"));
+        let churns = churn.f64() < 0.6;
+        if churns {
+            settings.draw_joiners(&mut churn);
+        }
         let mut faults = draw_faults(&mut rng, &settings);
         if settings.nodes > 1 && rng.f64() < 0.4 {
             faults.extend(depose_leaders(&mut rng, &mut settings));
@@ -197,6 +249,10 @@ impl Plan {
         settings.draw_leadership(&mut rng);
         if settings.nodes > 1 && rng.f64() < 0.6 {
             faults.extend(move_leadership(&mut rng, &settings));
+            faults.sort_by_key(|timed| timed.at_ms);
+        }
+        if churns {
+            faults.extend(change_members(&mut churn, &mut settings));
             faults.sort_by_key(|timed| timed.at_ms);
         }
         Self { seed, settings, faults }
@@ -283,6 +339,13 @@ fn move_leadership(rng: &mut Rng, settings: &Settings) -> Vec<Timed> {
             continue;
         }
         faults.push(Timed { at_ms, fault: Fault::Transfer { who, shard, to } });
+        if rng.f64() < 0.25 {
+            // It has told its successor, and hears of nothing that follows.
+            let (who, ms) = (Who::LeaderOf(shard), rng.u64(timeout / 2..2 * timeout));
+            let fault = Fault::Isolate { who, inbound: true, outbound: false, ms };
+            faults.push(Timed { at_ms: at_ms + rng.u64(..4), fault });
+            continue;
+        }
         if let Some(to) = to.filter(|_| rng.f64() < 0.3) {
             let (inbound, ms) = (rng.bool(), rng.u64(1..2 * timeout));
             let who = Who::Node(to);
@@ -291,6 +354,68 @@ fn move_leadership(rng: &mut Rng, settings: &Settings) -> Vec<Timed> {
         }
     }
     faults
+}
+
+/// Members that come and go, a few of them again and again, and things that happen to whom it concerns.
+fn change_members(rng: &mut Rng, settings: &mut Settings) -> Vec<Timed> {
+    let timeout = settings.election_timeout_ms;
+    settings.chaos_ms = settings.chaos_ms.max(rng.u64(20..60) * timeout);
+    let mut faults = Vec::new();
+    // Most is about one shard: so changes meet each other.
+    let favourite = rng.u32(..settings.shards);
+    let steady = rng.f64() < 0.5;
+    for _ in 0..log_uniform(rng, 1, 40) {
+        let at_ms = rng.u64(..settings.chaos_ms);
+        let shard = if rng.f64() < 0.7 { favourite } else { rng.u32(..settings.shards) };
+        let node = rng.u32(..settings.nodes);
+        let one = Bits(1 << node);
+        let how = one_of(rng, &[How::Auto, How::Auto, How::Auto, How::Joint, How::UntilLeft]);
+        let (none, mut some) = (Bits(0), || Bits(rng.u32(..1 << settings.nodes)));
+        let (a, b, c) = (some(), some(), some());
+        let members = |voters, learners, removed| {
+            let how = if voters == none && removed == none { How::Auto } else { how };
+            Fault::ChangeMembers { shard, voters, learners, removed, how }
+        };
+        let fault = match rng.u8(..if steady { 20 } else { 14 }) {
+            0..=2 => members(none, one, none),
+            3..=5 => members(one, none, none),
+            6..=8 => members(none, none, one),
+            9 => members(Bits(a.0 & b.0), none, Bits(c.0 & !(a.0 & b.0))),
+            10 => members(none, Bits(a.0 & b.0), Bits(c.0 & !(a.0 & b.0))),
+            11..=12 => Fault::LeaveJoint { shard },
+            _ => {
+                let voters = if a == none { one } else { a };
+                Fault::ReplaceVoters { shard, voters, ms: rng.u64(timeout..20 * timeout) }
+            }
+        };
+        faults.push(Timed { at_ms, fault });
+        if rng.f64() < 0.2 {
+            // The leader makes the change alone, and another one knows nothing of it.
+            let (who, ms) = (Who::LeaderOf(shard), rng.u64(timeout..5 * timeout));
+            let fault = Fault::Isolate { who, inbound: true, outbound: true, ms };
+            faults.push(Timed { at_ms: at_ms.saturating_sub(rng.u64(..2)), fault });
+        } else if rng.f64() < 0.25 {
+            let who = one_of(rng, &[Who::Node(node), Who::LeaderOf(shard), Who::LeaderOf(shard)]);
+            let fault = disturb(rng, who, shard, timeout);
+            faults.push(Timed { at_ms: at_ms + log_uniform(rng, 1, 3 * timeout), fault });
+        }
+    }
+    faults
+}
+
+/// What may go wrong while members change.
+fn disturb(rng: &mut Rng, who: Who, shard: u32, timeout: u64) -> Fault {
+    let (ms, inbound) = (log_uniform(rng, 1, 4 * timeout), rng.bool());
+    match rng.u8(..8) {
+        0 => Fault::Crash { who, down_ms: ms },
+        1 => Fault::PowerCut { who, down_ms: ms, mid_write: rng.bool() },
+        2 => Fault::Isolate { who, inbound, outbound: !inbound || rng.bool(), ms },
+        3 => Fault::Pause { who, ms },
+        4 => Fault::Wipe { who, down_ms: ms },
+        5 => Fault::Transfer { who: Who::LeaderOf(shard), shard, to: None },
+        6 => Fault::AskSnapshot { who, shard },
+        _ => Fault::DiskStall { who, ms },
+    }
 }
 
 fn draw_fault(rng: &mut Rng, settings: &Settings, kind: u32) -> Fault {
@@ -371,6 +496,6 @@ mod tests {
         for seed in 0..2000 {
             names.extend(Plan::draw(seed).faults.iter().map(|timed| timed.fault.name()));
         }
-        assert_eq!(names.len(), 27, "{names:?}");
+        assert_eq!(names.len(), 30, "{names:?}");
     }
 }

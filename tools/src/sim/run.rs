@@ -3,19 +3,24 @@
 //!
 //! # Phases
 //! 1. **Chaos**: the faults of the plan happen while clients work.
-//! 2. **Quorum**: a random majority of the undamaged nodes is brought up and connected; everybody else is
+//! 2. **Quorum**: a random quorum of the undamaged nodes, in every configuration that a shard may have by then,
+//!    is brought up and connected; everybody else is
 //!    cut off. Within a bound every shard must answer reads of its whole state, and clients must get their
 //!    work done: a stall is a bug.
-//! 3. **All**: everybody who is not lost comes back. Within a bound all replicas have applied the same.
+//! 3. **All**: everybody who is not lost comes back. Within a bound all members of each shard have applied the same.
 //! 4. **Scan**: all lose power at once and start again from what is durable; the whole state is read again.
 //!    Nothing that was acknowledged may be missing.
 //!
 //! # Budget
 //! Damage to what a disk has promised to keep (rot, misdirected and lost writes, unreadable blocks, loss of
-//! the disk) hits fewer nodes than are needed for a majority, so that every promise survives somewhere. A node
+//! the disk) leaves a quorum of every configuration that a shard may come to (see `run/churn.rs`), so that every
+//! promise survives somewhere. A node
 //! that finds such damage must refuse to start; it then stays away. Of the last batches of a log nobody can
 //! know whether they were ever written, so a node that goes down before its log has moved on from the damage
 //! is taken out. All other faults have no budget.
+
+mod churn;
+mod faults;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,17 +30,19 @@ use std::time::Duration;
 use coracle_engine::{NodeId, ShardId};
 use fastrand::Rng;
 
+use super::checks::decides;
 use super::client::{Clients, Tally};
-use super::cluster::{CLIENTS, Cluster, Health, News};
-use super::disk::{DiskError, OpKind, SimDevice, SimDisk};
+use super::cluster::{Cluster, Health, News};
+use super::disk::SimDevice;
 use super::net::{FrameRates, HostId, Net, NetWeather};
-use super::plan::{Damage, DiskOp, Fault, Plan, Who};
+use super::plan::{Fault, Plan, Who};
 use super::settings::Settings;
 use super::story::with_logs;
 use super::wal_only;
 use super::watch::{Checks, host_of};
 use super::workload::Workload;
 use super::world::{Step, World};
+use churn::Operators;
 
 /// What a run must not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +119,7 @@ struct Driver<W: Workload> {
     net: Net,
     cluster: Rc<RefCell<Cluster>>,
     checks: Checks,
+    operators: Rc<Operators>,
     clients: Rc<Clients<W>>,
     workload: Rc<RefCell<W>>,
     settings: Settings,
@@ -201,6 +209,7 @@ impl<W: Workload> Driver<W> {
         checks.tap_arrivals(&net);
         let cluster = Cluster::new(world, &net, &settings, &checks, devices, machines);
         let cluster = Rc::new(RefCell::new(cluster));
+        let operators = Operators::new(world, &cluster, &checks, &settings);
         let timeout = settings.election_timeout() * rng.u32(2..=5);
         let clients = Clients::new(world, &cluster, &workload, &settings, timeout);
         Self {
@@ -208,6 +217,7 @@ impl<W: Workload> Driver<W> {
             net,
             cluster,
             checks,
+            operators,
             clients,
             workload,
             settings,
@@ -215,7 +225,6 @@ impl<W: Workload> Driver<W> {
             agenda_count: 0,
             cuts: Vec::new(),
             blocks: BTreeMap::new(),
-
             rng,
         }
     }
@@ -241,6 +250,7 @@ impl<W: Workload> Driver<W> {
         let end = Duration::from_millis(self.settings.chaos_ms);
         self.start_clients(0, self.settings.operations, end);
         self.advance(end, |_| false)?;
+        self.operators.end();
         Ok(())
     }
 
@@ -262,11 +272,8 @@ impl<W: Workload> Driver<W> {
         self.rng.shuffle(&mut sound);
         // Those who have lost their data do not count before a majority has taken them back. In a cluster that
         // is as good as new, all are needed.
-        sound.sort_by_key(|at| !self.cluster.borrow().is_settled(*at));
-        let settled = sound.iter().filter(|at| self.cluster.borrow().is_settled(**at)).count();
-        let majority = self.settings.majority() as usize;
-        let least = if settled < majority { sound.len() } else { majority };
-        let size = self.rng.usize(least..=sound.len());
+        let least = (0..sound.len()).find(|size| self.is_quorum(&sound[..*size]));
+        let size = self.rng.usize(least.unwrap_or(sound.len())..=sound.len());
         let (quorum, others) = sound.split_at(size);
         self.world.story(|| format!("a quorum is healed: {}", list(quorum)));
         for at in 0..self.nodes() {
@@ -293,6 +300,19 @@ impl<W: Workload> Driver<W> {
         self.work_must_get_done(1000)
     }
 
+    /// Whether these nodes can decide in every shard, whatever has become of its members.
+    fn is_quorum(&self, nodes: &[usize]) -> bool {
+        let cluster = self.cluster.borrow();
+        (0..self.settings.shards).map(ShardId).all(|shard| {
+            let counts = |node: NodeId| {
+                let at = cluster.place(node);
+                nodes.contains(&at) && cluster.is_settled(at, shard)
+            };
+            let possible = self.operators.possible(shard, None);
+            possible.is_some_and(|all| all.iter().all(|own| decides(own, counts)))
+        })
+    }
+
     /// Clients do some work, and the whole state is read; both within a bound.
     fn work_must_get_done(&mut self, first_client: u32) -> Result<(), Failure> {
         let deadline = self.world.now() + self.patience();
@@ -317,7 +337,7 @@ impl<W: Workload> Driver<W> {
         for at in 0..self.nodes() {
             if !self.cluster.borrow().is_damaged(at) {
                 self.revive(at);
-            } else if renew {
+            } else if renew && self.cluster.borrow().may_wipe(at) {
                 // Somebody has replaced its disk.
                 self.cluster.borrow_mut().wipe(at);
                 self.revive(at);
@@ -326,10 +346,13 @@ impl<W: Workload> Driver<W> {
                 self.cluster.borrow_mut().lose(at, "its disk was damaged");
             }
         }
+        if self.rng.bool() {
+            self.operators.tidy_up(self.settings.shards);
+        }
         let sound = self.sound();
         let deadline = self.world.now() + self.patience();
         let ids: Vec<NodeId> = sound.iter().map(|at| NodeId(*at as u64 + 1)).collect();
-        if !self.advance(deadline, |driver| driver.have_converged(&ids))? {
+        if !self.advance(deadline, |driver| driver.checks.have_converged(&ids))? {
             let message = format!(
                 "replicas of nodes {} did not become alike within {:?}: {}",
                 list(&sound),
@@ -339,11 +362,6 @@ impl<W: Workload> Driver<W> {
             return Err(self.failure("convergence", message));
         }
         Ok(())
-    }
-
-    /// Whether these nodes are alike, and members.
-    fn have_converged(&self, ids: &[NodeId]) -> bool {
-        self.checks.have_converged(ids) && ids.iter().all(|id| self.checks.is_settled(*id))
     }
 
     /// What was acknowledged survives a power cut of everybody.
@@ -482,306 +500,6 @@ impl<W: Workload> Driver<W> {
                 }
             }
         }
-    }
-
-    /// The node that a fault hits, unless it takes no part any more.
-    fn victim(&self, who: Who) -> Option<usize> {
-        let lost = |at: &usize| matches!(self.cluster.borrow().health(*at), Health::Lost(_));
-        self.place_of(who).filter(|at| !lost(at))
-    }
-
-    fn place_of(&self, who: Who) -> Option<usize> {
-        let cluster = self.cluster.borrow();
-        Some(match who {
-            Who::Node(at) => at as usize % cluster.len(),
-            Who::LeaderOf(shard) => cluster.leader_of(ShardId(shard))?,
-            Who::BehindIn(shard) => cluster.place(self.checks.behind_in(ShardId(shard))?),
-        })
-    }
-
-    fn ask_for_snapshot(&self, who: Who, shard: ShardId) -> bool {
-        let Some(at) = self.victim(who) else { return false };
-        let Some(handle) = self.cluster.borrow().handle_of(at, shard) else { return false };
-        let asked = handle.snapshot(shard);
-        let (world, checks, node) =
-            (self.world.clone(), self.checks.clone(), NodeId(at as u64 + 1));
-        let (cluster, incarnation) = (self.cluster.clone(), self.cluster.borrow().incarnation(at));
-        self.world.spawn(CLIENTS, async move {
-            let answer = asked.await;
-            world.story(|| {
-                format!("node {node} answers for a snapshot of shard {shard}: {answer:?}")
-            });
-            if let Ok(index) = answer
-                && cluster.borrow().incarnation(at) == incarnation
-                && *cluster.borrow().health(at) == Health::Up
-            {
-                checks.snapshot_told(node, shard, index);
-            }
-        });
-        true
-    }
-
-    fn ask_for_transfer(&self, who: Who, shard: ShardId, to: Option<u32>) -> bool {
-        let Some(at) = self.victim(who) else { return false };
-        let Some(handle) = self.cluster.borrow().handle_of(at, shard) else { return false };
-        let to = to.map(|to| NodeId(u64::from(to) % self.nodes() as u64 + 1));
-        let asked = handle.transfer_leadership(shard, to);
-        let (world, node) = (self.world.clone(), at + 1);
-        self.world.spawn(CLIENTS, async move {
-            let answer = asked.await;
-            world.story(|| format!("node {node} hands over shard {shard} to {to:?}: {answer:?}"));
-        });
-        true
-    }
-
-    fn inflict(&mut self, fault: Fault) {
-        let millis = Duration::from_millis;
-        if !self.do_inflict(fault, millis) {
-            return;
-        }
-        self.world.count(fault.name());
-        self.world.trace(0xfa01, fault.name().len() as u64);
-    }
-
-    /// Whether it could be done.
-    fn do_inflict(&mut self, fault: Fault, millis: fn(u64) -> Duration) -> bool {
-        match fault {
-            Fault::Crash { who, down_ms } => self.crash(who, false, millis(down_ms)),
-            Fault::PowerCut { who, down_ms, mid_write: false } => {
-                self.crash(who, true, millis(down_ms))
-            }
-            Fault::PowerCut { who, down_ms, mid_write: true } => {
-                let Some(at) = self.victim(who) else { return false };
-                self.cuts.push((at, millis(down_ms)));
-                true
-            }
-            Fault::PowerCutAll { down_ms } => {
-                for at in 0..self.nodes() {
-                    let spread = self.rng.u64(..=down_ms / 2);
-                    self.crash(Who::Node(at as u32), true, millis(down_ms + spread));
-                }
-                true
-            }
-            Fault::Stop { who, down_ms } => self.stop(who, down_ms, false),
-            Fault::Pause { who, ms } => {
-                let Some(at) = self.victim(who) else { return false };
-                self.cluster.borrow_mut().pause(at);
-                self.schedule(millis(ms), Due::Resume(at));
-                true
-            }
-            Fault::Wipe { who, down_ms } => {
-                let Some(at) = self.place_of(who).filter(|at| self.may_damage(*at)) else {
-                    return false;
-                };
-                self.cluster.borrow_mut().wipe(at);
-                self.schedule(millis(down_ms), Due::Restart(at));
-                true
-            }
-            Fault::Transfer { who, shard, to } => self.ask_for_transfer(who, ShardId(shard), to),
-            Fault::Drain { who, down_ms } => self.stop(who, down_ms, true),
-            Fault::AskSnapshot { who, shard } => self.ask_for_snapshot(who, ShardId(shard)),
-            Fault::Damage { who, what } => self.damage(who, what),
-            Fault::DiskStall { who, ms } => {
-                let Some(at) = self.victim(who) else { return false };
-                self.cluster.borrow().device(at).stall(millis(ms));
-                true
-            }
-            Fault::DiskError { who, op, sticky } => self.disk_error(who, op, sticky),
-            Fault::DiskFull { who, ms } => {
-                let Some(at) = self.victim(who) else { return false };
-                let cluster = self.cluster.borrow();
-                let device = cluster.device(at);
-                device.set_capacity(Some(device.used()));
-                drop(cluster);
-                self.schedule(millis(ms), Due::MakeRoom(at));
-                true
-            }
-            Fault::WallClock { who, jump_ms } => {
-                let Some(at) = self.victim(who) else { return false };
-                self.cluster.borrow().clock(at).jump(jump_ms);
-                true
-            }
-            Fault::ClockRate { who, ppm } => {
-                let Some(at) = self.victim(who) else { return false };
-                self.cluster.borrow().clock(at).set_rate(self.world.now(), ppm);
-                true
-            }
-            Fault::Block { .. }
-            | Fault::Partition { .. }
-            | Fault::Isolate { .. }
-            | Fault::Clog { .. }
-            | Fault::SlowReader { .. }
-            | Fault::Reset { .. } => self.disturb_network(fault, millis),
-        }
-    }
-
-    fn disturb_network(&mut self, fault: Fault, millis: fn(u64) -> Duration) -> bool {
-        match fault {
-            Fault::Block { from, to, ms } => self.block(from as usize, to as usize, millis(ms)),
-            Fault::Partition { side, one_way, ms } => {
-                for from in 0..self.nodes() {
-                    for to in 0..self.nodes() {
-                        let (a, b) = (side >> from & 1 == 1, side >> to & 1 == 1);
-                        if a && !b || !one_way && !a && b {
-                            self.block(from, to, millis(ms));
-                        }
-                    }
-                }
-            }
-            Fault::Isolate { who, inbound, outbound, ms } => {
-                let Some(at) = self.victim(who) else { return false };
-                for other in (0..self.nodes()).filter(|other| *other != at) {
-                    if inbound {
-                        self.block(other, at, millis(ms));
-                    }
-                    if outbound {
-                        self.block(at, other, millis(ms));
-                    }
-                }
-            }
-            Fault::Clog { from, to, ms } => {
-                self.net.clog(
-                    host(from as usize),
-                    host(to as usize),
-                    self.rng.u32(10..1000).into(),
-                );
-                self.schedule(millis(ms), Due::Unclog(from as usize, to as usize));
-            }
-            Fault::SlowReader { from, to, ms } => {
-                self.net.stall(host(from as usize), host(to as usize));
-                self.schedule(millis(ms), Due::Unstall(from as usize, to as usize));
-            }
-            Fault::Reset { a, b } => self.net.reset(host(a as usize), host(b as usize)),
-            _ => return false,
-        }
-        true
-    }
-
-    fn stop(&mut self, who: Who, down_ms: u64, drain: bool) -> bool {
-        let Some(at) = self.victim(who) else { return false };
-        self.cluster.borrow_mut().stop(at, drain);
-        let incarnation = self.cluster.borrow().incarnation(at);
-        let force = 10 * self.settings.election_timeout();
-        self.schedule(force, Due::StopByForce(at, incarnation));
-        self.schedule(force / 2 + Duration::from_millis(down_ms), Due::Restart(at));
-        true
-    }
-
-    fn crash(&mut self, who: Who, power_cut: bool, down: Duration) -> bool {
-        let Some(at) = self.victim(who) else { return false };
-        self.cluster.borrow_mut().crash(at, power_cut);
-        self.schedule(down, Due::Restart(at));
-        true
-    }
-
-    /// A start whose syncs fail may find no snapshot that it can use, and then a replica is damaged: such an
-    /// error goes away before, if this node can't be spared.
-    fn restart(&self, at: usize) {
-        let fails = self.cluster.borrow().device(at).will_fail(OpKind::Sync);
-        if fails && !self.may_damage(at) {
-            self.cluster.borrow().device(at).heal();
-        }
-        self.cluster.borrow_mut().start(at);
-    }
-
-    fn block(&mut self, from: usize, to: usize, duration: Duration) {
-        let holds = self.blocks.entry((from, to)).or_insert(0);
-        *holds += 1;
-        if *holds == 1 {
-            self.net.block(host(from), host(to));
-        }
-        self.schedule(duration, Due::Unblock(from, to));
-    }
-
-    fn unblock(&mut self, from: usize, to: usize) {
-        let Some(holds) = self.blocks.get_mut(&(from, to)) else { return };
-        *holds -= 1;
-        if *holds == 0 {
-            self.blocks.remove(&(from, to));
-            self.net.unblock(host(from), host(to));
-        }
-    }
-
-    fn disk_error(&mut self, who: Who, op: DiskOp, sticky: bool) -> bool {
-        let Some(at) = self.victim(who) else { return false };
-        let starting = self.cluster.borrow().is_starting(at);
-        if op == DiskOp::Sync && starting && !self.may_damage(at) {
-            return false;
-        }
-        let mut cluster = self.cluster.borrow_mut();
-        let kinds: &'static [OpKind] = match op {
-            DiskOp::Write => &[OpKind::Write, OpKind::WriteDurable],
-            DiskOp::Sync => &[OpKind::WriteDurable, OpKind::Sync],
-            DiskOp::Names => &[OpKind::Create, OpKind::Rename, OpKind::Remove, OpKind::SyncDir],
-        };
-        cluster.device(at).fail(kinds, DiskError::Io, (!sticky).then_some(1));
-        cluster.note_disk_error(at);
-        self.checks.disk_error(NodeId(at as u64 + 1));
-        drop(cluster);
-        if sticky {
-            // Until somebody has mended it.
-            self.schedule(6 * self.settings.election_timeout(), Due::Mend(at));
-        }
-        true
-    }
-
-    /// Whether a majority of sound nodes is left if this one is damaged. A node that has lost its data is
-    /// sound when all its replicas are members again; so are the nodes of a new cluster. One that is starting
-    /// may yet find out that it is damaged.
-    fn may_damage(&self, at: usize) -> bool {
-        let cluster = self.cluster.borrow();
-        let spare = self.nodes() - self.settings.majority() as usize;
-        let others = (0..self.nodes()).filter(|other| *other != at);
-        let unsound = |other| !cluster.is_settled(other) || cluster.is_starting(other);
-        cluster.is_damaged(at) || others.filter(|other| unsound(*other)).count() < spare
-    }
-
-    fn damage(&mut self, who: Who, what: Damage) -> bool {
-        let Some(at) = self.victim(who).filter(|at| self.may_damage(*at)) else { return false };
-        let mut cluster = self.cluster.borrow_mut();
-        let disks = cluster.disks(at);
-        let disk = &disks[self.rng.usize(..disks.len())];
-        let done = match what {
-            Damage::LostWrite => {
-                disk.lose_next_write();
-                true
-            }
-            Damage::Misdirected => {
-                disk.misdirect_next_write();
-                true
-            }
-            Damage::Lying => {
-                cluster.device(at).set_lying(true);
-                true
-            }
-            Damage::Rot | Damage::Unreadable | Damage::Stale => match self.some_block(disk) {
-                None => false,
-                Some((file, block)) => match what {
-                    Damage::Rot => disk.rot(file, block, self.rng.u32(..)),
-                    Damage::Stale => disk.make_stale(file, block),
-                    _ => disk.make_unreadable(file, block),
-                },
-            },
-        };
-        if done {
-            cluster.note_damage(at, what == Damage::Lying);
-            self.checks.damaged(NodeId(at as u64 + 1));
-        }
-        done
-    }
-
-    /// A block with durable content.
-    fn some_block(&self, disk: &SimDisk) -> Option<(u32, u32)> {
-        let files = disk.durable_files();
-        let mut rng = self.world.rng_for(&format!("block at {:?}", self.world.now()));
-        // Snapshots are small beside the log, and are to be hit as often.
-        let snapshots = rng.bool();
-        let blocks: Vec<(u32, u32)> = files
-            .iter()
-            .filter(|(name, ..)| name.starts_with("snap-") == snapshots)
-            .flat_map(|(_, file, _)| disk.written_blocks(*file).into_iter().map(|b| (*file, b)))
-            .collect();
-        (!blocks.is_empty()).then(|| blocks[rng.usize(..blocks.len())])
     }
 }
 

@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
+use coracle_engine::NodeId;
 use coracle_engine::core::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 use coracle_engine::limits::{APPEND_GROUP_MARGIN_BYTES, Limits, SNAPSHOT_CHUNK_TARGET_BYTES};
 use coracle_engine::raft::LeaseConfig;
+use coracle_engine::raft::membership::Configuration;
 use coracle_wal::Options;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -20,8 +22,11 @@ use super::world::derive;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Nodes, 1 to 7.
+    /// Nodes, 1 to 7, and those that join.
     pub nodes: u32,
+    /// So many of the nodes, the last ones, belong to nothing at first; the others are the voters of all shards.
+    #[serde(default)]
+    pub joiners: u32,
     /// Cores of each node.
     pub cores: Vec<u16>,
     /// Shards of the cluster.
@@ -210,6 +215,7 @@ impl Settings {
         let tiers = TierSettings::draw(rng, election_timeout_ms, segment_bytes, needed);
         Self {
             nodes,
+            joiners: 0,
             cores,
             shards,
             election_timeout_ms,
@@ -241,6 +247,26 @@ impl Settings {
             lease_drift_ppm: 0,
             priorities: Vec::new(),
         }
+    }
+
+    /// Draws nodes that may join.
+    pub fn draw_joiners(&mut self, rng: &mut Rng) {
+        let most_cores = self.cores.iter().copied().max().unwrap_or(1);
+        self.joiners = one_of(rng, &[0, 1, 1, 2, 2, 3]);
+        self.nodes += self.joiners;
+        self.cores.extend((0..self.joiners).map(|_| rng.u16(1..=most_cores)));
+    }
+
+    /// The voters that all shards begin with.
+    pub fn initial_voters(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let count = self.nodes.saturating_sub(self.joiners).max(1);
+        (1..=u64::from(count)).map(NodeId)
+    }
+
+    /// The same as a configuration.
+    #[must_use]
+    pub fn initial_configuration(&self) -> Configuration {
+        Configuration::of_voters(self.initial_voters()).unwrap_or_default()
     }
 
     /// Draws what there is about leadership.
@@ -348,12 +374,6 @@ impl Settings {
     #[must_use]
     pub fn election_timeout(&self) -> Duration {
         Duration::from_millis(self.election_timeout_ms)
-    }
-
-    /// How many nodes are a majority.
-    #[must_use]
-    pub fn majority(&self) -> u32 {
-        self.nodes / 2 + 1
     }
 }
 

@@ -102,6 +102,7 @@ impl Shrinker<'_> {
             let fewer = |plan: &mut Plan| {
                 if nodes < plan.settings.nodes {
                     plan.settings.nodes = nodes;
+                    plan.settings.joiners = plan.settings.joiners.min(nodes - 1);
                     plan.settings.cores.truncate(nodes as usize);
                 }
             };
@@ -109,6 +110,11 @@ impl Shrinker<'_> {
                 break;
             }
         }
+        self.attempt(|plan| {
+            plan.settings.nodes -= plan.settings.joiners;
+            plan.settings.cores.truncate(plan.settings.nodes as usize);
+            plan.settings.joiners = 0;
+        });
         self.attempt(|plan| plan.settings.clients = 1);
         self.attempt(|plan| plan.settings.keys = 1);
         self.attempt(|plan| plan.settings.value_bytes_max = 16);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use coracle_engine::core::{CoreView, Observer};
 use coracle_engine::raft::Role;
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, StateMachine};
 use coracle_wal::follow::DurableFiles;
 
@@ -59,7 +60,8 @@ impl Checks {
     pub fn new(world: &World, settings: &Settings, devices: &[SimDevice]) -> Self {
         let ids = (1..).map(NodeId);
         let nodes: Vec<(NodeId, u16)> = ids.zip(settings.cores.iter().copied()).collect();
-        let mut checker = Checker::new(settings.shards, &nodes);
+        let initial = settings.initial_configuration();
+        let mut checker = Checker::new(settings.shards, &nodes, &initial);
         for ((node, cores), device) in nodes.iter().zip(devices) {
             for core in (0..*cores).map(CoreId) {
                 let disk =
@@ -112,9 +114,24 @@ impl Checks {
         self.0.watch.keep(found);
     }
 
-    /// Whether all replicas of a node are members, and that is on its disk.
-    pub fn is_settled(&self, node: NodeId) -> bool {
-        self.0.watch.checker_mut().is_settled(node)
+    /// Whether a node votes and counts in a shard, and that is on its disk.
+    pub fn is_settled(&self, node: NodeId, shard: ShardId) -> bool {
+        self.0.watch.checker().is_settled(node, shard)
+    }
+
+    /// Whether a node has something of every shard on its present disk.
+    pub fn has_stored_all(&self, node: NodeId) -> bool {
+        self.0.watch.checker().has_stored_all(node)
+    }
+
+    /// The newest configuration of a shard that was ever committed.
+    pub fn configuration(&self, shard: ShardId) -> Configuration {
+        self.0.watch.checker().configuration(shard)
+    }
+
+    /// That, and all that may yet be committed.
+    pub fn possible_configurations(&self, shard: ShardId) -> Vec<Configuration> {
+        self.0.watch.checker().possible_configurations(shard)
     }
 
     /// Whether all replicas of a node were seen since its process began.
@@ -177,8 +194,8 @@ impl Checks {
         self.0.watch.machine(node, shard, machine)
     }
 
-    /// Whether these nodes have applied all that is committed in all shards; that it was the same is
-    /// checked with every entry.
+    /// Whether those of these nodes that belong to a shard count in it and have applied all that is committed,
+    /// for all shards; that it was the same is checked with every entry. No change of members is half done.
     pub fn have_converged(&self, nodes: &[NodeId]) -> bool {
         let progress = self.0.progress.borrow();
         let checker = self.0.watch.checker();
@@ -187,8 +204,13 @@ impl Checks {
         };
         progress.disk.iter().all(fits)
             && (0..self.0.shards).map(ShardId).all(|shard| {
-                let commit = checker.committed(shard);
-                nodes.iter().all(|node| progress.applied.get(&(*node, shard)) == Some(&commit))
+                let (commit, members) = (checker.committed(shard), checker.configuration(shard));
+                let has_all = |node: &&NodeId| {
+                    progress.applied.get(&(**node, shard)) == Some(&commit)
+                        && checker.is_settled(**node, shard)
+                };
+                let mut own = nodes.iter().filter(|node| members.is_member(**node));
+                !members.auto_leave() && own.all(|node| has_all(&node))
             })
     }
 
@@ -206,8 +228,12 @@ impl Checks {
             let of_shard = progress.applied.iter().filter(|((_, id), _)| *id == shard);
             let applied: Vec<String> =
                 of_shard.map(|((node, _), index)| format!("node {node}: {index}")).collect();
-            let commit = self.0.watch.checker().committed(shard);
-            format!("shard {shard} has committed {commit} and applied {}", applied.join(", "))
+            let checker = self.0.watch.checker();
+            let (commit, members) = (checker.committed(shard), checker.configuration(shard));
+            format!(
+                "shard {shard} ({members}) has committed {commit} and applied {}",
+                applied.join(", ")
+            )
         });
         let over = progress.disk.iter().filter(|(_, (bytes, most))| bytes > most);
         let over = over.map(|((node, core), (bytes, most))| {
@@ -248,8 +274,8 @@ impl Observer for Turns {
         for shard in core.touched() {
             let (raft, place) = (shard.raft(), (core.node, shard.id()));
             let leads = raft.role() == Role::Leader;
-            let voters = &raft.config().voters;
-            let found = self.checks.0.contact.borrow_mut().look(place, leads, voters, now);
+            let members = raft.configuration();
+            let found = self.checks.0.contact.borrow_mut().look(place, leads, members, now);
             self.checks.0.watch.keep(found);
         }
         self.watch.after_turn(core);

@@ -3,14 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::membership::Reconfiguration;
 use coracle_engine::raft::{
     Config, Effects, Entry, Event, HardState, Message, Raft, RaftLog, Role, WriteMark,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
-use super::replay::Options;
-use super::text::Letter;
+use super::text::{Letter, Words};
 
 /// What a node's append thread has to do.
 pub struct Work {
@@ -27,8 +26,7 @@ pub struct Write {
 
 pub struct Node {
     pub id: NodeId,
-    /// Absent for a node that belongs to no cluster: it would need a change of membership.
-    pub raft: Option<Raft>,
+    pub raft: Raft,
     pub now: Duration,
     /// A leader was heard since the clock last moved on for a request for votes.
     pub heard: bool,
@@ -45,25 +43,24 @@ pub struct Node {
     pub shown: (HardState, Role, Option<NodeId>),
     /// Entries up to here were handed out to be applied.
     pub handed: LogIndex,
-    pub base: LogIndex,
+    pub words: Words,
     pub disk: Vec<Entry>,
     pub append_work: VecDeque<Work>,
     pub apply_work: VecDeque<Vec<Entry>>,
-    pub configuration: Configuration,
+    /// Changes of members that the leader does not take yet, and their words.
+    pub changes: VecDeque<(Reconfiguration, String)>,
     /// What the next Ready has to say about a snapshot.
     pub installed: Option<String>,
 }
 
 impl Node {
-    /// A node of a cluster whose voters include it; otherwise one without a core.
-    pub fn new(id: NodeId, base: LogIndex, options: &Options) -> Self {
-        let state = HardState { commit: base, ..HardState::default() };
-        let raft = options.voters.contains(&id).then(|| {
-            let mut config = Config::new(id, options.voters.clone(), 1);
-            config.inflight_messages_max = options.inflight.unwrap_or(config.inflight_messages_max);
-            let log = RaftLog::in_memory(base, Term(0), Vec::new()).unwrap();
-            Raft::new(config, state, log, Duration::ZERO).unwrap()
-        });
+    /// A node with these voters; without any, one that is to join.
+    pub fn new(id: NodeId, words: Words, voters: Vec<NodeId>, inflight: Option<usize>) -> Self {
+        let state = HardState { commit: words.base, ..HardState::default() };
+        let mut config = Config::new(id, voters, 1);
+        config.inflight_messages_max = inflight.unwrap_or(config.inflight_messages_max);
+        let log = RaftLog::in_memory(words.base, Term(0), Vec::new()).unwrap();
+        let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
         Self {
             id,
             raft,
@@ -75,28 +72,26 @@ impl Node {
             effects: Effects::default(),
             notices: BTreeSet::new(),
             shown: (state, Role::Follower, None),
-            handed: base,
-            base,
+            handed: words.base,
+            words,
             disk: Vec::new(),
             append_work: VecDeque::new(),
             apply_work: VecDeque::new(),
-            configuration: Configuration::default(),
+            changes: VecDeque::new(),
             installed: None,
         }
     }
 
-    pub fn role(&self) -> Option<Role> {
-        self.raft.as_ref().map(Raft::role)
+    pub fn role(&self) -> Role {
+        self.raft.role()
     }
 
-    pub fn position(&self) -> Option<(Role, Term)> {
-        self.raft.as_ref().map(|raft| (raft.role(), raft.term()))
+    pub fn position(&self) -> (Role, Term) {
+        (self.raft.role(), self.raft.term())
     }
 
     pub fn step(&mut self, event: Event) {
-        if let Some(raft) = &mut self.raft {
-            raft.step(event, &mut self.effects);
-        }
+        self.raft.step(event, &mut self.effects);
     }
 
     /// Moves the clock, and says what time it is.
@@ -108,7 +103,7 @@ impl Node {
 
     /// Up to where entries may be applied. etcd's asynchronous mode waits for them to be stored.
     pub fn to_apply(&self, asynchronous: bool) -> LogIndex {
-        let Some(raft) = &self.raft else { return self.handed };
+        let raft = &self.raft;
         let durable = if asynchronous { raft.log().durable() } else { LogIndex(u64::MAX) };
         raft.commit().min(durable).max(self.handed)
     }
@@ -116,14 +111,14 @@ impl Node {
     /// The commit index that a leader can tell each follower with a heartbeat. Nothing before the first
     /// entry of its term is committed.
     pub fn to_tell(&self) -> Vec<LogIndex> {
-        let Some(raft) = &self.raft else { return Vec::new() };
+        let raft = &self.raft;
         let commit = raft.commit();
         let own = raft.log().term_at(commit) == Some(raft.term());
         raft.followers().filter(|_| own).map(|peer| peer.matched.min(commit)).collect()
     }
 
     pub fn has_ready(&self, asynchronous: bool) -> bool {
-        let Some(raft) = &self.raft else { return false };
+        let raft = &self.raft;
         let effects = &self.effects;
         !effects.messages.is_empty()
             || !effects.after_durable.is_empty()
@@ -145,9 +140,9 @@ impl Node {
 
     /// The first entry of an append that has another term here.
     pub fn conflict(&self, message: &Message) -> Option<(LogIndex, Term, Term)> {
-        let (Message::Append(append), Some(raft)) = (message, &self.raft) else { return None };
+        let Message::Append(append) = message else { return None };
         append.entries.iter().find_map(|entry| {
-            let own = raft.log().term_at(entry.index)?;
+            let own = self.raft.log().term_at(entry.index)?;
             (own != entry.term).then_some((entry.index, own, entry.term))
         })
     }

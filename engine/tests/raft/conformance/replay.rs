@@ -17,16 +17,20 @@
 //!   log that is newer than its term, so here that entry has term 0 and is shown as 1.
 //! * etcd's snapshots travel in their messages and are restored when they arrive. Ours are only offered; the
 //!   adapter installs them at once. etcd counts a snapshot as sent and shows what comes after it as next.
-//! * The core's changes of membership are in force when appended, etcd's when applied. They are proposed as ordinary
-//!   entries here, and each node keeps a [`Configuration`] that moves when such an entry is applied.
+//! * etcd's leader takes a change of members at once and applies it later; ours refuses it until it has committed
+//!   an entry of its term, and while another one is under way. Such a change is asked for again until it is taken.
+//! * Ours has a configuration in force when its entry is appended, etcd when it is applied. What a node has is told
+//!   here when its entry is applied, and is what the core's own log says of that entry.
+//! * etcd takes a snapshot whenever one is to be sent. Here a leader gets one of what is committed when
+//!   a follower rejects something.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_engine::raft::membership::{ChangeError, Configuration, Parts};
 use coracle_engine::raft::{
-    CommitMark, Config, Entry, Event, Message, PreVoteReply, Role, TransferOutcome,
+    AppendOutcome, AppendReply, CommitMark, Config, Entry, EntryKind, Event, Message, PreVoteReply,
+    ReconfigureRefusal, Reconfigured, Role, TransferOutcome,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 
@@ -35,12 +39,13 @@ use super::expected::{is_acknowledgement, is_decision};
 use super::facts::Facts;
 use super::node::{Node, Work, Write};
 use super::text::{
-    Body, CHANGE_MARK, Letter, entry_text, letter_text, reconfiguration, snapshot_text, term_shown,
+    Body, Letter, Words, entry_text, letter_text, reconfiguration, snapshot_text, term_shown,
 };
 
 #[derive(Default)]
 pub struct Replay {
     nodes: Vec<Node>,
+    words: Words,
     network: Vec<Letter>,
     options: Options,
     /// What became of acknowledgements before the present command, and during it.
@@ -68,7 +73,6 @@ const OPTIONS: [&str; 8] = [
 #[derive(Default)]
 pub struct Options {
     pub voters: Vec<NodeId>,
-    pub learners: Vec<NodeId>,
     pub inflight: Option<usize>,
     pub asynchronous: bool,
     pub prevote: bool,
@@ -78,23 +82,13 @@ pub struct Options {
 impl Options {
     fn new(case: &Case) -> Self {
         let flag = |key| case.value(key) == Some("true");
-        let nodes = |key| case.numbers(key).into_iter().map(NodeId).collect();
         Self {
-            voters: nodes("voters"),
-            learners: nodes("learners"),
+            voters: case.numbers("voters").into_iter().map(NodeId).collect(),
             inflight: case.value("inflight").map(|count| count.parse().unwrap()),
             asynchronous: flag("async-storage-writes"),
             prevote: flag("prevote"),
             checkquorum: flag("checkquorum"),
         }
-    }
-
-    fn configuration(&self) -> Result<Configuration, ChangeError> {
-        Configuration::from_parts(Parts {
-            incoming: self.voters.iter().copied().collect(),
-            learners: self.learners.iter().copied().collect(),
-            ..Parts::default()
-        })
     }
 }
 
@@ -154,8 +148,8 @@ impl Replay {
             other => self.cannot(&format!("run the unknown command {other:?}")),
         }
         for node in &self.nodes {
-            let Some(raft) = &node.raft else { continue };
-            for index in node.base.0 + 1..=raft.last_index().0 {
+            let raft = &node.raft;
+            for index in node.words.base.0 + 1..=raft.last_index().0 {
                 let stored = raft.log().durable().0 >= index;
                 self.facts.state(format!("{} takes {index} for stored", node.id), stored);
             }
@@ -190,33 +184,26 @@ impl Replay {
             }
         }
         let told = !case.numbers("voters").is_empty();
-        let mut configuration = Configuration::default();
         if told {
             self.options = Options::new(case);
-            match self.options.configuration() {
-                Ok(first) => configuration = first,
-                Err(error) => {
-                    self.options = Options::default();
-                    self.cannot(&format!("start these nodes: {error}"));
-                }
-            }
         }
+        if !case.numbers("learners").is_empty() {
+            self.cannot("start learners");
+        }
+        let voters = if told { self.options.voters.clone() } else { Vec::new() };
         let base = LogIndex(case.value("index").map_or(0, |index| index.parse().unwrap()));
         for _ in 0..count {
             let id = NodeId(self.nodes.len() as u64 + 1);
-            let mut node = Node::new(id, base, &self.options);
-            node.configuration = configuration.clone();
-            if let Some(raft) = &node.raft {
-                let (state, last) = (raft.hard_state(), raft.last_index());
-                let last_term = term_shown(raft.log().last_term(), last, base);
-                let numbers = format!("{}, {}, {last}, {last_term}", state.term, state.commit);
-                self.facts.state(format!("{id} starts with term, commit, last"), numbers);
-                let voters = self.options.voters.iter().map(|id| id.to_string());
-                let voters = voters.collect::<Vec<_>>().join(",");
-                self.facts.state(format!("{id} starts with voters"), voters);
-                self.facts.event(format!("{id} becomes follower in term {}", state.term));
-            }
-            self.facts.event(format!("{id} has {}", node.configuration));
+            let node = Node::new(id, self.words.of(base), voters.clone(), self.options.inflight);
+            let raft = &node.raft;
+            let (state, last) = (raft.hard_state(), raft.last_index());
+            let last_term = term_shown(raft.log().last_term(), last, base);
+            let numbers = format!("{}, {}, {last}, {last_term}", state.term, state.commit);
+            self.facts.state(format!("{id} starts with term, commit, last"), numbers);
+            let named: Vec<String> = voters.iter().map(ToString::to_string).collect();
+            self.facts.state(format!("{id} starts with voters"), named.join(","));
+            self.facts.event(format!("{id} becomes follower in term {}", state.term));
+            self.facts.event(format!("{id} has {}", raft.configuration()));
             self.nodes.push(node);
         }
     }
@@ -230,14 +217,13 @@ impl Replay {
         if let Some(fault) = node.effects.fault.take() {
             self.facts.event(format!("{} FAULT: {fault}", node.id));
         }
+        self.ask_again(place);
     }
 
-    fn note_role(&mut self, place: usize, before: Option<(Role, Term)>) {
+    fn note_role(&mut self, place: usize, before: (Role, Term)) {
         let node = &self.nodes[place];
-        let after = node.position();
-        if let Some((role, term)) = after
-            && after != before
-        {
+        let (role, term) = node.position();
+        if (role, term) != before {
             let role = match role {
                 Role::Follower => "follower",
                 Role::PreCandidate => "pre-candidate",
@@ -250,10 +236,10 @@ impl Replay {
 
     /// Lets a node's clock move.
     fn tick(&mut self, place: usize, by: impl Fn(&Config) -> Duration) {
-        let led = self.nodes[place].role() == Some(Role::Leader);
+        let led = self.nodes[place].role() == Role::Leader;
         let now = self.nodes[place].moved(by);
         self.step(place, Event::Tick { now });
-        if led && self.nodes[place].role() == Some(Role::Follower) {
+        if led && self.nodes[place].role() == Role::Follower {
             self.facts.event(format!("{} hears no quorum", self.nodes[place].id));
         }
     }
@@ -263,7 +249,7 @@ impl Replay {
     fn tick_election(&mut self, place: usize) {
         let node = &mut self.nodes[place];
         node.waited += ELECTION_TICKS;
-        let led = node.role() == Some(Role::Leader);
+        let led = node.role() == Role::Leader;
         if !led && node.patience.is_some_and(|ticks| node.waited >= ticks) {
             node.waited = 0;
             self.campaign(place);
@@ -278,7 +264,7 @@ impl Replay {
         let before = self.nodes[place].position();
         let prevote = self.options.prevote;
         let node = &mut self.nodes[place];
-        if node.raft.is_none() || node.role() == Some(Role::Leader) {
+        if node.role() == Role::Leader {
             return;
         }
         let sent = node.effects.messages.len();
@@ -288,14 +274,17 @@ impl Replay {
             let asked: Vec<NodeId> =
                 node.effects.messages.drain(sent..).map(|(peer, _)| peer).collect();
             for from in asked {
-                if node.role() == Some(Role::PreCandidate) {
-                    let term = Term(node.raft.as_ref().unwrap().term().0 + 1);
+                if node.role() == Role::PreCandidate {
+                    let term = Term(node.raft.term().0 + 1);
                     let granted =
                         PreVoteReply { term, granted: true, committed: CommitMark::default() };
                     let message = Message::PreVoteReply(granted);
                     node.step(Event::Message { from, message });
                 }
             }
+        }
+        if self.nodes[place].role() == Role::Follower {
+            self.facts.event(format!("{} may not campaign", self.nodes[place].id));
         }
         self.note_role(place, before);
     }
@@ -309,12 +298,28 @@ impl Replay {
         }
     }
 
-    /// The payload names the kind of entry, the transition and the changes.
     fn propose_change(&mut self, place: usize, case: &Case) {
         let kind = if case.value("v1") == Some("true") { "ConfChange" } else { "ConfChangeV2" };
-        let transition = case.value("transition").unwrap_or("auto");
-        let words = case.input.join(" ");
-        self.propose(place, format!("{CHANGE_MARK}{kind}|{transition}|{words}").into());
+        let asked = case.input.join(" ");
+        let change = reconfiguration(case.value("transition").unwrap_or("auto"), &asked);
+        let words = format!("{kind} {asked}").trim_end().to_owned();
+        self.nodes[place].changes.push_back((change, words));
+        self.ask_again(place);
+    }
+
+    /// Asks a leader for the changes that it did not take yet.
+    fn ask_again(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        let Some((change, words)) = node.changes.front().cloned() else { return };
+        node.step(Event::Reconfigure { change, only_if_ready: false });
+        match node.effects.reconfigured.take() {
+            Some(Ok(Reconfigured { term, index })) => node.words.note(index, term, words),
+            Some(Err(
+                ReconfigureRefusal::TermNotCommitted | ReconfigureRefusal::UnderWay { .. },
+            )) => return,
+            refused => self.facts.event(format!("{} refuses a change: {refused:?}", node.id)),
+        }
+        self.nodes[place].changes.pop_front();
     }
 
     fn process_ready(&mut self, place: usize) {
@@ -328,11 +333,11 @@ impl Replay {
             self.tick(place, |config| config.heartbeat_interval);
         }
         let node = &mut self.nodes[place];
-        let (id, base) = (node.id, node.base);
+        let (id, words) = (node.id, node.words.clone());
         let mut effects = std::mem::take(&mut node.effects);
         let notices = std::mem::take(&mut node.notices);
         let handed = node.to_apply(asynchronous);
-        let raft = node.raft.as_ref().unwrap();
+        let raft = &node.raft;
         let (state, role, leader) = (raft.hard_state(), raft.role(), raft.leader());
         let committed: Vec<Entry> = raft.entries(node.handed.next(), handed).cloned().collect();
         node.handed = handed;
@@ -350,10 +355,10 @@ impl Replay {
         self.facts.state(format!("{id} leader"), leader.map_or(0, |leader| leader.0));
         self.facts.state(format!("{id} role"), format!("State{role:?}"));
         for entry in &effects.entries {
-            self.facts.event(format!("{id} appends {}", entry_text(entry, base)));
+            self.facts.event(format!("{id} appends {}", entry_text(entry, &words)));
         }
         for entry in &committed {
-            self.facts.event(format!("{id} applies {}", entry_text(entry, base)));
+            self.facts.event(format!("{id} applies {}", entry_text(entry, &words)));
         }
         let letter = |(place, (to, message))| {
             let notice = notices.contains(&place);
@@ -371,7 +376,7 @@ impl Replay {
             })
             .collect();
         for letter in letters.iter().chain(&waiting) {
-            let text = letter_text(letter, base);
+            let text = letter_text(letter, &words);
             if asynchronous || letter.to != id {
                 self.decided(&text, format!("{id} sends {text}"));
                 self.note_snapshot(id, letter);
@@ -431,13 +436,13 @@ impl Replay {
 
     fn append_thread(&mut self, place: usize) {
         let node = &mut self.nodes[place];
-        let (id, base) = (node.id, node.base);
+        let (id, words) = (node.id, node.words.clone());
         let Some(work) = node.append_work.pop_front() else { return };
         if let Some(write) = &work.write {
             node.write(write);
         }
         for letter in &work.letters {
-            let text = letter_text(letter, base);
+            let text = letter_text(letter, &words);
             self.decided(&text, format!("{id} sends when stored {text}"));
         }
         self.network.extend(work.letters);
@@ -452,22 +457,12 @@ impl Replay {
         }
     }
 
-    /// Moves a node's configuration with the entries that change it.
+    /// Tells what a node has in force with the entries that it applies.
     fn apply(&mut self, place: usize, entries: &[Entry]) {
-        for entry in entries {
-            let Some(change) = reconfiguration(entry) else { continue };
-            let node = &mut self.nodes[place];
-            match node.configuration.after(&change) {
-                Ok(configuration) => {
-                    self.facts.event(format!("{} has {configuration}", node.id));
-                    node.configuration = configuration;
-                    if node.role() == Some(Role::Leader) && node.configuration.auto_leave() {
-                        let payload = format!("{CHANGE_MARK}ConfChangeV2|auto|");
-                        self.propose(place, payload.into());
-                    }
-                }
-                Err(error) => self.facts.event(format!("{} refuses a change: {error}", node.id)),
-            }
+        let node = &self.nodes[place];
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Reconfiguration) {
+            let configuration = node.raft.log().configuration_at(entry.index);
+            self.facts.event(format!("{} has {configuration}", node.id));
         }
     }
 
@@ -484,7 +479,7 @@ impl Replay {
                 });
             self.network = kept;
             for letter in &dropped as &Vec<Letter> {
-                let text = letter_text(letter, self.nodes[letter.from.0 as usize - 1].base);
+                let text = letter_text(letter, &self.nodes[letter.from.0 as usize - 1].words);
                 self.decided(&text, format!("dropped {text}"));
             }
         }
@@ -493,17 +488,17 @@ impl Replay {
     /// Delivers what is under way to a node now, of one type if one is given.
     fn deliver(&mut self, place: usize, kind: Option<&str>) {
         let to = self.nodes[place].id;
-        let base = |letter: &Letter| self.nodes[letter.from.0 as usize - 1].base;
+        let words = |letter: &Letter| self.nodes[letter.from.0 as usize - 1].words.clone();
         let wanted = |letter: &Letter| {
             letter.to == to
                 && kind.is_none_or(|kind| {
-                    letter_text(letter, base(letter)).split(' ').nth(1) == Some(kind)
+                    letter_text(letter, &words(letter)).split(' ').nth(1) == Some(kind)
                 })
         };
         let (now, later) = std::mem::take(&mut self.network).into_iter().partition(wanted);
         self.network = later;
         for letter in now as Vec<Letter> {
-            let text = letter_text(&letter, self.nodes[letter.from.0 as usize - 1].base);
+            let text = letter_text(&letter, &self.nodes[letter.from.0 as usize - 1].words);
             self.decided(&text, format!("{to} receives {text}"));
             self.note_snapshot(to, &letter);
             match letter.body {
@@ -515,6 +510,9 @@ impl Replay {
 
     fn transfer(&mut self, place: usize, to: NodeId) {
         self.step(place, Event::TransferLeadership { id: 0, to: Some(to) });
+        if self.nodes[place].raft.transferring_to() == Some(to) {
+            self.facts.event(format!("{} hands leadership to {to}", self.nodes[place].id));
+        }
         for (_, outcome) in self.nodes[place].effects.transfers.drain(..) {
             if let TransferOutcome::Refused(reason) = outcome {
                 self.unsupported.push(format!("hand over leadership: {reason}"));
@@ -522,15 +520,20 @@ impl Replay {
         }
     }
 
-    /// A snapshot of all that is committed, and a log that begins behind `index`.
+    /// A snapshot of all that is committed.
+    fn take_snapshot(&mut self, place: usize) {
+        let raft = &self.nodes[place].raft;
+        let index = raft.commit();
+        let term = raft.log().term_at(index).unwrap();
+        let configuration = raft.log().configuration_at(index).clone();
+        self.step(place, Event::Snapshot { index, term, configuration });
+    }
+
+    /// A snapshot, and a log that begins behind `index`.
     fn compact(&mut self, place: usize, index: u64) {
-        let Some(raft) = &self.nodes[place].raft else { return };
-        let commit = raft.commit();
-        let term = raft.log().term_at(commit).unwrap();
-        let configuration = raft.log().configuration_at(commit).clone();
-        self.step(place, Event::Snapshot { index: commit, term, configuration });
-        let raft = self.nodes[place].raft.as_mut().unwrap();
-        if index > commit.0 || raft.compact_to(LogIndex(index)).is_none() {
+        self.take_snapshot(place);
+        let raft = &mut self.nodes[place].raft;
+        if LogIndex(index) > raft.commit() || raft.compact_to(LogIndex(index)).is_none() {
             self.cannot("compact its log");
         }
     }
@@ -540,7 +543,8 @@ impl Replay {
         let Body::Message { message: Message::SnapshotOffer(offer), .. } = &letter.body else {
             return;
         };
-        let configuration = &self.nodes[letter.from.0 as usize - 1].configuration;
+        let log = self.nodes[letter.from.0 as usize - 1].raft.log();
+        let configuration = log.configuration_at(offer.index);
         let text = snapshot_text(offer.index, offer.snapshot_term, configuration);
         self.facts.event(format!("{node} Snapshot: {text}"));
     }
@@ -549,18 +553,24 @@ impl Replay {
     fn install(&mut self, place: usize) {
         let node = &mut self.nodes[place];
         let Some((from, index, term)) = node.effects.offered.take() else { return };
-        let configuration = self.nodes[from.0 as usize - 1].configuration.clone();
+        let log = self.nodes[from.0 as usize - 1].raft.log();
+        let configuration = log.configuration_at(index).clone();
         let node = &mut self.nodes[place];
         node.installed = Some(snapshot_text(index, term, &configuration));
         self.facts.event(format!("{} has {configuration}", node.id));
-        node.configuration = configuration.clone();
         self.step(place, Event::Installed { index, term, configuration });
     }
 
     fn receive(&mut self, place: usize, from: NodeId, message: Message) {
         let checkquorum = self.options.checkquorum;
+        if let Message::AppendReply(AppendReply { outcome: AppendOutcome::Rejected { .. }, .. }) =
+            message
+            && self.nodes[place].role() == Role::Leader
+        {
+            self.take_snapshot(place);
+        }
         let node = &mut self.nodes[place];
-        let Some(raft) = &node.raft else { return };
+        let raft = &node.raft;
         let leads = raft.role() == Role::Leader;
         let newer = message.term() > raft.term() && raft.leader().is_some();
         let hears = newer && !checkquorum && (leads || node.heard);
@@ -579,12 +589,12 @@ impl Replay {
             let times = if leads { 2 } else { 1 };
             let now = node.moved(|config| config.election_timeout * times);
             node.step(Event::Tick { now });
-            if node.role() != Some(Role::Follower) {
+            if node.role() != Role::Follower {
                 self.cannot("wait without a campaign");
             }
         }
         let node = &mut self.nodes[place];
-        let term = node.raft.as_ref().unwrap().term();
+        let term = node.raft.term();
         let outdated = message.term() < term;
         let sent = node.effects.messages.len();
         let waiting = node.effects.after_durable.len();
@@ -597,7 +607,7 @@ impl Replay {
         self.step(place, Event::Message { from, message });
         self.install(place);
         let node = &mut self.nodes[place];
-        let (id, raft) = (node.id, node.raft.as_ref().unwrap());
+        let (id, raft) = (node.id, &node.raft);
         if outdated && node.effects.messages.len() > sent {
             node.notices.insert(sent);
         }
@@ -667,15 +677,15 @@ impl Replay {
     fn show_log(&mut self, place: usize) {
         let node = &self.nodes[place];
         for entry in &node.disk {
-            self.facts.event(format!("{} has {}", node.id, entry_text(entry, node.base)));
+            self.facts.event(format!("{} has {}", node.id, entry_text(entry, &node.words)));
         }
     }
 
     fn show_states(&mut self) {
         for node in &self.nodes {
-            let Some(raft) = &node.raft else { continue };
+            let raft = &node.raft;
             let (id, leader) = (node.id, raft.leader().map_or(0, |leader| leader.0));
-            let voter = node.configuration.is_voter(id);
+            let voter = raft.configuration().is_voter(id);
             self.facts.state(format!("{id} role"), format!("State{:?}", raft.role()));
             self.facts.state(format!("{id} votes"), if voter { "(Voter)" } else { "(Non-Voter)" });
             self.facts.state(format!("{id} term"), raft.term());
@@ -685,7 +695,7 @@ impl Replay {
 
     fn show_status(&mut self, place: usize) {
         let node = &self.nodes[place];
-        let Some(raft) = &node.raft else { return };
+        let raft = &node.raft;
         let mut show = |id: NodeId, kind, matched: LogIndex, next: LogIndex| {
             self.facts.state(format!("{} sees {id} progress", node.id), kind);
             self.facts.state(format!("{} sees {id} match", node.id), matched);

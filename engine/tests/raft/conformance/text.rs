@@ -1,13 +1,35 @@
 //! Entries and messages of ours in etcd's words.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use coracle_engine::raft::membership::{Configuration, NodeSet, Reconfiguration, Transition};
 use coracle_engine::raft::{AppendOutcome, Entry, EntryKind, Message, WriteMark};
 use coracle_engine::{LogIndex, NodeId, Term};
 
 use super::confchange::change;
 
-/// Marks the payload of an entry that stands for a change of membership.
-pub const CHANGE_MARK: char = '\u{1}';
+/// How the entries of a scenario are shown. Clones know of the same changes.
+#[derive(Clone, Default)]
+pub struct Words {
+    /// Where the node's log begins.
+    pub base: LogIndex,
+    /// What was asked for with the entries that changed members; those of a leader's own are not here.
+    changes: Rc<RefCell<BTreeMap<(LogIndex, Term), String>>>,
+}
+
+impl Words {
+    /// The same for a node whose log begins at `base`.
+    pub fn of(&self, base: LogIndex) -> Self {
+        Self { base, changes: self.changes.clone() }
+    }
+
+    /// A change of members, in these words, has become this entry.
+    pub fn note(&self, index: LogIndex, term: Term, words: String) {
+        self.changes.borrow_mut().insert((index, term), words);
+    }
+}
 
 /// Something under way.
 pub struct Letter {
@@ -28,12 +50,10 @@ pub fn term_shown(term: Term, index: LogIndex, base: LogIndex) -> Term {
     if index == base && base.0 > 0 { Term(1) } else { term }
 }
 
-pub fn reconfiguration(entry: &Entry) -> Option<Reconfiguration> {
-    let text = String::from_utf8_lossy(&entry.payload);
-    let mut parts = text.strip_prefix(CHANGE_MARK)?.splitn(3, '|').skip(1);
-    let (transition, words) = (parts.next()?, parts.next()?);
+/// The change that a command names.
+pub fn reconfiguration(transition: &str, words: &str) -> Reconfiguration {
     if transition == "auto" && words.is_empty() {
-        return Some(Reconfiguration::Leave);
+        return Reconfiguration::Leave;
     }
     let transition = match transition {
         "auto" => Transition::Auto,
@@ -42,19 +62,20 @@ pub fn reconfiguration(entry: &Entry) -> Option<Reconfiguration> {
         other => panic!("unknown transition {other:?}"),
     };
     let changes = words.split_whitespace().filter_map(change).collect();
-    Some(Reconfiguration::Change { changes, transition })
+    Reconfiguration::Change { changes, transition }
 }
 
-pub fn entry_text(entry: &Entry, base: LogIndex) -> String {
-    let term = term_shown(entry.term, entry.index, base);
-    let text = String::from_utf8_lossy(&entry.payload);
-    let what = match (entry.kind, text.strip_prefix(CHANGE_MARK)) {
-        (EntryKind::Normal, Some(change)) => {
-            let mut parts = change.split('|');
-            let kind = parts.next().unwrap_or_default();
-            format!("Entry{kind} {}", parts.nth(1).unwrap_or_default()).trim_end().to_owned()
+/// An entry that only etcd's users could tell from another one has its words from who asked for it; leaders end
+/// a joint configuration without being asked.
+pub fn entry_text(entry: &Entry, words: &Words) -> String {
+    let term = term_shown(entry.term, entry.index, words.base);
+    let what = match entry.kind {
+        EntryKind::Reconfiguration => {
+            let changes = words.changes.borrow();
+            let asked = changes.get(&(entry.index, entry.term)).map(String::as_str);
+            format!("Entry{}", asked.unwrap_or("ConfChangeV2"))
         }
-        _ => format!("EntryNormal {text:?}"),
+        _ => format!("EntryNormal {:?}", String::from_utf8_lossy(&entry.payload)),
     };
     format!("{term}/{} {what}", entry.index)
 }
@@ -74,11 +95,11 @@ pub fn snapshot_text(index: LogIndex, term: Term, configuration: &Configuration)
     )
 }
 
-pub fn letter_text(letter: &Letter, base: LogIndex) -> String {
+pub fn letter_text(letter: &Letter, words: &Words) -> String {
     let Body::Message { message, notice } = &letter.body else {
         return format!("{}->{} MsgStorageAppendResp", letter.from, letter.to);
     };
-    let shown = |term, index| format!("{}/{index}", term_shown(term, index, base));
+    let shown = |term, index| format!("{}/{index}", term_shown(term, index, words.base));
     let commit = |index: LogIndex| match index.0 {
         0 => String::new(),
         index => format!(" Commit:{index}"),
@@ -96,7 +117,7 @@ pub fn letter_text(letter: &Letter, base: LogIndex) -> String {
             ("MsgVoteResp", "0/0".to_owned(), more.to_owned())
         }
         Message::Append(m) => {
-            let entries: Vec<String> = m.entries.iter().map(|e| entry_text(e, base)).collect();
+            let entries: Vec<String> = m.entries.iter().map(|e| entry_text(e, words)).collect();
             let entries = match entries.as_slice() {
                 [] => String::new(),
                 some => format!(" Entries:[{}]", some.join(", ")),
@@ -109,7 +130,7 @@ pub fn letter_text(letter: &Letter, base: LogIndex) -> String {
                 ("MsgAppResp", format!("0/{matched}"), String::new())
             }
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
-                let term = term_shown(hint_term, hint_index, base);
+                let term = term_shown(hint_term, hint_index, words.base);
                 let more = format!(" Rejected (Hint: {hint_index})");
                 ("MsgAppResp", format!("{term}/{prev_index}"), more)
             }

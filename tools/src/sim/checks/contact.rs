@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coracle_engine::raft::HardState;
-use coracle_engine::raft::quorum::majority;
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::{NodeId, ShardId, Term};
 
+use super::members::decides;
 use super::violation::{Checked, Invariant, Violation, fail};
 
 /// Who was heard by whom, for how long leaders have been alone, and which terms there were.
@@ -61,7 +62,7 @@ impl Contact {
         fail(violation.on(node, shard).term(state.term))
     }
 
-    /// A replica after a turn; `voters` are all voters of its shard.
+    /// A replica after a turn, and who belongs to its shard.
     ///
     /// # Errors
     /// It leads, and has heard no majority for much longer than an election timeout. What arrives counts,
@@ -70,15 +71,15 @@ impl Contact {
         &mut self,
         (node, shard): (NodeId, ShardId),
         leads: bool,
-        voters: &[NodeId],
+        configuration: &Configuration,
         now: Duration,
     ) -> Checked {
-        let is_heard = |from: &&NodeId| {
-            let last = self.heard.get(&(node, **from, shard));
+        let is_heard = |from: NodeId| {
+            let last = self.heard.get(&(node, from, shard));
             let heard = last.is_some_and(|last| now.saturating_sub(*last) <= self.election_timeout);
-            **from == node || heard
+            from == node || heard
         };
-        if !leads || voters.iter().filter(is_heard).count() >= majority(voters.len()) {
+        if !leads || decides(configuration, is_heard) {
             self.alone.remove(&(node, shard));
             return Ok(());
         }
@@ -94,6 +95,8 @@ impl Contact {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -112,8 +115,9 @@ mod tests {
     fn a_leader_may_be_alone_for_a_while_only() {
         let (one, two, shard) = (NodeId(1), NodeId(2), ShardId(0));
         let mut contact = Contact::new(Duration::from_millis(100));
+        let both = Configuration::of_voters([one, two]).unwrap();
         let look = |contact: &mut Contact, leads, ms| {
-            contact.look((one, shard), leads, &[one, two], Duration::from_millis(ms)).is_ok()
+            contact.look((one, shard), leads, &both, Duration::from_millis(ms)).is_ok()
         };
         contact.heard(two, one, shard, Duration::from_millis(10));
         assert!(look(&mut contact, true, 110), "heard");

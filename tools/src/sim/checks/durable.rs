@@ -239,6 +239,12 @@ impl DurableShard {
         self.hard_state_at.is_some() && self.hard_state.standing == Standing::Member
     }
 
+    /// Whether it has any hard state.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.hard_state_at.is_some()
+    }
+
     /// Whether it has a hard state that says that it has lost its data.
     #[must_use]
     pub fn is_returning(&self) -> bool {

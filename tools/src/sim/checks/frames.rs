@@ -61,6 +61,9 @@ impl Checker {
     }
 
     fn check_vote(&mut self, from: NodeId, to: NodeId, shard: ShardId, term: Term) -> Checked {
+        if let Some(truth) = self.shards.get_mut(shard.0 as usize) {
+            truth.note_vote(term, to, from);
+        }
         let Some(disk) = self.on_disk(from, shard)? else { return Ok(()) };
         let given = disk.votes.get(&term);
         if given == Some(&to) || (given.is_none() && disk.hard_state.term > term) {

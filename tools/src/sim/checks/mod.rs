@@ -31,6 +31,7 @@ mod contact;
 mod durable;
 mod frames;
 pub mod history;
+mod members;
 mod replica;
 mod shard;
 mod violation;
@@ -43,13 +44,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_engine::core::{CoreView, Queues};
 use coracle_engine::limits::{FRAME_BYTES_MAX, LINK_RESERVE_BYTES, Limits, MEMORY_GROUP_BYTES_MAX};
-use coracle_engine::raft::quorum::majority;
+use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{HardState, Role, Standing};
 use coracle_engine::{Apply, CoreId, LogIndex, NodeId, ShardId, Term};
 
 pub use chain::{Chain, Link, hash_bytes, hash_entry};
 pub use contact::Contact;
 pub use durable::{Change, DurableLog, DurableShard, DurableView, History};
+pub use members::decides;
 pub use replica::{Replica, Windows};
 pub use violation::{Checked, Invariant, Violation};
 pub use watch::Watch;
@@ -75,11 +77,14 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A checker of a cluster of `shards` shards on these nodes, each with its number of cores.
+    /// A checker of a cluster of `shards` shards on these nodes, each with its number of cores. All shards begin
+    /// with the members of `initial`; the other nodes are to join.
     #[must_use]
-    pub fn new(shards: u32, nodes: &[(NodeId, u16)]) -> Self {
+    pub fn new(shards: u32, nodes: &[(NodeId, u16)], initial: &Configuration) -> Self {
+        let joins = nodes.iter().map(|(node, _)| *node).filter(|node| !initial.is_member(*node));
+        let truth = |_| ShardTruth::new(initial.clone(), joins.clone());
         Self {
-            shards: (0..shards).map(|_| ShardTruth::default()).collect(),
+            shards: (0..shards).map(truth).collect(),
             nodes: nodes.iter().copied().collect(),
             disks: BTreeMap::new(),
             excused: BTreeSet::new(),
@@ -137,6 +142,9 @@ impl Checker {
         self.wiped.insert(node);
         self.excused.remove(&node);
         self.stopped(node);
+        for truth in &mut self.shards {
+            truth.lost.insert(node, truth.committed.last());
+        }
         for (_, disk) in self.disks.iter_mut().filter(|((owner, _), _)| *owner == node) {
             disk.reset();
         }
@@ -216,12 +224,14 @@ impl Checker {
             }
         }
         if let Some(truth) = self.shards.get_mut(id.0 as usize) {
+            truth.check_changes(node)?;
             truth.check_applied(node, id)?;
         }
         if replica.role() == Role::Leader {
             self.check_matched(node, replica)?;
-            if let Some(truth) = self.shards.get(id.0 as usize) {
+            if let Some(truth) = self.shards.get_mut(id.0 as usize) {
                 truth.check_rounds(node, replica)?;
+                truth.remember_round(node, replica);
             }
         }
         // A core whose log has failed promises nothing any more.
@@ -352,17 +362,37 @@ impl Checker {
         self.shards.iter().all(|truth| truth.mirrors.contains_key(&node))
     }
 
-    /// Whether all replicas of a node have it on disk that they are members.
-    pub fn is_settled(&mut self, node: NodeId) -> bool {
+    /// Whether a node has it on disk that it votes and counts in a shard.
+    #[must_use]
+    pub fn is_settled(&self, node: NodeId, shard: ShardId) -> bool {
+        let mirror = self.truth(shard).and_then(|truth| truth.mirrors.get(&node));
+        // It may know that it is damaged, and its disk not yet.
+        let returns = mirror.is_some_and(|mirror| mirror.state.standing != Standing::Member);
+        !returns && self.stored(node, shard).is_some_and(DurableShard::is_member)
+    }
+
+    /// Whether a node has something of every shard on its present disk, so that it would not found a cluster.
+    #[must_use]
+    pub fn has_stored_all(&self, node: NodeId) -> bool {
         let shards = (0..self.shards.len() as u32).map(ShardId);
-        let places: Vec<_> = shards.filter_map(|id| Some((id, self.place(node, id)?))).collect();
-        places.into_iter().all(|(id, place)| {
-            let settled = self.disks.get(&place).and_then(|disk| disk.shard(id));
-            let mirror = self.truth(id).and_then(|truth| truth.mirrors.get(&node));
-            // It may know that it is damaged, and its disk not yet.
-            let returns = mirror.is_some_and(|mirror| mirror.state.standing != Standing::Member);
-            !returns && settled.is_some_and(DurableShard::is_member)
-        })
+        shards.into_iter().all(|id| self.stored(node, id).is_some_and(DurableShard::is_written))
+    }
+
+    fn stored(&self, node: NodeId, shard: ShardId) -> Option<&DurableShard> {
+        self.disks.get(&self.place(node, shard)?)?.shard(shard)
+    }
+
+    /// The newest configuration of a shard that was ever committed.
+    #[must_use]
+    pub fn configuration(&self, shard: ShardId) -> Configuration {
+        self.truth(shard).map_or_else(Configuration::default, |t| t.members.committed().clone())
+    }
+
+    /// That, and all those of which nobody can know whether they will be committed.
+    #[must_use]
+    pub fn possible_configurations(&self, shard: ShardId) -> Vec<Configuration> {
+        self.truth(shard)
+            .map_or_else(Vec::new, |truth| truth.members.possible(truth.committed.last()))
     }
 
     /// A replica that has just started: its state is that of its disk.
@@ -433,24 +463,26 @@ impl Checker {
     fn check_quorum(&mut self, node: NodeId, replica: &impl Replica, commit: LogIndex) -> Checked {
         let id = replica.id();
         let Some(wanted) = self.link(node, id, commit) else { return Ok(()) };
-        let (mut durable, mut unknown, mut lacking) = (0, 0, Vec::new());
-        for voter in replica.voters() {
-            match self.on_disk_of_member(*voter, id)? {
-                None => unknown += 1,
-                Some(disk) if disk.log().at(commit).is_some_and(|link| link.chain == wanted) => {
-                    durable += 1;
-                }
-                Some(disk) => {
+        let mirror = self.truth(id).and_then(|truth| truth.mirrors.get(&node));
+        let configurations = mirror.map_or_else(Vec::new, |mirror| mirror.configurations.clone());
+        let voters: BTreeSet<NodeId> =
+            configurations.iter().flat_map(|own| own.voters().iter().collect::<Vec<_>>()).collect();
+        let (mut have, mut lacking) = (BTreeSet::new(), Vec::new());
+        for voter in voters {
+            match self.on_disk_of_member(voter, id)? {
+                Some(disk) if disk.log().at(commit).is_none_or(|link| link.chain != wanted) => {
                     lacking.push(format!("node {voter} has {}", disk.log().describe(commit)));
                 }
+                // It has the entry, or nobody knows what it has promised.
+                _ => drop(have.insert(voter)),
             }
         }
-        let needed = majority(replica.voters().len());
-        if durable + unknown >= needed {
+        if configurations.iter().any(|own| decides(own, |voter| have.contains(&voter))) {
             return Ok(());
         }
-        let expected = format!("the entry on {needed} disks");
-        let seen = format!("it is on {durable}; {}", lacking.join(", "));
+        let all: Vec<String> = configurations.iter().map(Configuration::to_string).collect();
+        let expected = format!("the entry on the disks of a quorum of {}", all.join(" or "));
+        let seen = format!("it is on those of {have:?}; {}", lacking.join(", "));
         let violation = Violation::new(Invariant::CommitQuorum, expected, seen);
         fail(violation.term(replica.hard_state().term).index(commit))
     }

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use coracle_engine::core::ShardView;
 use coracle_engine::limits::ENTRY_COST_BYTES;
-use coracle_engine::raft::{Entry, FollowerStatus, HardState, Readmission, Role, Standing};
+use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::{
+    Entry, EntryKind, FollowerStatus, HardState, Readmission, Role, Standing,
+};
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
 use super::chain::{Chain, Link, hash_entry};
+use super::members::{Members, Place};
 use super::violation::{Checked, Invariant, Violation, fail};
 
 /// Bounds of one replica's windows.
@@ -35,8 +39,8 @@ pub trait Replica {
     fn role(&self) -> Role;
     /// Whom it takes for the leader.
     fn leader(&self) -> Option<NodeId>;
-    /// All voters.
-    fn voters(&self) -> &[NodeId];
+    /// Who belongs to the shard, as it believes.
+    fn configuration(&self) -> &Configuration;
     /// End of the log.
     fn last(&self) -> LogIndex;
     /// Durable, as it believes.
@@ -64,6 +68,10 @@ pub trait Replica {
     /// Whether it was found damaged and has heard no leader since.
     fn is_damaged(&self) -> bool {
         false
+    }
+    /// Whether it votes and counts.
+    fn is_member(&self) -> bool {
+        self.hard_state().standing == Standing::Member
     }
     /// What a leader knows of the others.
     fn followers(&self) -> impl Iterator<Item = FollowerStatus>;
@@ -94,8 +102,8 @@ impl Replica for ShardView<'_> {
         self.raft().leader()
     }
 
-    fn voters(&self) -> &[NodeId] {
-        &self.raft().config().voters
+    fn configuration(&self) -> &Configuration {
+        self.raft().configuration()
     }
 
     fn last(&self) -> LogIndex {
@@ -139,6 +147,10 @@ impl Replica for ShardView<'_> {
         self.raft().is_damaged()
     }
 
+    fn is_member(&self) -> bool {
+        self.raft().standing() == Some(Standing::Member)
+    }
+
     fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
         self.raft().followers()
     }
@@ -180,6 +192,14 @@ pub(super) struct Mirror {
     /// Applied since the last look: index, term and hash of the entry.
     pub(super) applied_new: Vec<(LogIndex, Term, u64)>,
     pub(super) applied_last: LogIndex,
+    /// Where the configuration is that is in force now.
+    configured: Option<Place>,
+    /// All that were in force at some moment of the last turn, the present one last.
+    pub(super) configurations: Vec<Configuration>,
+    /// New ones, which nobody had before.
+    pub(super) changes_new: Vec<Place>,
+    /// The newest round of reads that was confirmed, and its term.
+    pub(super) confirmed: (Term, u64),
 }
 
 impl Mirror {
@@ -195,7 +215,30 @@ impl Mirror {
             log: Chain::default(),
             applied_new: Vec::new(),
             applied_last: LogIndex(0),
+            configured: None,
+            configurations: Vec::new(),
+            changes_new: Vec::new(),
+            confirmed: (Term(0), 0),
         }
+    }
+
+    /// Notes which configurations were in force in this turn. Those that came and went in it are not known.
+    pub(super) fn note_configurations(&mut self, members: &Members, before: LogIndex) {
+        let now = members.place(&self.log, self.log.last());
+        if self.configured == Some(now) && self.configurations.len() == 1 {
+            return;
+        }
+        let kept = self.configurations.pop();
+        self.configurations.clear();
+        self.configurations.extend(kept);
+        let begun = before.min(self.log.last());
+        let mut places: Vec<Place> = (begun.0..=self.log.last().0)
+            .map(|at| members.place(&self.log, LogIndex(at)))
+            .collect();
+        places.dedup();
+        self.configurations.extend(places.into_iter().map(|place| members.at(place).clone()));
+        self.configurations.dedup();
+        self.configured = Some(now);
     }
 
     /// Whether the replica was found damaged since the last look; at the first look, whether it is.
@@ -382,8 +425,11 @@ impl Mirror {
         // What a leader has taken over from others may be more; it must not grow then.
         let (before, now) = (self.uncommitted, replica.uncommitted_bytes());
         let grew = self.role == Role::Leader && now > before;
-        // What it writes to take followers back is no proposal.
-        let own = (ENTRY_COST_BYTES + Readmission::BYTES) * replica.followers().count();
+        // What it writes to take followers back, and about who belongs to the shard, is no proposal.
+        let readmissions = (ENTRY_COST_BYTES + Readmission::BYTES) * replica.followers().count();
+        let new = (self.log.last().0 + 1..=last.0).filter_map(|at| replica.entry(LogIndex(at)));
+        let changes = new.filter(|entry| entry.kind == EntryKind::Reconfiguration);
+        let own = readmissions + changes.map(Entry::cost).sum::<usize>();
         if grew && now > windows.uncommitted_bytes_max.max(one).max(before) + own {
             let what = format!("{now} bytes are not committed, {before} a turn before");
             return over(what, windows.uncommitted_bytes_max);

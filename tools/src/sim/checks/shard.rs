@@ -1,12 +1,13 @@
 //! What is true of a shard as a whole: its leaders, its committed log, and its replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_engine::raft::Role;
-use coracle_engine::raft::quorum::majority;
+use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::{EntryKind, Readmission, Role};
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
 use super::chain::Chain;
+use super::members::{Members, Place, decides};
 use super::replica::{Mirror, Registry, Replica};
 use super::violation::{Checked, Invariant, Violation, fail};
 
@@ -28,7 +29,16 @@ pub(super) struct ShardTruth {
     pub(super) acknowledged: BTreeMap<(NodeId, NodeId), (Term, LogIndex)>,
     /// The newest round of reads that each follower has answered, by leader, follower and term.
     pub(super) answered: BTreeMap<(NodeId, NodeId, Term), u64>,
+    /// Who has voted for whom, by term and candidate.
+    pub(super) granted: BTreeMap<(Term, NodeId), BTreeSet<NodeId>>,
     pub(super) leaders: BTreeMap<Term, NodeId>,
+    pub(super) members: Members,
+    /// Entries that readmit somebody, in any log.
+    readmissions: BTreeMap<Place, NodeId>,
+    /// The newest one that is committed, of each node.
+    readmitted: BTreeMap<NodeId, LogIndex>,
+    /// Nodes that have lost their data or join, and what was committed then.
+    pub(super) lost: BTreeMap<NodeId, LogIndex>,
     registry: Registry,
     /// What was ever committed, anywhere.
     pub(super) committed: Chain,
@@ -42,6 +52,13 @@ pub(super) struct ShardTruth {
 }
 
 impl ShardTruth {
+    /// A shard that begins with these members; the nodes `joins` are to come.
+    pub(super) fn new(initial: Configuration, joins: impl Iterator<Item = NodeId>) -> Self {
+        let members = Members::of(initial);
+        let lost = joins.map(|node| (node, LogIndex(0))).collect();
+        Self { members, lost, ..Self::default() }
+    }
+
     /// Notes that `node` leads `term`, or says so of somebody.
     pub(super) fn note_leader(&mut self, term: Term, leader: NodeId, witness: NodeId) -> Checked {
         let known = *self.leaders.entry(term).or_insert(leader);
@@ -125,15 +142,127 @@ impl ShardTruth {
             }
         }
         let round = replica.confirmed_round();
-        let voters = replica.voters();
-        let has_answered = |voter: &&NodeId| **voter == node || answered(**voter) >= round;
-        let count = voters.iter().filter(has_answered).count();
-        if round > 0 && count < majority(voters.len()) {
-            let expected = format!("round {round} of reads answered by a majority");
-            let seen = format!("it is confirmed; {count} of {} voters stand for it", voters.len());
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        let anew = round > 0 && mirror.confirmed != (term, round);
+        let has_answered = |voter: NodeId| voter == node || answered(voter) >= round;
+        if anew && !mirror.configurations.iter().any(|own| decides(own, has_answered)) {
+            let expected = format!("round {round} of reads answered by a quorum");
+            let own = replica.configuration();
+            let stand: Vec<_> = own.voters().iter().filter(|v| has_answered(*v)).collect();
+            let seen = format!("it is confirmed; of {own}, {stand:?} stand for it");
             return fail(Violation::new(Invariant::ReadRound, expected, seen).term(term));
         }
         Ok(())
+    }
+
+    /// Remembers the round that was confirmed, for the next look.
+    pub(super) fn remember_round(&mut self, node: NodeId, replica: &impl Replica) {
+        if let Some(mirror) = self.mirrors.get_mut(&node) {
+            mirror.confirmed = (replica.hard_state().term, replica.confirmed_round());
+        }
+    }
+
+    /// Notes that `voter` has voted.
+    pub(super) fn note_vote(&mut self, term: Term, candidate: NodeId, voter: NodeId) {
+        self.granted.entry((term, candidate)).or_default().insert(voter);
+    }
+
+    /// A new leader of `term` was elected by a quorum of the configuration in force on it then.
+    fn check_elected(&self, node: NodeId, term: Term) -> Checked {
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        let mut last = mirror.log.last();
+        while mirror.log.at(last).is_some_and(|link| link.term >= term) {
+            last = last.prev();
+        }
+        let configuration = self.members.at(self.members.place(&mirror.log, last));
+        let granted = self.granted.get(&(term, node));
+        let has_voted =
+            |voter| voter == node || granted.is_some_and(|voters| voters.contains(&voter));
+        if decides(configuration, has_voted) {
+            return Ok(());
+        }
+        let expected = format!("votes of a quorum of {configuration}");
+        let seen = format!("those of {granted:?}, and its own");
+        fail(Violation::new(Invariant::VoteQuorum, expected, seen).node(node).term(term))
+    }
+
+    /// Notes what a log says of members from `first` on.
+    fn note_members(
+        &mut self,
+        node: NodeId,
+        replica: &impl Replica,
+        (first, before): (LogIndex, LogIndex),
+    ) -> Checked {
+        let Some(mirror) = self.mirrors.get_mut(&node) else { return Ok(()) };
+        for index in (first.0..=mirror.log.last().0).map(LogIndex) {
+            let Some(entry) = replica.entry(index) else { continue };
+            let place = (index, entry.term);
+            match entry.kind {
+                EntryKind::Reconfiguration => {
+                    let Some(configuration) = entry.configuration() else {
+                        let expected = "an entry that holds a configuration";
+                        let violation =
+                            Violation::new(Invariant::Configuration, expected, "other bytes");
+                        return fail(violation.term(entry.term).index(index));
+                    };
+                    if !self.members.note(&mirror.log, place, configuration)? {
+                        mirror.changes_new.push(place);
+                    }
+                }
+                EntryKind::Readmission => {
+                    if let Some(readmission) = Readmission::decode(&entry.payload) {
+                        self.readmissions.insert(place, readmission.node);
+                    }
+                }
+                EntryKind::Normal | EntryKind::Noop => {}
+            }
+        }
+        mirror.note_configurations(&self.members, before);
+        Ok(())
+    }
+
+    /// What a replica takes for the configuration in force is what its log says. Before a log says anything, who
+    /// joins knows nothing, unless a snapshot says it.
+    fn check_configuration(&self, node: NodeId, replica: &impl Replica) -> Checked {
+        let Some(mirror) = self.mirrors.get(&node) else { return Ok(()) };
+        let place = self.members.place(&mirror.log, mirror.log.last());
+        let (says, own) = (self.members.at(place), replica.configuration());
+        let joins = self.lost.contains_key(&node) && place.0 == LogIndex(0);
+        if own == says || joins && *own == Configuration::default() {
+            return Ok(());
+        }
+        let expected = format!("{says}, as its log says at {}", place.0);
+        let violation = Violation::new(Invariant::Configuration, expected, own.to_string());
+        fail(violation.term(replica.hard_state().term).index(mirror.log.last()))
+    }
+
+    /// A replica that has lost its data, or joins, does not count by itself.
+    fn check_readmitted(&self, node: NodeId, replica: &impl Replica) -> Checked {
+        let Some(lost_at) = self.lost.get(&node).filter(|_| replica.is_member()) else {
+            return Ok(());
+        };
+        // Where nothing was ever committed, it may be a member of a new cluster.
+        let founds = lost_at.0 == 0 && self.members.is_initial_voter(node);
+        if founds || self.readmitted.get(&node).is_some_and(|at| at > lost_at) {
+            return Ok(());
+        }
+        let expected = format!("an entry that readmits it, committed behind {lost_at}");
+        let seen = "it takes itself for a member without";
+        fail(Violation::new(Invariant::Readmitted, expected, seen))
+    }
+
+    /// After what is committed is known: changes of members came one at a time, and not too early in a term.
+    pub(super) fn check_changes(&mut self, node: NodeId) -> Checked {
+        let Some(mirror) = self.mirrors.get_mut(&node) else { return Ok(()) };
+        for (index, term) in mirror.changes_new.drain(..) {
+            if !self.commit_ends.contains_key(&term) {
+                let expected = "a leader to commit an entry of its own term before";
+                let seen = "a change of members, and nothing committed in its term";
+                let violation = Violation::new(Invariant::ConfigurationStep, expected, seen);
+                return fail(violation.term(term).index(index));
+            }
+        }
+        self.members.check_one_at_a_time(&mirror.log, self.committed.last())
     }
 
     /// Adds what the leader of `term` has committed anew. Leaders of later terms must have it.
@@ -142,6 +271,11 @@ impl ShardTruth {
         while self.committed.last() < commit {
             let Some(link) = mirror.log.at(self.committed.last().next()) else { break };
             self.committed.push(link.term, link.hash);
+            let place = (self.committed.last(), link.term);
+            self.members.commit(place);
+            if let Some(node) = self.readmissions.get(&place) {
+                self.readmitted.insert(*node, place.0);
+            }
         }
         let end = self.commit_ends.entry(term).or_insert(commit);
         *end = commit.max(*end);
@@ -247,16 +381,21 @@ impl ShardTruth {
         }
         mirror.check_cursors(replica)?;
         mirror.check_windows(replica)?;
+        let before = mirror.log.last();
         let first = mirror.follow(replica, &self.registry, &self.committed)?;
         mirror.remember(replica);
         let state = replica.hard_state();
         self.check_matching(node, first)?;
+        self.note_members(node, replica, (first, before))?;
+        self.check_configuration(node, replica)?;
+        self.check_readmitted(node, replica)?;
         if let Some(leader) = replica.leader() {
             self.note_leader(state.term, leader, node)?;
         }
         let leads = replica.role() == Role::Leader;
         if leads && (was != Role::Leader || old_term != state.term) {
             self.check_complete(node, state.term)?;
+            self.check_elected(node, state.term)?;
         }
         self.check_commit(node, state.commit)?;
         if state.commit <= self.committed.last() {

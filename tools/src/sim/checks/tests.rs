@@ -18,6 +18,7 @@ use coracle_wal::{Disk as _, Lsn, Wal};
 use super::*;
 
 mod damage;
+mod members;
 
 const SHARD: ShardId = ShardId(0);
 const A: NodeId = NodeId(1);
@@ -55,6 +56,7 @@ struct Fake {
     uncommitted: usize,
     reads: usize,
     confirmed_round: u64,
+    configuration: Configuration,
 }
 
 impl Replica for Fake {
@@ -74,8 +76,8 @@ impl Replica for Fake {
         self.leader
     }
 
-    fn voters(&self) -> &[NodeId] {
-        &VOTERS
+    fn configuration(&self) -> &Configuration {
+        &self.configuration
     }
 
     fn last(&self) -> LogIndex {
@@ -149,7 +151,12 @@ fn fake(term: u64, terms: &[u64]) -> Fake {
         uncommitted: 0,
         reads: 0,
         confirmed_round: 0,
+        configuration: voters(&VOTERS),
     }
+}
+
+fn voters(nodes: &[NodeId]) -> Configuration {
+    Configuration::of_voters(nodes.iter().copied()).unwrap()
 }
 
 impl Fake {
@@ -170,7 +177,7 @@ struct Rig(Checker);
 
 impl Rig {
     fn new() -> Self {
-        let mut checker = Checker::new(1, &VOTERS.map(|node| (node, 1)));
+        let mut checker = Checker::new(1, &VOTERS.map(|node| (node, 1)), &voters(&VOTERS));
         for node in VOTERS {
             checker.set_disk(node, CoreId(0), [0; 16], None);
         }
@@ -181,7 +188,11 @@ impl Rig {
         rig
     }
 
+    /// A leader has the votes of all.
     fn looks(&mut self, node: NodeId, replica: &Fake) -> Checked {
+        for voter in VOTERS.into_iter().filter(|_| replica.role == Role::Leader) {
+            self.0.shards[0].note_vote(replica.state.term, node, voter);
+        }
         self.0.replica(node, replica, false)
     }
 

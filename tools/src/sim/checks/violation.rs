@@ -74,6 +74,15 @@ pub enum Invariant {
     ApplyResult,
     /// Replicas that have applied the same entries have the same state.
     Convergence,
+    /// The configuration in force on a replica is the one that its log says.
+    Configuration,
+    /// Configurations follow each other one at a time, by leaders that have committed an entry of their term, and
+    /// quorums of neighbours share a voter.
+    ConfigurationStep,
+    /// A leader has the votes of a quorum of the configuration in force on it.
+    VoteQuorum,
+    /// Who has lost its data, or joins, counts only when an entry that readmits it was committed since.
+    Readmitted,
     /// No message of a peer contradicts what was promised before.
     Contradiction,
     /// Queues, buffers and windows keep to their limits.

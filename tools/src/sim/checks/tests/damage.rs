@@ -33,7 +33,7 @@ fn so_it_does_when_its_disk_gave_errors() {
     rig.0.disk_error(C);
     rig.sees(C, &damaged(1, Some(A)));
     // The disk still says what it was; nobody may damage another one.
-    assert!(!rig.0.is_settled(C));
+    assert!(!rig.0.is_settled(C, SHARD));
     // It takes what the leader sends, and that is compared with what is committed.
     let mut again = fake(1, &[1, 1]);
     again.state.standing = Standing::Returning(7);
