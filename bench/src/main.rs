@@ -1,6 +1,7 @@
 //! The `coracle-bench` command: load tests, the device probe, and trials of the tiered log.
 
 mod embedded;
+mod idle;
 mod load;
 mod reads;
 mod recovery;
@@ -35,6 +36,8 @@ enum Command {
     Transfer(transfer::TransferArgs),
     /// Measure how fast a log is opened and read back, beside the raw device
     Recovery(recovery::RecoveryArgs),
+    /// Measure what idle shards cost, and how quickly they have leaders again when a node dies
+    Idle(idle::IdleArgs),
     /// Put the tiered log, snapshots and their transfer to the test on a cluster of real processes
     Tiers(Box<tiers::TiersArgs>),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
         Command::Recovery(args) => recovery::run(&args).map_err(Into::into),
+        Command::Idle(args) => idle::run(&args).map_err(Into::into),
         Command::Tiers(args) => tiers::run(&args).map_err(Into::into),
     };
     match result {
