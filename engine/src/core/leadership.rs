@@ -122,10 +122,10 @@ impl<E: Env> Core<E> {
             return;
         }
         for at in 0..self.shards.len() {
-            let shard = &mut self.shards[at];
+            let shard = &self.shards[at];
             if shard.is_led_here() && shard.raft.transferring_to().is_none() {
-                shard.transfer(None, None);
                 self.touch(at);
+                self.shards[at].transfer(None, None);
             }
         }
     }

@@ -26,11 +26,13 @@
 //! latches the failure, answers everybody, closes its links, disowns its shards and does nothing more.
 
 mod cold;
+mod detector;
 mod handle;
 mod inbox;
 mod installing;
 mod leadership;
 mod link;
+mod liveness;
 mod mailbox;
 mod observe;
 mod open;
@@ -47,6 +49,7 @@ mod tiers;
 mod upkeep;
 mod view;
 
+pub use detector::{Detection, FailureDetector, Fixed, Phi};
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use leadership::DrainReport;
 pub use mailbox::{Mailbox, RemoteCore};

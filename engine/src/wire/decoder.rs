@@ -6,6 +6,7 @@ use super::body::{self, Problem};
 use super::error::WireError;
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::hello::{self, Hello, HelloReply};
+use super::pulse::Pulse;
 use crate::ShardId;
 use crate::raft::Message;
 
@@ -22,10 +23,8 @@ pub enum Frame {
     SnapshotHello(Hello),
     /// Its answer; if it accepts, what follows is not in frames.
     SnapshotHelloReply(HelloReply),
-    /// Keeps a quiet connection alive.
-    Ping,
-    /// Answers a ping.
-    Pong,
+    /// The sender is alive, with each heartbeat interval.
+    Pulse(Pulse),
     /// A message between two replicas.
     Raft {
         /// Their shard.
@@ -107,8 +106,7 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         | Kind::Introduction
         | Kind::SnapshotHello
         | Kind::SnapshotHelloReply
-        | Kind::Ping
-        | Kind::Pong
+        | Kind::Pulse
             if shard != ShardId(0) =>
         {
             Err(Problem("this frame belongs to no shard"))
@@ -118,8 +116,7 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         Kind::Introduction => hello::decode_hello(body).map(Frame::Introduction),
         Kind::SnapshotHello => hello::decode_hello(body).map(Frame::SnapshotHello),
         Kind::SnapshotHelloReply => hello::decode_reply(body).map(Frame::SnapshotHelloReply),
-        Kind::Ping => Ok(Frame::Ping),
-        Kind::Pong => Ok(Frame::Pong),
+        Kind::Pulse => Pulse::decode(body).map(Frame::Pulse),
         _ => match body::decode(kind, body)? {
             Some(message) => Ok(Frame::Raft { shard, message }),
             None => Err(Problem("not a Raft message")),

@@ -4,11 +4,11 @@ use bytes::{Bytes, BytesMut};
 use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, TimeoutNow,
-    Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, SnapshotOffer,
+    Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
-    Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
+    Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, Pulse, RefuseReason, WireError,
 };
 use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, Term};
 
@@ -67,14 +67,7 @@ pub(super) fn encode(frames: &[Frame]) -> Vec<u8> {
             Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello),
             Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply),
             Frame::Raft { shard, message } => out.push_message(*shard, message),
-            Frame::Ping => {
-                out.push_ping();
-                Ok(())
-            }
-            Frame::Pong => {
-                out.push_pong();
-                Ok(())
-            }
+            Frame::Pulse(pulse) => out.push_pulse(pulse),
         };
         pushed.expect("what was decoded fits a frame");
     }
@@ -161,8 +154,7 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("introduction", Frame::Introduction(hello())),
         ("snapshot-hello", Frame::SnapshotHello(hello())),
         ("snapshot-hello-accepted", Frame::SnapshotHelloReply(HelloReply::Accepted(hello()))),
-        ("ping", Frame::Ping),
-        ("pong", Frame::Pong),
+        ("pulse", Frame::Pulse(Pulse { count: 3, hash: 77 })),
         (
             "pre-vote",
             raft(Message::PreVote(PreVote {
@@ -216,6 +208,8 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("snapshot-offer", raft(Message::SnapshotOffer(offer))),
         ("census", raft(Message::Census(Census { incarnation: 77 }))),
         ("census-reply", raft(Message::CensusReply(census_reply))),
+        ("quiesce", raft(Message::Quiesce(Quiesce { term, last: last_index }))),
+        ("quiesced", raft(Message::Quiesced(Quiesced { term, last: last_index, asleep: true }))),
     ]
 }
 
