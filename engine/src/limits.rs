@@ -149,6 +149,10 @@ pub const QUIESCE_ABSENT_TIMEOUTS: u32 = 10;
 /// hear it, with one loss.
 pub const WAKING_INTERVALS: u32 = 2;
 
+/// Part of an election timeout for which a log may make no progress before its disk counts as stalled: the rest of two of
+/// them is for the election elsewhere, and a flush that only takes its time is waited for.
+pub const STALL_PARTS: (u32, u32) = (3, 4);
+
 /// Intervals between pulses that a failure detector remembers: some seconds.
 pub const DETECTOR_PULSES_MAX: usize = 32;
 

@@ -63,6 +63,10 @@ declare_probes! {
     peer_doubted,
     /// A process that had stood still gave its peers more time.
     detector_forgave,
+    /// A log made no progress for so long that its core handed over what it led.
+    log_stalled,
+    /// It made progress again.
+    log_recovered_from_stall,
     /// A pulse was not sent because the link was full or at its end.
     pulse_withheld,
     /// No snapshot was taken of a replica that joins, because its log does not say yet who belongs to its shard.

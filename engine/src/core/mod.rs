@@ -40,6 +40,7 @@ pub(crate) mod peers;
 mod run;
 mod shard;
 pub(crate) mod signal;
+mod stall;
 mod status;
 mod storage;
 mod taking;

@@ -17,6 +17,7 @@ use super::mailbox::{Letters, Mailbox};
 use super::peers::Gate;
 use super::run::{Core, silence_max};
 use super::shard::{Machine, Scratch, Shard};
+use super::stall::Stall;
 use super::status::CoreCounters;
 use super::storage::Storage;
 use super::taking::Taking;
@@ -291,6 +292,8 @@ impl<E: Env> Core<E> {
             failed: false,
             upkeep: Upkeep::new(disk_budget),
             drain: None,
+            drained: false,
+            stall: Stall::default(),
             observer: None,
         };
         for shard in &core.shards {

@@ -18,6 +18,7 @@ use super::observe::{CoreView, Observer, Queues};
 use super::open::CoreConfig;
 use super::peers::Gate;
 use super::shard::Shard;
+use super::stall::Stall;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
 use super::tiers::Tiers;
@@ -51,6 +52,9 @@ pub struct Core<E: Env> {
     pub(super) failed: bool,
     /// While it hands over everything.
     pub(super) drain: Option<Drain>,
+    /// It was told to hand over everything, and leads nothing for the rest of its life.
+    pub(super) drained: bool,
+    pub(super) stall: Stall,
     /// `None` outside of tests.
     pub(super) observer: Option<Box<dyn Observer>>,
 }
@@ -380,7 +384,10 @@ impl<E: Env> Core<E> {
         self.keep_up(now);
         self.watch_peers(now);
         self.tick_shards(now);
-        self.hand_over_all();
+        self.watch_log(now);
+        if self.drain.is_some() {
+            self.hand_over_all();
+        }
         if std::mem::take(&mut self.news_missed) {
             for at in 0..self.shards.len() {
                 let (term, leader) = self.shards[at].leadership();

@@ -313,6 +313,13 @@ impl Raft {
         self.rouse_leader(effects);
     }
 
+    /// A follower that sleeps has something to tell with its answers to heartbeats.
+    pub(super) fn wake_to_tell(&mut self, effects: &mut Effects) {
+        if self.role == Role::Follower && std::mem::take(&mut self.quiescence.asleep) {
+            self.wake_to_wait(effects);
+        }
+    }
+
     fn rouse_leader(&self, effects: &mut Effects) {
         if let Some(leader) = self.leader {
             self.tell_sleep(leader, false, effects);
