@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use coracle_engine::core::{DISK_SEGMENTS_MIN, TierConfig};
+use coracle_engine::core::{DISK_SEGMENTS_MIN, Detection, TierConfig};
 use coracle_engine::limits::{PRIORITY_MAX, VOTERS_MAX};
 use coracle_engine::members::MemberRecord;
 use serde::{Deserialize, Deserializer};
@@ -92,6 +92,26 @@ pub enum Pin {
     Never,
 }
 
+/// How a node tells that another one has fallen silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureDetector {
+    /// By how regular its signs of life came before (phi accrual); after the election timeout at the latest.
+    #[default]
+    Phi,
+    /// After the election timeout.
+    Fixed,
+}
+
+impl From<FailureDetector> for Detection {
+    fn from(detector: FailureDetector) -> Self {
+        match detector {
+            FailureDetector::Phi => Self::Phi,
+            FailureDetector::Fixed => Self::Fixed,
+        }
+    }
+}
+
 /// A node's configuration. [`Config::new`] has the defaults; in a TOML file every key may be left
 /// out that has one, and an unknown key is an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -142,6 +162,10 @@ pub struct Config {
     /// and a leader hands over to a node that has more than it has itself.
     #[serde(default)]
     pub priority: i8,
+    /// How the node tells that another one has fallen silent. Shards with nothing to do exchange no heartbeats: their
+    /// replicas go by that.
+    #[serde(default)]
+    pub failure_detector: FailureDetector,
     /// How writes are made durable.
     #[serde(default)]
     pub sync_method: SyncMethod,
@@ -333,6 +357,7 @@ impl Config {
             heartbeat_interval_ms: default_heartbeat_interval_ms(),
             lease_drift_ppm: None,
             priority: 0,
+            failure_detector: FailureDetector::default(),
             sync_method: SyncMethod::default(),
             segment_mib: default_segment_mib(),
             log_memory_mib: default_log_memory_mib(),
@@ -537,6 +562,9 @@ mod tests {
         assert_eq!((config.id, config.cores, config.shards), (NodeId(2), 2, 16));
         assert_eq!(config.own_member().unwrap().client_host, "10.0.0.2");
         assert_eq!(config.sync_method, SyncMethod::Linked);
+        assert_eq!(config.failure_detector, FailureDetector::Phi);
+        let config = Config::from_toml(&format!("{FILE}\nfailure_detector = 'fixed'")).unwrap();
+        assert_eq!(config.failure_detector, FailureDetector::Fixed);
     }
 
     #[test]

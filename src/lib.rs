@@ -52,7 +52,7 @@ mod session;
 pub mod uring;
 pub mod wal;
 
-pub use config::{Config, ConfigError, Member, Pin};
+pub use config::{Config, ConfigError, FailureDetector, Member, Pin};
 pub use coracle_engine::core::{
     Committed, Consistency, CoreStatus, DrainReport, MemberStatus, Pending, Position, TierConfig,
 };

@@ -437,6 +437,8 @@ fn core_config(
         })?,
         election_timeout: config.election_timeout(),
         lease: config.lease_drift_ppm.map(|drift_ppm| LeaseConfig { drift_ppm }),
+        quiesce: true,
+        detection: config.failure_detector.into(),
         priority: config.priority,
         heartbeat_interval: config.heartbeat_interval(),
         peer_listen: String::new(),

@@ -2,7 +2,9 @@
 
 mod embedded;
 mod handover;
+mod idle;
 mod load;
+mod pulse;
 mod reads;
 mod recovery;
 mod report;
@@ -38,6 +40,10 @@ enum Command {
     Transfer(transfer::TransferArgs),
     /// Measure how fast a log is opened and read back, beside the raw device
     Recovery(recovery::RecoveryArgs),
+    /// Measure what idle shards cost, and how quickly they have leaders again when a node dies
+    Idle(idle::IdleArgs),
+    /// Compare signs of life between two cores over the connection they have with datagrams
+    Pulse(pulse::PulseArgs),
     /// Put the tiered log, snapshots and their transfer to the test on a cluster of real processes
     Tiers(Box<tiers::TiersArgs>),
 }
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Command::Wal(args) => wal::run(&args).map_err(Into::into),
         Command::Transfer(args) => transfer::run(&args).map_err(Into::into),
         Command::Recovery(args) => recovery::run(&args).map_err(Into::into),
+        Command::Idle(args) => idle::run(&args).map_err(Into::into),
+        Command::Pulse(args) => pulse::run(&args).map_err(Into::into),
         Command::Tiers(args) => tiers::run(&args).map_err(Into::into),
     };
     match result {

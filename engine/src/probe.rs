@@ -43,6 +43,32 @@ macro_rules! declare_probes {
 }
 
 declare_probes! {
+    /// A leader fell asleep.
+    leader_asleep,
+    /// A leader fell asleep although a member was silent for long.
+    asleep_without_absent,
+    /// A follower fell asleep.
+    follower_asleep,
+    /// A follower did not want to sleep: its log is not at rest.
+    quiesce_refused,
+    /// A leader woke, or one of its followers that had slept.
+    leader_woken,
+    /// A follower woke because its leader's node was suspected.
+    follower_woken_by_suspicion,
+    /// A follower woke because of something else that did not come from its leader.
+    follower_woken,
+    /// Nothing was heard of a peer's core for so long that it was suspected.
+    peer_suspected,
+    /// A peer's core and this one did not agree for a while on which shards sleep.
+    peer_doubted,
+    /// A process that had stood still gave its peers more time.
+    detector_forgave,
+    /// A log made no progress for so long that its core handed over what it led.
+    log_stalled,
+    /// It made progress again.
+    log_recovered_from_stall,
+    /// A pulse was not sent because the link was full or at its end.
+    pulse_withheld,
     /// No snapshot was taken of a replica that joins, because its log does not say yet who belongs to its shard.
     snapshot_without_configuration,
     /// A segment got no summary because it has an entry that says who belongs to a shard.
@@ -287,10 +313,6 @@ declare_probes! {
     link_end_outdated,
     /// Nothing was heard on a link for too long.
     link_silent,
-    /// A quiet link was kept alive.
-    link_pinged,
-    /// A ping was not answered because the buffer is full.
-    ping_unanswered,
     /// A connection broke off in the middle of a frame, or brought a bad one.
     frame_bad,
     /// A second process under one node id was refused.

@@ -14,11 +14,11 @@ use coracle_engine::members::MemberRecord;
 use coracle_engine::raft::membership::{Change, Configuration};
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
-    Standing, TimeoutNow, Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, Readmission,
+    SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
-    EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason,
+    EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, Pulse, RefuseReason,
     VERSION, WireError,
 };
 use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, Term};
@@ -35,8 +35,7 @@ fn encode(frames: &[Frame]) -> Vec<Bytes> {
             Frame::SnapshotHello(hello) => out.push_snapshot_hello(hello).unwrap(),
             Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply).unwrap(),
             Frame::Members(records) => out.push_members(records.iter()).unwrap(),
-            Frame::Ping => out.push_ping(),
-            Frame::Pong => out.push_pong(),
+            Frame::Pulse(pulse) => out.push_pulse(pulse).unwrap(),
             Frame::Raft { shard, message } => out.push_message(*shard, message).unwrap(),
         }
     }
@@ -110,7 +109,7 @@ fn append() -> impl Strategy<Value = Message> {
 
 fn message() -> impl Strategy<Value = Message> {
     let numbers = (1..=TERM_MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
-    let small = (0..12_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
+    let small = (0..14_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
         let term = Term(t);
         let standing = if yes { Standing::Returning(c) } else { Standing::Member };
         let (last_index, last_term) = (LogIndex(a), Term(b));
@@ -138,7 +137,9 @@ fn message() -> impl Strategy<Value = Message> {
             7 => Message::Census(Census { incarnation: a }),
             8 => Message::CensusReply(CensusReply { term, empty: yes, incarnation: a }),
             9 => Message::TimeoutNow(TimeoutNow { term }),
-            10 => {
+            10 => Message::Quiesce(Quiesce { term, last: last_index }),
+            11 => Message::Quiesced(Quiesced { term, last: last_index, asleep: yes }),
+            12 => {
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(a) };
                 Message::AppendReply(AppendReply { term, outcome, standing })
             }
@@ -190,8 +191,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         1 => hello().prop_map(Frame::SnapshotHello),
         1 => hello().prop_map(|hello| Frame::SnapshotHelloReply(HelloReply::Accepted(hello))),
         1 => members().prop_map(Frame::Members),
-        1 => Just(Frame::Ping),
-        1 => Just(Frame::Pong),
+        1 => (any::<u32>(), any::<u64>())
+            .prop_map(|(count, hash)| Frame::Pulse(Pulse { count, hash })),
         1 => refused.prop_map(Frame::HelloReply),
     ]
 }
@@ -444,8 +445,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("HelloReply refused", Frame::HelloReply(refused)),
         ("Introduction", Frame::Introduction(golden_hello())),
         ("Members", Frame::Members(golden_members())),
-        ("Ping", Frame::Ping),
-        ("Pong", Frame::Pong),
+        ("Pulse", Frame::Pulse(Pulse { count: 3, hash: 0x1112_1314_1516_1718 })),
         ("PreVote", raft(Message::PreVote(PreVote { term, last_index, last_term, committed }))),
         (
             "PreVoteReply",
@@ -471,6 +471,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("SnapshotOffer", raft(Message::SnapshotOffer(offer))),
         ("Census", raft(Message::Census(Census { incarnation: 0x1112_1314_1516_1718 }))),
         ("CensusReply", raft(Message::CensusReply(census_reply))),
+        ("Quiesce", raft(Message::Quiesce(Quiesce { term, last: last_index }))),
+        ("Quiesced", raft(Message::Quiesced(Quiesced { term, last: last_index, asleep: true }))),
         ("SnapshotHello", Frame::SnapshotHello(golden_hello())),
         ("SnapshotHelloReply refused", Frame::SnapshotHelloReply(busy)),
     ]

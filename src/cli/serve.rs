@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use coracle::config::{Config, Member, Pin, host_port};
+use coracle::config::{Config, FailureDetector, Member, Pin, host_port};
 use coracle::server;
 use coracle::uring::SyncMethod;
 use coracle::{Node, NodeId};
@@ -61,6 +61,10 @@ pub struct Args {
     /// How much this node should rather lead than others, -8 to 8 [default: 0].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i8>,
+    /// How it is told that a node has fallen silent: phi (by how regular it was before), fixed (after the election
+    /// timeout) [default: phi].
+    #[arg(long, value_name = "KIND", value_parser = parse_detector)]
+    failure_detector: Option<FailureDetector>,
     /// How writes are made durable: auto, linked, dsync [default: auto].
     #[arg(long, value_name = "METHOD")]
     sync_method: Option<SyncMethod>,
@@ -143,6 +147,14 @@ fn parse_pin(text: &str) -> Result<Pin, String> {
     }
 }
 
+fn parse_detector(text: &str) -> Result<FailureDetector, String> {
+    match text {
+        "phi" => Ok(FailureDetector::Phi),
+        "fixed" => Ok(FailureDetector::Fixed),
+        _ => Err("expected phi or fixed".to_owned()),
+    }
+}
+
 impl Args {
     /// The file's settings, if there is one, with the flags in front of them.
     fn into_config(self) -> Result<Config, Box<dyn Error>> {
@@ -177,6 +189,7 @@ impl Args {
         set(&mut config.heartbeat_interval_ms, self.heartbeat_interval_ms);
         config.lease_drift_ppm = self.lease_drift_ppm.or(config.lease_drift_ppm);
         set(&mut config.priority, self.priority);
+        set(&mut config.failure_detector, self.failure_detector);
         set(&mut config.sync_method, self.sync_method);
         set(&mut config.segment_mib, self.segment_mib);
         self.tiers.apply(&mut config);

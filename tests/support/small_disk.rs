@@ -45,6 +45,12 @@ impl SmallDisk {
         stat.split_whitespace().nth(15).unwrap().parse().unwrap()
     }
 
+    /// Has every write wait until the result is dropped; the reason when that is not possible here.
+    pub fn freeze(&self) -> Result<Frozen, String> {
+        run(Command::new("fsfreeze").arg("--freeze").arg(&self.mount))?;
+        Ok(Frozen(self.mount.clone()))
+    }
+
     /// Takes all free space with one file; removing the file gives it back.
     pub fn fill(&self) -> PathBuf {
         let path = self.mount.join("filler");
@@ -57,6 +63,16 @@ impl SmallDisk {
             }
         }
         path
+    }
+}
+
+/// A file system that takes nothing.
+#[derive(Debug)]
+pub struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0)).unwrap();
     }
 }
 

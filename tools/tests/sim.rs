@@ -64,6 +64,40 @@ fn a_plan_that_is_kept_hits_somebody() {
     }
 }
 
+/// The plan has a disk stall under whoever leads shard 0, and clients that always want something.
+#[test]
+fn what_a_stalled_leader_led_is_led_elsewhere_within_two_election_timeouts() {
+    let path = repository_root().join("tools/testdata/sim/stalled-leader.toml");
+    let plan: Plan = toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let story = runner(&plan, true).story;
+    let seconds = |line: &str| -> f64 { line.split_whitespace().next().unwrap().parse().unwrap() };
+    let stalled = story.iter().position(|line| line.contains("stalls for")).unwrap();
+    let node = story[stalled].split(['/', ' ']).find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let own = format!("leader=Some(NodeId({node}))");
+    let mut led = BTreeSet::new();
+    let shard_of = |line: &str| {
+        let (_, rest) = line.split_once("leadership changed shard=")?;
+        rest.split(' ').next().map(str::to_owned)
+    };
+    for line in &story[..stalled] {
+        let Some(shard) = shard_of(line) else { continue };
+        if line.contains(&own) {
+            led.insert(shard);
+        } else if line.contains("leader=Some") {
+            led.remove(&shard);
+        }
+    }
+    assert!(!led.is_empty(), "node {node} leads nothing");
+    let bound = seconds(&story[stalled]) + 2.0 * plan.settings.election_timeout().as_secs_f64();
+    for line in story[stalled..].iter().take_while(|line| seconds(line) <= bound) {
+        let elsewhere = line.contains("leader=Some") && !line.contains(&own);
+        if let Some(shard) = shard_of(line).filter(|_| elsewhere) {
+            led.remove(&shard);
+        }
+    }
+    assert!(led.is_empty(), "shards {led:?} are still led by node {node}, whose disk stalls");
+}
+
 #[test]
 fn the_first_seeds_violate_nothing() {
     let mut campaign = Campaign::of(number_from_env("CORACLE_SEEDS").unwrap_or(150));

@@ -265,6 +265,11 @@ impl Cluster {
         Err(TiersError::NodeEnded { id, status, lines })
     }
 
+    /// The process of node `id`, if it runs.
+    pub fn pid(&self, id: u64) -> Option<u32> {
+        self.nodes.get(&id).map(|node| node.child.id())
+    }
+
     /// Ends node `id` as `kill -9` does.
     pub fn kill(&mut self, id: u64) {
         self.monitor.forget(id);

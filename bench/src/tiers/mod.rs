@@ -15,12 +15,12 @@
 //! | [`restart`] | how quickly is a long log read, and the first write accepted? |
 //! | [`snapshot`] | what do clients and memory notice of a snapshot? |
 
-mod cluster;
+pub(crate) mod cluster;
 mod control;
 mod endurance;
-mod guard;
+pub(crate) mod guard;
 mod memory;
-mod monitor;
+pub(crate) mod monitor;
 mod raw;
 mod rejoin;
 mod restart;

@@ -64,7 +64,7 @@ impl Shard {
     /// Answers those whose transfers have ended.
     pub(super) fn end_transfers(&mut self) {
         for (id, outcome) in std::mem::take(&mut self.effects.transfers) {
-            tracing::info!(shard = %self.id, ?outcome, "a transfer of leadership has ended");
+            tracing::debug!(shard = %self.id, ?outcome, "a transfer of leadership has ended");
             let waiting = &mut self.transfers.waiting;
             let Some(at) = waiting.iter().position(|(waits, _)| *waits == id) else { continue };
             let (_, answer) = waiting.swap_remove(at);
@@ -107,6 +107,7 @@ impl<E: Env> Core<E> {
         let until = self.env.now() + timeout;
         let led = self.shards.iter().filter(|shard| shard.is_led_here()).count();
         self.shards.iter_mut().for_each(|shard| shard.raft.decline());
+        self.drained = true;
         let drain =
             self.drain.get_or_insert(Drain { until, led, answers: Vec::new(), stops: false });
         drain.stops |= answer.is_none();
@@ -116,16 +117,16 @@ impl<E: Env> Core<E> {
         self.hand_over_all();
     }
 
-    /// With each tick of a core that drains.
+    /// Begins to hand over every shard that is led here and not being handed over.
     pub(super) fn hand_over_all(&mut self) {
-        if self.drain.is_none() || self.failed {
+        if self.failed {
             return;
         }
         for at in 0..self.shards.len() {
-            let shard = &mut self.shards[at];
+            let shard = &self.shards[at];
             if shard.is_led_here() && shard.raft.transferring_to().is_none() {
-                shard.transfer(None, None);
                 self.touch(at);
+                self.shards[at].transfer(None, None);
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::env::{Env, StreamReader, StreamWriter};
 use crate::limits::LINK_RESERVE_BYTES;
 use crate::members::Book;
 use crate::raft::Message;
-use crate::wire::{Frame, FrameDecoder, OutBuf};
+use crate::wire::{Frame, FrameDecoder, OutBuf, Pulse};
 use crate::{CoreId, NodeId, ShardId};
 
 /// One core of one peer.
@@ -51,7 +51,8 @@ pub(crate) struct Link {
     /// Set along with `closed`, for a writer that waits for the peer to take something.
     cut: Signal,
     pub(crate) heard_at: Cell<Duration>,
-    sent_at: Cell<Duration>,
+    /// The newest pulse that the loop has not seen, and when it came.
+    pub(crate) pulse: Cell<Option<(Pulse, Duration)>>,
     pub(crate) frames_in: Cell<u64>,
 }
 
@@ -72,7 +73,7 @@ impl Link {
             closed: Cell::new(false),
             cut: Signal::default(),
             heard_at: Cell::new(now),
-            sent_at: Cell::new(now),
+            pulse: Cell::new(None),
             frames_in: Cell::new(0),
         }
     }
@@ -116,23 +117,29 @@ impl Link {
     }
 
     /// Lets the writer send what was queued in this turn. Called once a turn.
-    pub(crate) fn flush(&self, now: Duration) {
+    pub(crate) fn flush(&self) {
         if self.out.borrow().bytes() > 0 {
-            self.sent_at.set(now);
             self.work.set();
         }
     }
 
-    /// Keeps a quiet link alive, and ends a dead one. Called every tick.
+    /// Lets the peer hear from this core. A peer that takes nothing has nothing more piled up for it.
+    pub(crate) fn send_pulse(&self, pulse: &Pulse) {
+        if self.is_closed() || self.is_full() {
+            return sometimes!(pulse_withheld);
+        }
+        if let Err(error) = self.out.borrow_mut().push_pulse(pulse) {
+            tracing::error!(peer = %self.peer, "no pulse sent: {error}");
+        }
+        self.flush();
+    }
+
+    /// Ends a dead link. Called every tick.
     pub(crate) fn watch(&self, now: Duration, silence_max: Duration) {
         if now.saturating_sub(self.heard_at.get()) > silence_max {
             sometimes!(link_silent);
             tracing::warn!(peer = %self.peer, "nothing heard, closing the connection");
             self.close();
-        } else if now.saturating_sub(self.sent_at.get()) > silence_max / 3 {
-            sometimes!(link_pinged);
-            self.out.borrow_mut().push_ping();
-            self.flush(now);
         }
     }
 
@@ -212,18 +219,12 @@ async fn receive<E: Env>(
 async fn accept(inbox: &Inbox, link: &Rc<Link>, frame: Frame) -> Option<String> {
     match frame {
         Frame::Raft { shard, message } => inbox.deliver(link, shard, message).await,
-        // A peer that asks and never reads must not fill our memory with answers.
-        Frame::Ping if link.is_full() => sometimes!(ping_unanswered),
-        Frame::Ping => {
-            link.out.borrow_mut().push_pong();
-            link.work.set();
-        }
-        Frame::Pong => {}
         Frame::Members(records) => {
             if !inbox.hear_members(records) {
                 return Some("more news of members than can be stored".to_owned());
             }
         }
+        Frame::Pulse(pulse) => link.pulse.set(Some((pulse, link.heard_at.get()))),
         Frame::Hello(_)
         | Frame::HelloReply(_)
         | Frame::Introduction(_)
@@ -342,21 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn pings_of_a_peer_that_reads_nothing_are_answered_within_a_bound() {
-        let view = crate::core::ClusterView {
-            cluster_id: String::new(),
-            node: NodeId(1),
-            core: CoreId(0),
-            shards: 1,
-            members: Vec::new(),
-            leaders: Vec::new(),
-            replicas: Default::default(),
-        };
-        let inbox = crate::core::inbox::Inbox::new(view, crate::limits::Limits::default());
-        let link = Rc::new(link());
+    fn a_peer_that_reads_nothing_is_sent_a_bounded_number_of_pulses() {
+        let link = link();
         for _ in 0..=LINK_BUFFER_BYTES_MAX / crate::wire::HEADER_BYTES + 1000 {
-            assert_eq!(accept(&inbox, &link, Frame::Ping).now_or_never(), Some(None));
+            link.send_pulse(&Pulse::default());
         }
-        assert!(link.out.borrow().bytes() <= LINK_BUFFER_BYTES_MAX + crate::wire::HEADER_BYTES);
+        assert!(link.buffered() <= LINK_BUFFER_BYTES_MAX + 2 * crate::wire::HEADER_BYTES);
     }
 }

@@ -26,11 +26,13 @@
 //! latches the failure, answers everybody, closes its links, disowns its shards and does nothing more.
 
 mod cold;
+mod detector;
 mod handle;
 mod inbox;
 mod installing;
 mod leadership;
 mod link;
+mod liveness;
 mod mailbox;
 mod membership;
 mod news;
@@ -40,6 +42,7 @@ pub(crate) mod peers;
 mod run;
 mod shard;
 pub(crate) mod signal;
+mod stall;
 mod status;
 mod storage;
 mod taking;
@@ -49,6 +52,7 @@ mod tiers;
 mod upkeep;
 mod view;
 
+pub use detector::{Detection, FailureDetector, Fixed, Phi};
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use leadership::DrainReport;
 pub use mailbox::{Mailbox, RemoteCore};

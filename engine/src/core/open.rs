@@ -10,13 +10,16 @@ use coracle_wal::{Lsn, RecordView, SegmentInfo, Wal};
 use thiserror::Error;
 
 use super::cold::Cold;
+use super::detector::Detection;
 use super::inbox::Inbox;
 use super::installing::{self, Installing, RestoreError};
+use super::liveness::Liveness;
 use super::mailbox::{Letters, Mailbox};
 use super::news::NewsQueue;
 use super::peers::Gate;
 use super::run::{Core, silence_max};
-use super::shard::{Machine, Shard};
+use super::shard::{Machine, Scratch, Shard};
+use super::stall::Stall;
 use super::status::CoreCounters;
 use super::storage::Storage;
 use super::taking::Taking;
@@ -73,6 +76,10 @@ pub struct CoreConfig {
     pub heartbeat_interval: Duration,
     /// Whether leaders may answer reads by lease; the same on all nodes.
     pub lease: Option<LeaseConfig>,
+    /// Whether shards with nothing to do fall asleep.
+    pub quiesce: bool,
+    /// How the silence of a peer is told from its end.
+    pub detection: Detection,
     /// How much this node should rather lead than others; see [`raft::Config::priority`].
     pub priority: i8,
     /// Where this core accepts its peers, `host:port`.
@@ -209,6 +216,7 @@ impl<E: Env> Core<E> {
         let inbox = Inbox::new(first_view(&config), limits);
         let inbox = Rc::new(inbox.with_book(config.book.clone(), config.news.clone()));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
+        let scratch = Scratch::default();
         let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
         let (mut promised, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for id in hosted {
@@ -247,7 +255,7 @@ impl<E: Env> Core<E> {
             }
             let (raft, effects, applied) = bring_up(&config, id, found, snapshot, &env)
                 .map_err(|source| OpenError::Replica { core, shard: id, source })?;
-            let mut shard = Shard::new(id, raft, machine, applied, limits);
+            let mut shard = Shard::new(id, raft, machine, applied, scratch.clone(), limits);
             shard.effects = effects;
             live.push(shard);
         }
@@ -278,6 +286,7 @@ impl<E: Env> Core<E> {
             config.tiers.snapshot_log_bytes,
             config.tiers.keep_log_bytes,
         );
+        let liveness = Liveness::new(live.len(), env.now());
         let mut core = Self {
             letters,
             storage: Storage::new(wal, index, memory, promised, limits),
@@ -290,6 +299,7 @@ impl<E: Env> Core<E> {
             lost,
             touched: Vec::new(),
             links: BTreeMap::new(),
+            liveness,
             counters: CoreCounters::default(),
             recovery,
             news_missed: false,
@@ -297,6 +307,8 @@ impl<E: Env> Core<E> {
             failed: false,
             upkeep: Upkeep::new(disk_budget),
             drain: None,
+            drained: false,
+            stall: Stall::default(),
             observer: None,
         };
         for shard in &core.shards {
@@ -488,6 +500,7 @@ fn bring_up<E: Env>(
         read_batches_max: limits.read_batches_max,
         lease: config.lease,
         priority: config.priority,
+        quiesce: config.quiesce,
         blank: matches!(found, Found::Blank).then(|| incarnation(env)),
         damaged: matches!(found, Found::Damaged { .. }).then(|| incarnation(env)),
         ..raft::Config::new(config.node, config.voters.clone(), seed)

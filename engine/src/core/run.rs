@@ -12,11 +12,13 @@ use super::handle::{Consistency, CoreHandle, Request};
 use super::inbox::{Event, Inbox};
 use super::leadership::Drain;
 use super::link::{Link, PeerCore};
+use super::liveness::Liveness;
 use super::mailbox::{Letter, Letters};
 use super::observe::{CoreView, Observer, Queues};
 use super::open::CoreConfig;
 use super::peers::Gate;
 use super::shard::Shard;
+use super::stall::Stall;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
 use super::tiers::Tiers;
@@ -42,6 +44,7 @@ pub struct Core<E: Env> {
     /// Indices into `shards` that this turn has to look after.
     pub(super) touched: Vec<usize>,
     pub(super) links: BTreeMap<PeerCore, Rc<Link>>,
+    pub(super) liveness: Liveness,
     pub(super) counters: CoreCounters,
     pub(super) recovery: Recovery,
     /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
@@ -51,6 +54,9 @@ pub struct Core<E: Env> {
     pub(super) failed: bool,
     /// While it hands over everything.
     pub(super) drain: Option<Drain>,
+    /// It was told to hand over everything, and leads nothing for the rest of its life.
+    pub(super) drained: bool,
+    pub(super) stall: Stall,
     /// `None` outside of tests.
     pub(super) observer: Option<Box<dyn Observer>>,
 }
@@ -152,6 +158,7 @@ impl<E: Env> Core<E> {
     /// Stops one replica; what it leads, others may lead.
     pub(super) fn halt(&mut self, at: usize, reason: &str) {
         self.shards[at].halt(reason);
+        self.account(at);
         let (shard, (term, _)) = (self.shards[at].id, self.shards[at].leadership());
         if self.inbox.view.borrow_mut().note_leader(shard, term, None) {
             self.tell_siblings(shard, term, None);
@@ -174,8 +181,7 @@ impl<E: Env> Core<E> {
             let at = self.position_of(promise.shard);
             let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else { continue };
             if let Some(mark) = promise.mark {
-                self.shards[at].step(raft::Event::Durable(mark));
-                self.touch(at);
+                self.step(at, raft::Event::Durable(mark));
             } else if self.shards[at].wants_cold().is_some() {
                 self.touch(at); // what was written again can be read now
             }
@@ -270,8 +276,8 @@ impl<E: Env> Core<E> {
                     let error = if here { moved } else { TransferError::UnknownShard(shard) };
                     return drop(answer.send(Err(error)));
                 };
-                self.shards[at].transfer(to, Some(answer));
                 self.touch(at);
+                self.shards[at].transfer(to, Some(answer));
             }
             Request::Query { shard, payload, consistency, answer } => {
                 let at = self.position_of(shard);
@@ -305,8 +311,8 @@ impl<E: Env> Core<E> {
             self.counters.messages_dropped += 1;
             return;
         }
-        self.shards[at].message(link.peer.node, message);
         self.touch(at);
+        self.shards[at].message(link.peer.node, message);
     }
 
     /// A replica that takes no part still knows whom to send its clients to.
@@ -350,6 +356,7 @@ impl<E: Env> Core<E> {
         }
         self.send_book(&link);
         self.links.insert(peer, link);
+        self.begin_watch(peer);
         self.note_member_up(peer.node);
         self.step_shards_of(peer, |node| raft::Event::PeerReachable { node });
     }
@@ -361,7 +368,10 @@ impl<E: Env> Core<E> {
             return; // replaced by a newer link before this one was gone
         }
         self.links.remove(&peer);
+        self.end_watch(peer);
         self.note_member_up(peer.node);
+        let heard = link.heard_at.get();
+        self.step_shards_of(peer, |node| raft::Event::PeerSuspected { node, heard });
         self.step_shards_of(peer, |node| raft::Event::PeerUnreachable { node });
     }
 
@@ -373,18 +383,6 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// Steps every shard that has its replica on `peer`.
-    fn step_shards_of(&mut self, peer: PeerCore, event: impl Fn(NodeId) -> raft::Event) {
-        for at in 0..self.shards.len() {
-            let shard = self.shards[at].id;
-            let live = self.shards[at].halted().is_none();
-            if live && self.inbox.view.borrow().core_of(peer.node, shard) == Some(peer.core) {
-                self.shards[at].step(event(peer.node));
-                self.touch(at);
-            }
-        }
-    }
-
     fn on_tick(&mut self) {
         let now = self.env.now();
         if self.failed {
@@ -392,18 +390,13 @@ impl<E: Env> Core<E> {
         }
         self.storage.wal().retry_space();
         self.keep_up(now);
-        for at in 0..self.shards.len() {
-            if self.shards[at].halted().is_some() {
-                continue;
-            }
-            self.shards[at].step(raft::Event::Tick { now });
-            self.shards[at].give_up_on_lost(now, 2 * self.config.election_timeout);
-            self.touch(at);
+        self.watch_peers(now);
+        self.tick_shards(now);
+        self.watch_log(now);
+        if self.drain.is_some() {
+            self.hand_over_all();
         }
-        self.hand_over_all();
-        let silence_max = silence_max(&self.config);
         self.look_after_members();
-        self.links.values().for_each(|link| link.watch(now, silence_max));
         if std::mem::take(&mut self.news_missed) {
             for at in 0..self.shards.len() {
                 let (term, leader) = self.shards[at].leadership();
@@ -430,8 +423,7 @@ impl<E: Env> Core<E> {
             self.send_messages(at);
         }
         // The links before the log: the followers' writes are on the critical path, ours is beside it.
-        let now = self.env.now();
-        self.links.values().for_each(|link| link.flush(now));
+        self.links.values().for_each(|link| link.flush());
         for i in 0..next {
             self.store(self.touched[i]);
         }
@@ -444,6 +436,9 @@ impl<E: Env> Core<E> {
         }
         self.tend(done);
         self.show(done);
+        for i in 0..done {
+            self.account(self.touched[i]);
+        }
         self.touched.drain(..done);
     }
 
@@ -554,8 +549,8 @@ impl<E: Env> Core<E> {
 
     fn send(&mut self, at: usize, to: NodeId, message: Message) {
         if to == self.config.node {
-            self.shards[at].message(to, message);
-            return self.touch(at);
+            self.touch(at);
+            return self.shards[at].message(to, message);
         }
         let shard = self.shards[at].id;
         let core = self.inbox.view.borrow().core_of(to, shard);
@@ -587,12 +582,6 @@ impl<E: Env> Core<E> {
         }
     }
 
-    pub(super) fn touch(&mut self, at: usize) {
-        if !std::mem::replace(&mut self.shards[at].touched, true) {
-            self.touched.push(at);
-        }
-    }
-
     pub(super) fn position_of(&self, shard: ShardId) -> Option<usize> {
         // The shards of a core are a range, but for those that are lost.
         let first = self.shards.first()?.id;
@@ -613,6 +602,7 @@ impl<E: Env> Core<E> {
         self.counters.wal_durable_writes = stats.durable_writes;
         self.counters.wal_bytes = stats.written_bytes;
         self.counters.log_memory_bytes = self.storage.memory_bytes();
+        self.counters.shards_awake = self.liveness.active() as u64;
         self.inbox.counters.set(self.counters);
     }
 
@@ -626,8 +616,7 @@ impl<E: Env> Core<E> {
     }
 }
 
-/// A link on which nothing was heard for this long is dead: both sides say something at least every
-/// third of it.
+/// A link on which nothing was heard for this long is dead: both sides say something with each heartbeat interval.
 pub(super) fn silence_max(config: &CoreConfig) -> Duration {
     4 * config.election_timeout
 }

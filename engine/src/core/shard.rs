@@ -25,6 +25,7 @@ use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
 use super::leadership::Transfers;
+use super::liveness::Sleepers;
 use super::status::{CoreCounters, ShardStatus};
 use crate::limits::{COMMIT_HINT_BYTES, ENTRY_COST_BYTES, Limits, REPLY_SCRATCH_BYTES};
 use crate::raft::membership::Reconfiguration;
@@ -77,6 +78,9 @@ type Query = (Bytes, QueryAnswer);
 /// A state machine, shared with the task that restores it from a snapshot.
 pub(super) type Machine = Rc<RefCell<Box<dyn StateMachine>>>;
 
+/// What the shards of a core write their replies into, one after the other.
+pub(super) type Scratch = Rc<RefCell<BytesMut>>;
+
 /// Queries that share one ReadIndex round.
 struct ReadBatch {
     id: u64,
@@ -93,6 +97,10 @@ pub(super) struct Shard {
     pub(super) effects: Effects,
     /// Whether this shard is in the loop's list of shards to look after this turn.
     pub(super) touched: bool,
+    /// Whether it gets ticks.
+    pub(super) ticking: bool,
+    /// What it counts for in the digests of those that sleep.
+    pub(super) sleepers: Sleepers,
     /// Why this replica takes no part any more, if it does not.
     halted: Option<String>,
     /// Cost of the entries stored since the commit index was stored last.
@@ -119,7 +127,7 @@ pub(super) struct Shard {
     reads: VecDeque<ReadBatch>,
     reads_count: usize,
     read_id_last: u64,
-    scratch: BytesMut,
+    scratch: Scratch,
     limits: Limits,
 }
 
@@ -129,6 +137,7 @@ impl Shard {
         raft: Raft,
         machine: Machine,
         applied: LogIndex,
+        scratch: Scratch,
         limits: Limits,
     ) -> Self {
         Self {
@@ -136,6 +145,8 @@ impl Shard {
             raft,
             effects: Effects::default(),
             touched: false,
+            ticking: true,
+            sleepers: Sleepers::default(),
             halted: None,
             unhinted: 0,
             machine,
@@ -154,7 +165,7 @@ impl Shard {
             reads: VecDeque::new(),
             reads_count: 0,
             read_id_last: 0,
-            scratch: BytesMut::new(),
+            scratch,
             limits,
         }
     }
@@ -401,21 +412,22 @@ impl Shard {
             },
         };
         let term = entry.term;
+        let scratch = &mut *self.scratch.borrow_mut();
         if entry.kind == EntryKind::Normal {
             let apply = Apply { shard: self.id, index, term, payload: &entry.payload };
-            self.machine.borrow_mut().apply(apply, &mut self.scratch);
+            self.machine.borrow_mut().apply(apply, scratch);
         }
         while self.waiting.front().is_some_and(|first| first.position.index <= index) {
             let Some(Waiting { position, answer }) = self.waiting.pop_front() else { break };
             let outcome = if position == (Position { term, index }) {
-                Ok(Committed { term, index, reply: take(&mut self.scratch) })
+                Ok(Committed { term, index, reply: take(scratch) })
             } else {
                 sometimes!(proposal_replaced);
                 Err(self.not_leader())
             };
             answer.send(outcome);
         }
-        self.scratch.clear();
+        scratch.clear();
         self.applied = index;
         true
     }
@@ -468,8 +480,9 @@ impl Shard {
     }
 
     fn ask(&mut self, payload: &Bytes) -> Bytes {
-        self.machine.borrow().query(payload, &mut self.scratch);
-        take(&mut self.scratch)
+        let scratch = &mut *self.scratch.borrow_mut();
+        self.machine.borrow().query(payload, scratch);
+        take(scratch)
     }
 
     /// Bounds how long proposals of a lost leadership wait for their outcome. Whoever leads again

@@ -306,8 +306,8 @@ impl<E: Env> Core<E> {
 
     /// Hands Raft an event outside of the order of the inbox.
     pub(super) fn step(&mut self, at: usize, event: raft::Event) {
-        self.shards[at].step(event);
         self.touch(at);
+        self.shards[at].step(event);
     }
 
     /// Somebody asks for a snapshot of a shard.

@@ -14,7 +14,7 @@ use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
-use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS};
+use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE};
 use crate::raft::{Base, Entry, Standing};
 use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
 use crate::{LogIndex, ShardId};
@@ -25,7 +25,7 @@ pub(super) struct Upkeep {
     compactor: Compactor,
     budget: Budget,
     /// Ends of what was appended and of what was durable at the last decision, and when that was.
-    decided: (Lsn, Lsn, Duration),
+    decided: (Lsn, Lsn, Option<Duration>),
     pub(super) pressure: Pressure,
     /// When the newest snapshot of a shard was taken, or seen first.
     snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
@@ -43,7 +43,7 @@ impl Upkeep {
         Self {
             compactor: Compactor::default(),
             budget,
-            decided: (Lsn(0), Lsn(0), Duration::ZERO),
+            decided: (Lsn(0), Lsn(0), None),
             pressure: Pressure::Normal,
             snapshot_at: BTreeMap::new(),
             rewriting: VecDeque::new(),
@@ -70,7 +70,7 @@ impl<E: Env> Core<E> {
         let grown = self.storage.appended().0 - self.upkeep.decided.0.0;
         let much = grown >= self.upkeep.budget.segment_bytes / UPKEEP_SEGMENT_PARTS;
         if much || (self.upkeep.again && self.upkeep.rewriting.is_empty()) {
-            self.upkeep.decided = (Lsn(0), Lsn(0), Duration::ZERO);
+            self.upkeep.decided = (Lsn(0), Lsn(0), None);
             self.keep_up(self.env.now());
         }
     }
@@ -80,10 +80,13 @@ impl<E: Env> Core<E> {
         let (appended, durable) = (self.storage.appended(), self.storage.wal().durable());
         let (appended_then, durable_then, then) = self.upkeep.decided;
         let idle = (appended, durable) == (appended_then, durable_then);
-        if idle && now < then.saturating_add(UPKEEP_PAUSE) {
-            return; // many idle shards must cost nothing
+        // Many shards must not cost much, idle or not: `keep_up_with_turn` looks when it matters.
+        let pause = UPKEEP_SHARD_PAUSE * u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        let pause = if idle { pause.saturating_add(UPKEEP_PAUSE) } else { pause };
+        if then.is_some_and(|then| now < then.saturating_add(pause)) {
+            return;
         }
-        self.upkeep.decided = (appended, durable, now);
+        self.upkeep.decided = (appended, durable, Some(now));
         self.upkeep.again = false;
         self.give_up_unreadable();
         self.replace_rotten();

@@ -80,6 +80,20 @@ pub enum Event {
         /// The peer.
         node: NodeId,
     },
+    /// Nothing was heard of this peer for so long that it may be gone. Needed only by replicas that may fall asleep
+    /// ([`Config::quiesce`](super::Config::quiesce)), for whom the peer's node stands.
+    PeerSuspected {
+        /// The peer.
+        node: NodeId,
+        /// When something was last heard of its node, on the clock of the ticks.
+        heard: Duration,
+    },
+    /// This node and the peer do not agree on which replicas sleep. As [`Event::PeerSuspected`], for replicas that
+    /// may fall asleep.
+    PeerDoubted {
+        /// The peer.
+        node: NodeId,
+    },
     /// A snapshot of this replica's own state is durable. At start, before anything else: the newest one
     /// that there is. One that goes beyond what this replica knows to be committed moves its commit
     /// index; one beyond its log replaces the log (both happen only at start).

@@ -7,6 +7,7 @@ use super::message::{
     CommitMark, Entry, EntryKind, Message, PreVote, PreVoteReply, Standing, Vote, VoteReply,
 };
 use super::progress::Progress;
+use super::quiescence::Quiescence;
 use super::quorum::VoteResult;
 use super::replica::{Peer, Raft};
 use crate::{LogIndex, NodeId, Term};
@@ -15,6 +16,9 @@ impl Raft {
     pub(super) fn on_tick(&mut self, now: Duration, effects: &mut Effects) {
         self.now = self.now.max(now);
         self.tick_quiet();
+        if self.is_asleep() {
+            return;
+        }
         if !self.may_vote() {
             self.ask_whether_new(effects);
         } else if self.role != Role::Leader {
@@ -28,7 +32,9 @@ impl Raft {
         } else if self.now >= self.heartbeat_due {
             self.heartbeat_due = self.now + self.config.heartbeat_interval;
             if self.hears_majority() {
+                self.count_beat();
                 self.send_periodic_heartbeats(effects);
+                self.put_to_sleep(effects);
                 if let Some(successor) = self.preferred_successor() {
                     self.prefer(successor);
                 }
@@ -45,15 +51,16 @@ impl Raft {
         match self.role {
             Role::Leader => true,
             _ => {
-                self.leader.is_some()
-                    && self.now < self.leader_contact + self.config.election_timeout
+                let recent = self.now < self.leader_contact + self.config.election_timeout;
+                self.leader.is_some() && (recent || self.is_asleep())
             }
         }
     }
 
     fn hears_majority(&self) -> bool {
         let since = self.now.saturating_sub(self.config.election_timeout);
-        let heard = |peer: &Peer| peer.progress.member_contact >= since;
+        // The node of one that sleeps stands for it.
+        let heard = |peer: &Peer| peer.progress.asleep || peer.progress.member_contact >= since;
         #[cfg(mutant = "check-quorum-off-by-one")]
         if self.peers.iter().filter(|peer| heard(peer)).count() + 1
             >= super::quorum::majority(self.peers.len())
@@ -89,6 +96,7 @@ impl Raft {
         self.peers.retain(|peer| peer.leaving.is_none());
         self.role = Role::Follower;
         self.leader = leader;
+        self.quiescence = Quiescence::default();
         if leader.is_some() {
             self.leader_contact = self.now;
         }
@@ -164,6 +172,7 @@ impl Raft {
     fn become_leader(&mut self, effects: &mut Effects) {
         self.role = Role::Leader;
         self.leader = Some(self.config.id);
+        self.quiescence = Quiescence::default();
         self.heartbeat_due = self.now + self.config.heartbeat_interval;
         let (commit, last) = (self.log.committed(), self.log.last_index());
         sometimes!(leader_inherits_entries, commit < last);

@@ -215,7 +215,7 @@ impl Raft {
     pub(super) fn send_heartbeats(&mut self, effects: &mut Effects) {
         self.note_round_sent();
         let (term, round) = (self.term, self.reads.round());
-        for peer in &self.peers {
+        for peer in self.peers.iter().filter(|peer| !peer.progress.asleep) {
             // Not beyond what the follower has acknowledged: above it, its log may still differ.
             let commit = self.log.committed().min(peer.progress.matched);
             #[cfg(mutant = "heartbeat-commit-unclamped")]

@@ -222,14 +222,17 @@ impl Raft {
         }
     }
 
+    /// Whether it has promised to be quiet and that time is not over: only ticks tell when it is.
+    pub(super) fn owes_quiet(&self) -> bool {
+        self.config.lease.is_some() && (self.lease.heard || self.now < self.lease.quiet_until)
+    }
+
     /// Whether a leader that was heard may answer reads by its lease. Not while this replica decides alone and
     /// knows that this is committed: see the head of the module.
     pub(super) fn is_quiet(&self) -> bool {
         let alone = self.is_only_voter()
             && (self.is_configuration_committed() || cfg!(mutant = "lone-voter-breaks-lease"));
-        self.config.lease.is_some()
-            && !alone
-            && (self.lease.heard || self.now < self.lease.quiet_until)
+        !alone && self.owes_quiet()
     }
 
     /// Whether a message is not to be answered because that could break a leader's lease.

@@ -282,6 +282,26 @@ pub struct CensusReply {
     pub incarnation: u64,
 }
 
+/// Tells a follower that the shard is at rest: it may fall asleep. Like a heartbeat it comes from the leader of its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quiesce {
+    /// The leader's term.
+    pub term: Term,
+    /// Where the leader's log ends, and up to where it is committed.
+    pub last: LogIndex,
+}
+
+/// Answers a [`Quiesce`], or wakes the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quiesced {
+    /// The sender's term.
+    pub term: Term,
+    /// Where the sender's log ends.
+    pub last: LogIndex,
+    /// Whether it sleeps.
+    pub asleep: bool,
+}
+
 /// A message between two replicas of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -309,6 +329,10 @@ pub enum Message {
     Census(Census),
     /// See [`CensusReply`].
     CensusReply(CensusReply),
+    /// See [`Quiesce`].
+    Quiesce(Quiesce),
+    /// See [`Quiesced`].
+    Quiesced(Quiesced),
 }
 
 impl Message {
@@ -334,6 +358,8 @@ impl Message {
             Self::TimeoutNow(m) => m.term,
             Self::Census(_) => Term(0),
             Self::CensusReply(m) => m.term,
+            Self::Quiesce(m) => m.term,
+            Self::Quiesced(m) => m.term,
         }
     }
 }

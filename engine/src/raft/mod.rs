@@ -25,6 +25,8 @@
 //! A leader that is to go hands over to a follower of choice: it holds proposals back until that one has everything,
 //! and tells it to campaign at once; see `transfer.rs`.
 //!
+//! A shard with nothing to do can fall asleep, so that it costs nothing: see `quiescence.rs`.
+//!
 //! The core keeps the newest entries in memory, and of all others where each term begins. What a follower
 //! lacks is sent from memory, or fetched by the caller and then sent, or, if a snapshot has taken its place,
 //! offered as that snapshot, which the follower's caller pulls. A replica that comes back without its data takes part,
@@ -98,6 +100,7 @@ pub mod membership;
 mod message;
 mod priority;
 mod progress;
+mod quiescence;
 pub mod quorum;
 mod reads;
 mod reconfigure;
@@ -115,8 +118,8 @@ pub use lease::LeaseConfig;
 pub use log::RaftLog;
 pub use message::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    HardState, Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission,
-    SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
+    HardState, Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced,
+    Readmission, SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 pub use reconfigure::{Membership, Readiness};
 pub use replica::{FollowerStatus, Raft, Status};

@@ -10,7 +10,8 @@
 //!   which can't lead does not cost a pause of the proposals all the time.
 //! - Whoever leads without a preference of its owner's ([`Event::TransferLeadership`](super::Event::TransferLeadership)
 //!   to nobody in particular) hands over to the highest priority among those that are near the end of the log.
-//! - A replica that **declines** ([`Raft::decline`]), because its node is about to stop, is never chosen, ignores the
+//! - A replica that **declines** ([`Raft::decline`]), because its node is about to stop or its disk takes nothing, is never
+//!   chosen, ignores the
 //!   order to campaign, and waits like one of the lowest priority. If it leads, it is its owner who hands over.
 //!
 //! Two replicas of equal priority leave each other alone, and each goes by what the other one says of itself:
@@ -18,7 +19,7 @@
 
 use std::time::Duration;
 
-use super::effects::TransferRefusal;
+use super::effects::{Effects, TransferRefusal};
 use super::progress::State;
 use super::replica::Raft;
 use crate::NodeId;
@@ -28,9 +29,15 @@ use crate::limits::{PRIORITY_MAX, PRIORITY_PAUSE_TIMEOUTS};
 const DECLINED: i8 = i8::MIN;
 
 impl Raft {
-    /// From now on this replica does not want to lead. Not stored.
+    /// From now on this replica does not want to lead, until [`Raft::stand_again`]. Not stored.
     pub fn decline(&mut self) {
         self.priority = DECLINED;
+    }
+
+    /// What made it decline is over. If it sleeps it wakes, so that the leader hears of it.
+    pub fn stand_again(&mut self, effects: &mut Effects) {
+        self.priority = self.config.priority;
+        self.wake_to_tell(effects);
     }
 
     /// The priority that this replica tells others.

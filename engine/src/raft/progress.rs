@@ -93,6 +93,8 @@ pub(super) struct Progress {
     pub(super) round: u64,
     /// The newest round of heartbeats in answer to which it keeps quiet; see `lease.rs`.
     pub(super) quiet_round: u64,
+    /// It said that it sleeps, and was not woken since.
+    pub(super) asleep: bool,
     /// What it said last about how much it should lead.
     pub(super) priority: i8,
     /// An append was answered since the last periodic heartbeat.
@@ -121,6 +123,7 @@ impl Progress {
             fetching: Fetching::Idle,
             round: 0,
             quiet_round: 0,
+            asleep: false,
             priority: 0,
             answered: false,
             quiet: false,

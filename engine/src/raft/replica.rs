@@ -9,6 +9,7 @@ use super::log::RaftLog;
 use super::membership::Configuration;
 use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
 use super::progress::Progress;
+use super::quiescence::Quiescence;
 use super::reads::Reads;
 use super::reconfigure::{Leaving, Membership};
 use super::returning::Asking;
@@ -60,6 +61,7 @@ pub struct Raft {
     /// The entry in the log that readmits this replica.
     pub(super) readmission: Option<LogIndex>,
     pub(super) lease: Lease,
+    pub(super) quiescence: Quiescence,
     /// What it tells others; see `priority.rs`.
     pub(super) priority: i8,
     /// When a leader looks again for a replica of higher priority.
@@ -190,6 +192,7 @@ impl Raft {
             asking: None,
             readmission: None,
             lease: Lease::new(&config, now),
+            quiescence: Quiescence::default(),
             priority: config.priority,
             preferred_due: now,
             transfer: None,
@@ -210,6 +213,7 @@ impl Raft {
     /// Takes in one event and adds to `effects` what is to be done.
     pub fn step(&mut self, event: Event, effects: &mut Effects) {
         let before = (self.term, self.vote, self.soft_state());
+        self.wake_for(&event, effects);
         match event {
             Event::Tick { now } => self.on_tick(now, effects),
             Event::Propose { payloads } => self.on_propose(payloads, effects),
@@ -223,6 +227,8 @@ impl Raft {
             Event::TransferLeadership { id, to } => self.on_transfer_leadership(id, to, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
+            Event::PeerSuspected { node, heard } => self.on_suspected(node, heard),
+            Event::PeerDoubted { node } => self.on_doubted(node, effects),
             Event::Snapshot { index, term, configuration } => {
                 self.on_snapshot(index, term, configuration, effects);
             }
@@ -394,6 +400,8 @@ impl Raft {
             Message::HeartbeatReply(m) => self.on_heartbeat_reply(from, m, effects),
             Message::SnapshotOffer(m) => self.on_snapshot_offer(from, m, effects),
             Message::TimeoutNow(_) => self.on_timeout_now(from, effects),
+            Message::Quiesce(m) => self.on_quiesce(from, m, effects),
+            Message::Quiesced(m) => self.on_quiesced(from, m),
             Message::Census(_) | Message::CensusReply(_) => {} // belong to no term
         }
     }
@@ -408,6 +416,7 @@ impl Raft {
                 | Message::Append(_)
                 | Message::Heartbeat(_)
                 | Message::SnapshotOffer(_)
+                | Message::Quiesce(_)
                 | Message::TimeoutNow(_)
                 | Message::Census(_)
         );
@@ -424,7 +433,9 @@ impl Raft {
         | Message::Vote(_)
         | Message::Append(_)
         | Message::Heartbeat(_)
-        | Message::SnapshotOffer(_) = message
+        | Message::SnapshotOffer(_)
+        | Message::Quiesce(_)
+        | Message::Quiesced(_) = message
         {
             sometimes!(outdated_answered);
             let (term, standing) = (self.term, self.standing);
@@ -449,7 +460,10 @@ impl Raft {
                 sometimes!(vote_ignored);
                 return false;
             }
-            Message::Append(_) | Message::Heartbeat(_) | Message::SnapshotOffer(_) => Some(from),
+            Message::Append(_)
+            | Message::Heartbeat(_)
+            | Message::SnapshotOffer(_)
+            | Message::Quiesce(_) => Some(from),
             _ => None,
         };
         self.become_follower(message.term(), leader, effects);

@@ -84,6 +84,7 @@ use super::message::{
     Census, CensusReply, Entry, EntryKind, HardState, Message, Readmission, Standing,
 };
 use super::progress::Readmitting;
+use super::quiescence::Quiescence;
 use super::replica::Raft;
 use crate::limits::READMISSION_BEATS;
 use crate::{LogIndex, NodeId, Term};
@@ -154,6 +155,7 @@ impl Raft {
             self.become_follower(self.term, None, effects);
         }
         self.leader = None;
+        self.quiescence = Quiescence::default();
         self.log.begin_anew(index, term);
         self.readmission = None;
         self.standing = Standing::Returning(incarnation);
@@ -213,7 +215,10 @@ impl Raft {
                 }
                 return true;
             }
-            Message::AppendReply(_) | Message::HeartbeatReply(_) => return self.asking.is_none(),
+            Message::AppendReply(_)
+            | Message::HeartbeatReply(_)
+            | Message::Quiesce(_)
+            | Message::Quiesced(_) => return self.asking.is_none(),
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::Vote(_)

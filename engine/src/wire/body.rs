@@ -10,8 +10,8 @@ use super::header::Kind;
 use crate::limits::{PAYLOAD_BYTES_MAX, TERM_MAX};
 use crate::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Readmission, SnapshotOffer,
-    Standing, TimeoutNow, Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, Readmission,
+    SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 use crate::{LogIndex, Term};
 
@@ -48,6 +48,8 @@ pub(super) fn kind_of(message: &Message) -> Kind {
         Message::TimeoutNow(_) => Kind::TimeoutNow,
         Message::Census(_) => Kind::Census,
         Message::CensusReply(_) => Kind::CensusReply,
+        Message::Quiesce(_) => Kind::Quiesce,
+        Message::Quiesced(_) => Kind::Quiesced,
     }
 }
 
@@ -95,6 +97,14 @@ pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
         Message::CensusReply(m) => {
             encode_answer(m.term, m.empty, out);
             out.put_u64_le(m.incarnation);
+        }
+        Message::Quiesce(m) => {
+            out.put_u64_le(m.term.0);
+            out.put_u64_le(m.last.0);
+        }
+        Message::Quiesced(m) => {
+            encode_answer(m.term, m.asleep, out);
+            out.put_u64_le(m.last.0);
         }
     }
 }
@@ -176,10 +186,7 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         | Kind::SnapshotHello
         | Kind::SnapshotHelloReply
         | Kind::Members
-        | Kind::Ping
-        | Kind::Pong => {
-            return Ok(None);
-        }
+        | Kind::Pulse => return Ok(None),
         Kind::PreVote => {
             let (term, last_index, last_term) = decode_question(b)?;
             Message::PreVote(PreVote { term, last_index, last_term, committed: decode_mark(b)? })
@@ -220,6 +227,13 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         Kind::CensusReply => {
             let (term, empty) = decode_answer(b)?;
             Message::CensusReply(CensusReply { term, empty, incarnation: get_u64(b)? })
+        }
+        Kind::Quiesce => {
+            Message::Quiesce(Quiesce { term: begun_term(b)?, last: LogIndex(get_u64(b)?) })
+        }
+        Kind::Quiesced => {
+            let (term, asleep) = decode_answer(b)?;
+            Message::Quiesced(Quiesced { term, last: LogIndex(get_u64(b)?), asleep })
         }
     };
     finish(&body)?;

@@ -7,6 +7,7 @@ use super::error::WireError;
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::hello::{self, Hello, HelloReply};
 use super::members;
+use super::pulse::Pulse;
 use crate::ShardId;
 use crate::members::MemberRecord;
 use crate::raft::Message;
@@ -26,10 +27,8 @@ pub enum Frame {
     SnapshotHelloReply(HelloReply),
     /// The sender's address book.
     Members(Vec<MemberRecord>),
-    /// Keeps a quiet connection alive.
-    Ping,
-    /// Answers a ping.
-    Pong,
+    /// The sender is alive, with each heartbeat interval.
+    Pulse(Pulse),
     /// A message between two replicas.
     Raft {
         /// Their shard.
@@ -112,8 +111,7 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         | Kind::SnapshotHello
         | Kind::SnapshotHelloReply
         | Kind::Members
-        | Kind::Ping
-        | Kind::Pong
+        | Kind::Pulse
             if shard != ShardId(0) =>
         {
             Err(Problem("this frame belongs to no shard"))
@@ -124,8 +122,7 @@ fn decode_body(kind: Kind, shard: ShardId, body: BytesMut) -> Result<Frame, Prob
         Kind::SnapshotHello => hello::decode_hello(body).map(Frame::SnapshotHello),
         Kind::SnapshotHelloReply => hello::decode_reply(body).map(Frame::SnapshotHelloReply),
         Kind::Members => members::decode(body).map(Frame::Members),
-        Kind::Ping => Ok(Frame::Ping),
-        Kind::Pong => Ok(Frame::Pong),
+        Kind::Pulse => Pulse::decode(body).map(Frame::Pulse),
         _ => match body::decode(kind, body)? {
             Some(message) => Ok(Frame::Raft { shard, message }),
             None => Err(Problem("not a Raft message")),

@@ -4,6 +4,9 @@ use super::error::WireError;
 use crate::ShardId;
 use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, MEMBERS_BYTES_MAX};
 
+/// Bytes of the body of a pulse.
+const PULSE_BYTES: usize = 12;
+
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 24;
 
@@ -15,15 +18,14 @@ const MAGIC: [u8; 2] = [0xC0, 0xAC];
 /// Bytes that the header checksum covers.
 const CHECKED_BYTES: usize = 20;
 
-/// What a frame is. The numbers are part of the format; 28 to 31 are reserved for
-/// more of Raft's messages, 34 and up for more about snapshots.
+/// What a frame is. The numbers are part of the format; 30 and 31 are reserved for
+/// more of Raft's messages, 34 and up for more about snapshots; 4 was used by earlier versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
     Hello = 1,
     HelloReply = 2,
-    Ping = 3,
-    Pong = 4,
+    Pulse = 3,
     Introduction = 5,
     Members = 6,
     PreVote = 16,
@@ -38,6 +40,8 @@ pub(super) enum Kind {
     SnapshotOffer = 25,
     Census = 26,
     CensusReply = 27,
+    Quiesce = 28,
+    Quiesced = 29,
     SnapshotHello = 32,
     SnapshotHelloReply = 33,
 }
@@ -47,8 +51,7 @@ impl Kind {
         Some(match number {
             1 => Self::Hello,
             2 => Self::HelloReply,
-            3 => Self::Ping,
-            4 => Self::Pong,
+            3 => Self::Pulse,
             5 => Self::Introduction,
             6 => Self::Members,
             16 => Self::PreVote,
@@ -63,6 +66,8 @@ impl Kind {
             25 => Self::SnapshotOffer,
             26 => Self::Census,
             27 => Self::CensusReply,
+            28 => Self::Quiesce,
+            29 => Self::Quiesced,
             32 => Self::SnapshotHello,
             33 => Self::SnapshotHelloReply,
             _ => return None,
@@ -77,8 +82,8 @@ impl Kind {
             | Self::Introduction
             | Self::SnapshotHello
             | Self::SnapshotHelloReply => HELLO_BYTES_MAX,
-            Self::Ping | Self::Pong => 0,
             Self::Members => MEMBERS_BYTES_MAX,
+            Self::Pulse => PULSE_BYTES,
             Self::Append => FRAME_BYTES_MAX - HEADER_BYTES,
             _ => 64,
         }

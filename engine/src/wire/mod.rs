@@ -2,7 +2,8 @@
 //!
 //! A connection carries frames in both directions. The first frame from the side that connected is
 //! [`Hello`]; the other side answers with [`HelloReply`] and, if it refused, closes. After that both
-//! send Raft messages of any shard that the two cores share, in any order.
+//! send Raft messages of any shard that the two cores share, in any order, and a [`Pulse`] with each
+//! heartbeat interval.
 //!
 //! ```text
 //!  0       2         3      4       6       8       12       16          20          24
@@ -24,9 +25,11 @@ mod header;
 mod hello;
 mod members;
 mod out;
+mod pulse;
 
 pub use decoder::{Frame, FrameDecoder};
 pub use error::{EncodeError, WireError};
 pub use header::{HEADER_BYTES, VERSION};
 pub use hello::{Hello, HelloReply, RefuseReason};
 pub use out::OutBuf;
+pub use pulse::Pulse;

@@ -7,6 +7,7 @@ use super::error::EncodeError;
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::hello::{self, Hello, HelloReply};
 use super::members;
+use super::pulse::Pulse;
 use crate::ShardId;
 use crate::limits::GATHER_BYTES_MIN;
 use crate::members::MemberRecord;
@@ -88,20 +89,14 @@ impl OutBuf {
         self.finish(start, Kind::SnapshotHelloReply, ShardId(0))
     }
 
-    /// Adds a question whether the other end is alive.
-    pub fn push_ping(&mut self) {
-        self.push_empty(Kind::Ping);
-    }
-
-    /// Adds the answer to a ping.
-    pub fn push_pong(&mut self) {
-        self.push_empty(Kind::Pong);
-    }
-
-    fn push_empty(&mut self, kind: Kind) {
+    /// Adds a sign of life.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`] never: all pulses are of one length.
+    pub fn push_pulse(&mut self, pulse: &Pulse) -> Result<(), EncodeError> {
         let start = self.begin();
-        self.put_header(start, kind, ShardId(0), 0, crc32fast::hash(&[]));
-        self.bytes += HEADER_BYTES;
+        pulse.encode(&mut self.tail);
+        self.finish(start, Kind::Pulse, ShardId(0))
     }
 
     /// Adds the answer to a greeting.

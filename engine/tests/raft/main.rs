@@ -8,6 +8,7 @@ mod direct;
 mod leases;
 mod membership;
 mod priorities;
+mod quiescence;
 mod reconfigure;
 mod render;
 mod scenarios;

@@ -9,17 +9,17 @@ use coracle_engine::{LogIndex, NodeId};
 
 use crate::cluster::Cluster;
 
-fn step(cluster: &mut Cluster, id: u64, event: Event) -> Vec<(u64, TransferOutcome)> {
+pub fn step(cluster: &mut Cluster, id: u64, event: Event) -> Vec<(u64, TransferOutcome)> {
     cluster.step(NodeId(id), event).transfers.clone()
 }
 
-fn tick(cluster: &mut Cluster, id: u64, by_ms: u64) {
+pub fn tick(cluster: &mut Cluster, id: u64, by_ms: u64) {
     let now = cluster.node(NodeId(id)).now + Duration::from_millis(by_ms);
     step(cluster, id, Event::Tick { now });
 }
 
 /// Delivers and writes until nothing is under way; what goes to `deaf` is lost.
-fn settle(cluster: &mut Cluster, deaf: &[u64]) {
+pub fn settle(cluster: &mut Cluster, deaf: &[u64]) {
     loop {
         for id in cluster.ids() {
             while let Some(write) = cluster.write_one(id) {
@@ -52,14 +52,14 @@ fn cluster(priorities: [i8; 3]) -> Cluster {
     cluster
 }
 
-fn leader(cluster: &Cluster) -> Option<u64> {
+pub fn leader(cluster: &Cluster) -> Option<u64> {
     let leads = |node: &&crate::cluster::Node| {
         node.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader)
     };
     cluster.nodes.values().find(leads).map(|node| node.id.0)
 }
 
-fn elect(cluster: &mut Cluster, id: u64) {
+pub fn elect(cluster: &mut Cluster, id: u64) {
     tick(cluster, id, 2000);
     settle(cluster, &[]);
     assert_eq!(leader(cluster), Some(id));

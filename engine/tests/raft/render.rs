@@ -75,6 +75,8 @@ pub fn message(message: &Message) -> String {
         Message::TimeoutNow(_) => "TimeoutNow".to_owned(),
         Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
         Message::Census(m) => return format!("Census of {}", m.incarnation),
+        Message::Quiesce(m) => format!("Quiesce last={}", m.last),
+        Message::Quiesced(m) => format!("Quiesced last={} asleep={}", m.last, m.asleep),
         Message::CensusReply(m) => format!("CensusReply empty={} to {}", m.empty, m.incarnation),
     };
     format!("{text} (term {})", message.term())

@@ -145,6 +145,7 @@ fn about_replication<E: Env>(server: &Shared<E>, totals: &Totals) -> Vec<(&'stat
         ("shards", server.core.view().shards.to_string()),
         ("shard_replicas_here", totals.replicas.to_string()),
         ("shards_led_here", totals.led.to_string()),
+        ("shards_awake", server.core.counters().shards_awake.to_string()),
         ("highest_term", topology.epoch.to_string()),
     ]
 }

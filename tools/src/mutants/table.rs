@@ -531,6 +531,25 @@ pub const MUTANTS: &[Mutant] = &[
         "Yugabyte 1.1.9: votes of nodes that have none",
         "a learner that keeps pace while voters are cut off",
     ),
+    // Shards that sleep.
+    engine(
+        "quiescent-shard-misses-new-term",
+        "a follower that is doubted says nothing",
+        "CockroachDB: replicas that stayed quiesced behind a leader that was none any more",
+        "a follower that sleeps behind a node whose replica follows in a later term",
+    ),
+    engine(
+        "quiescent-follower-ignores-dead-leader",
+        "a follower that sleeps goes on sleeping when its leader's node is suspected",
+        "CockroachDB: ranges without a leader until somebody used them",
+        "the death of a node whose shards sleep",
+    ),
+    engine(
+        "lease-extended-by-quiescence",
+        "a leader that sleeps takes the sleep of its followers for an answer to a heartbeat",
+        "CockroachDB: quiesced leaders with epoch leases whose liveness others had incremented",
+        "a read by lease of a shard that has slept while others elected another leader",
+    ),
     // Client sessions.
     engine(
         "session-dropped-by-snapshot",

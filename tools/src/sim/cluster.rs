@@ -321,6 +321,8 @@ impl Cluster {
             election_timeout: settings.election_timeout(),
             heartbeat_interval: Duration::from_millis(settings.heartbeat_interval_ms),
             lease: settings.lease(),
+            quiesce: !settings.sleepless,
+            detection: settings.detection(),
             priority: settings.priorities.get(at).copied().unwrap_or(0),
             peer_listen: String::new(),
             wal: settings.wal_options(),

@@ -255,6 +255,8 @@ impl Plan {
             faults.extend(change_members(&mut churn, &mut settings));
             faults.sort_by_key(|timed| timed.at_ms);
         }
+        let mut rng = Rng::with_seed(super::world::derive(seed, "liveness"));
+        settings.draw_liveness(&mut rng);
         Self { seed, settings, faults }
     }
 }

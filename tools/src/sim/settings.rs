@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use coracle_engine::NodeId;
-use coracle_engine::core::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
+use coracle_engine::core::{DISK_SEGMENTS_MIN, Detection, TRANSFER_BYTES_PER_S_MIN, TierConfig};
 use coracle_engine::limits::{APPEND_GROUP_MARGIN_BYTES, Limits, SNAPSHOT_CHUNK_TARGET_BYTES};
 use coracle_engine::raft::LeaseConfig;
 use coracle_engine::raft::membership::Configuration;
@@ -81,6 +81,12 @@ pub struct Settings {
     /// Leaders may answer reads by lease, with this bound on the drift of clocks; 0 if they may not.
     #[serde(default)]
     pub lease_drift_ppm: u32,
+    /// Shards with nothing to do do not fall asleep.
+    #[serde(default)]
+    pub sleepless: bool,
+    /// Peers are suspected after a fixed time.
+    #[serde(default)]
+    pub fixed_detector: bool,
     /// How much each node should rather lead than others; 0 for those that are not named.
     #[serde(default)]
     pub priorities: Vec<i8>,
@@ -245,6 +251,8 @@ impl Settings {
             },
             tiers,
             lease_drift_ppm: 0,
+            sleepless: false,
+            fixed_detector: false,
             priorities: Vec::new(),
         }
     }
@@ -277,6 +285,18 @@ impl Settings {
         if rng.f64() < 0.3 {
             self.priorities = (0..self.nodes).map(|_| rng.i8(-2..=2)).collect();
         }
+    }
+
+    /// Draws what there is about sleeping shards.
+    pub fn draw_liveness(&mut self, rng: &mut Rng) {
+        self.sleepless = rng.f64() < 0.1;
+        self.fixed_detector = rng.f64() < 0.3;
+    }
+
+    /// How the silence of a node is told from its end.
+    #[must_use]
+    pub fn detection(&self) -> Detection {
+        if self.fixed_detector { Detection::Fixed } else { Detection::Phi }
     }
 
     /// Whether leaders may answer reads by lease.

@@ -176,9 +176,12 @@ impl Checks {
     pub fn tap_arrivals(&self, net: &Net) {
         let inner = self.0.clone();
         net.set_arrival_tap(Rc::new(move |frame| {
+            let (from, to) = (NodeId(frame.from.0.into()), NodeId(frame.to.0.into()));
+            let now = inner.world.now();
+            if frame.is_pulse() {
+                inner.contact.borrow_mut().pulsed(from, to, now);
+            }
             if frame.is_raft() {
-                let (from, to) = (NodeId(frame.from.0.into()), NodeId(frame.to.0.into()));
-                let now = inner.world.now();
                 inner.contact.borrow_mut().heard(from, to, frame.shard(), now);
             }
         }));

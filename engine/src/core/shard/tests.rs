@@ -30,7 +30,7 @@ fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
     let state = HardState { term, commit, ..HardState::default() };
     let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
     let machine: Machine = Rc::new(RefCell::new(Box::new(Nothing)));
-    Shard::new(ShardId(0), raft, machine, LogIndex(0), Limits::default())
+    Shard::new(ShardId(0), raft, machine, LogIndex(0), Scratch::default(), Limits::default())
 }
 
 fn elect(shard: &mut Shard, now: Duration) -> Term {

@@ -5,11 +5,11 @@ use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::members::MemberRecord;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, SnapshotOffer, Standing, TimeoutNow,
-    Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, SnapshotOffer,
+    Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
-    Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, RefuseReason, WireError,
+    Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, Pulse, RefuseReason, WireError,
 };
 use coracle_engine::{CoreId, LogIndex, NodeId, ShardId, Term};
 
@@ -69,14 +69,7 @@ pub(super) fn encode(frames: &[Frame]) -> Vec<u8> {
             Frame::SnapshotHelloReply(reply) => out.push_snapshot_hello_reply(reply),
             Frame::Raft { shard, message } => out.push_message(*shard, message),
             Frame::Members(records) => out.push_members(records.iter()),
-            Frame::Ping => {
-                out.push_ping();
-                Ok(())
-            }
-            Frame::Pong => {
-                out.push_pong();
-                Ok(())
-            }
+            Frame::Pulse(pulse) => out.push_pulse(pulse),
         };
         pushed.expect("what was decoded fits a frame");
     }
@@ -174,8 +167,7 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("snapshot-hello", Frame::SnapshotHello(hello())),
         ("snapshot-hello-accepted", Frame::SnapshotHelloReply(HelloReply::Accepted(hello()))),
         ("members", Frame::Members(members())),
-        ("ping", Frame::Ping),
-        ("pong", Frame::Pong),
+        ("pulse", Frame::Pulse(Pulse { count: 3, hash: 77 })),
         (
             "pre-vote",
             raft(Message::PreVote(PreVote {
@@ -229,6 +221,8 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("snapshot-offer", raft(Message::SnapshotOffer(offer))),
         ("census", raft(Message::Census(Census { incarnation: 77 }))),
         ("census-reply", raft(Message::CensusReply(census_reply))),
+        ("quiesce", raft(Message::Quiesce(Quiesce { term, last: last_index }))),
+        ("quiesced", raft(Message::Quiesced(Quiesced { term, last: last_index, asleep: true }))),
     ]
 }
 

@@ -367,7 +367,11 @@ fn count_decision(message: &Message) {
         Message::Heartbeat(_) => Decision::Heartbeat,
         Message::HeartbeatReply(HeartbeatReply { .. }) => Decision::HeartbeatAnswered,
         Message::Append(_) => Decision::AppendSent,
-        Message::SnapshotOffer(_) | Message::Census(_) | Message::CensusReply(_) => {
+        Message::SnapshotOffer(_)
+        | Message::Census(_)
+        | Message::CensusReply(_)
+        | Message::Quiesce(_)
+        | Message::Quiesced(_) => {
             unreachable!("no log is compacted here, and nobody loses data")
         }
     });

@@ -78,7 +78,11 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
         }
         Message::HeartbeatReply(_) => m.set_msg_type(MessageType::MsgHeartbeatResponse),
         Message::TimeoutNow(_) => m.set_msg_type(MessageType::MsgTimeoutNow),
-        Message::SnapshotOffer(_) | Message::Census(_) | Message::CensusReply(_) => {
+        Message::SnapshotOffer(_)
+        | Message::Census(_)
+        | Message::CensusReply(_)
+        | Message::Quiesce(_)
+        | Message::Quiesced(_) => {
             unreachable!("no log is compacted here, and nobody loses data")
         }
     }

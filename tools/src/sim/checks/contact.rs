@@ -18,6 +18,8 @@ pub struct Contact {
     election_timeout: Duration,
     /// When a message of the second node last reached the first one, by shard.
     heard: BTreeMap<(NodeId, NodeId, ShardId), Duration>,
+    /// When a pulse of the second node, which stands for its replicas that sleep, last reached the first one.
+    pulsed: BTreeMap<(NodeId, NodeId), Duration>,
     /// Since when a leader was seen without a majority.
     alone: BTreeMap<(NodeId, ShardId), Duration>,
 }
@@ -30,6 +32,7 @@ impl Contact {
             terms: BTreeMap::new(),
             election_timeout,
             heard: BTreeMap::new(),
+            pulsed: BTreeMap::new(),
             alone: BTreeMap::new(),
         }
     }
@@ -37,6 +40,11 @@ impl Contact {
     /// A message of `from` reaches `to`.
     pub fn heard(&mut self, from: NodeId, to: NodeId, shard: ShardId, now: Duration) {
         self.heard.insert((to, from, shard), now);
+    }
+
+    /// A pulse of `from` reaches `to`.
+    pub fn pulsed(&mut self, from: NodeId, to: NodeId, now: Duration) {
+        self.pulsed.insert((to, from), now);
     }
 
     /// A node starts, or goes on after a pause: it needs time to notice that it is alone.
@@ -75,7 +83,8 @@ impl Contact {
         now: Duration,
     ) -> Checked {
         let is_heard = |from: NodeId| {
-            let last = self.heard.get(&(node, from, shard));
+            let pulse = self.pulsed.get(&(node, from));
+            let last = self.heard.get(&(node, from, shard)).max(pulse);
             let heard = last.is_some_and(|last| now.saturating_sub(*last) <= self.election_timeout);
             from == node || heard
         };

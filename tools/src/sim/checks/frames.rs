@@ -7,6 +7,8 @@
 //! | AppendReply, accepted | the term, and the log up to `matched`, equal to the leader's, are durable |
 //! | Append, Heartbeat | the sender leads the term; the commit index names committed entries |
 //! | HeartbeatReply | nothing durable; its sender has heard of the term, and stands for the round of reads |
+//! | Quiesce | as a heartbeat |
+//! | Quiesced | nothing durable; its sender has heard of the term |
 //! | PreVote, PreVoteReply | nothing |
 //!
 //! A frame may lie in a buffer while its sender goes on. If the sender's disk is in a later term by
@@ -57,6 +59,8 @@ impl Checker {
             Message::Heartbeat(m) => self.check_leader(from, shard, m.term, m.commit),
             Message::TimeoutNow(m) => self.check_leader(from, shard, m.term, LogIndex(0)),
             Message::SnapshotOffer(m) => self.check_leader(from, shard, m.term, m.index),
+            Message::Quiesce(m) => self.check_leader(from, shard, m.term, m.last),
+            Message::Quiesced(m) => self.check_term(from, shard, m.term),
         }
     }
 

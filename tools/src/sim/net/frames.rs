@@ -50,11 +50,20 @@ pub struct SentFrame {
     pub bytes: Bytes,
 }
 
+/// The type of a pulse (`docs/wire-format.md`).
+const PULSE: u8 = 3;
+
 impl SentFrame {
     /// The type in its header.
     #[must_use]
     pub fn kind(&self) -> u8 {
         self.bytes.get(KIND_AT).copied().unwrap_or(0)
+    }
+
+    /// Whether it is a sign of life between two cores.
+    #[must_use]
+    pub fn is_pulse(&self) -> bool {
+        self.kind() == PULSE
     }
 
     /// Whether its type is one of Raft's.
@@ -138,6 +147,8 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         Message::HeartbeatReply(m) => format!("HeartbeatReply round={}", m.round),
         Message::TimeoutNow(_) => "TimeoutNow".to_owned(),
         Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
+        Message::Quiesce(m) => format!("Quiesce last={}", m.last),
+        Message::Quiesced(m) => format!("Quiesced last={} asleep={}", m.last, m.asleep),
         Message::Census(m) => format!("Census of {}", m.incarnation),
         Message::CensusReply(m) => format!("CensusReply empty={}", m.empty),
     };

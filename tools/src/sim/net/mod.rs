@@ -22,7 +22,7 @@
 //! # Faults of frames
 //! Raft has to survive what TCP alone never does, because a program may reconnect, and because a later
 //! transport may be another. Therefore a stream that consists of frames of the peer protocol is cut into them,
-//! and each may be [dropped, doubled, overtaken, replayed, damaged](Fate). Greetings, pings, and the
+//! and each may be [dropped, doubled, overtaken, replayed, damaged](Fate). Greetings, pulses, and the
 //! snapshots that follow a greeting, are only ever damaged. A *ghost* is a frame of an earlier connection to the same
 //! address, also of an earlier life of the process at either end. A damaged frame must be noticed by the receiver's
 //! checksums.

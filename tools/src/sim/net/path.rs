@@ -202,7 +202,7 @@ impl Path {
         (roll < 0.0).then(|| Incident::Stall(self.stall.1.mul_f64(rng.f64())))
     }
 
-    /// What happens to a frame. Greetings and pings are only ever damaged.
+    /// What happens to a frame. Greetings and pulses are only ever damaged.
     pub(super) fn fate(&self, is_raft: bool) -> Fate {
         if is_raft && let Some(fate) = self.forced.borrow_mut().pop_front() {
             return fate;

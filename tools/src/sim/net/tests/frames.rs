@@ -83,7 +83,7 @@ fn a_ghost_of_an_earlier_connection_appears_on_a_later_one() {
 }
 
 #[test]
-fn greetings_and_pings_are_only_ever_damaged() {
+fn greetings_and_pulses_are_only_ever_damaged() {
     let all = FrameRates { drop: 1.0, ..FrameRates::NONE };
     let net = net(1, NetWeather::calm());
     let ((_reader, mut writer), (far_reader, _far_writer)) = pair(&net);
@@ -91,7 +91,7 @@ fn greetings_and_pings_are_only_ever_damaged() {
     net.next_frame(A, B, Fate::Drop);
     let there = collect(&net, SERVER, far_reader);
     let mut out = OutBuf::new();
-    (0..20).for_each(|_| out.push_ping());
+    (0..20).for_each(|_| out.push_pulse(&Pulse::default()).unwrap());
     let mut bufs = Vec::new();
     out.take(&mut bufs);
     let _writer = finish(&net, DIALLER, async move {
@@ -99,7 +99,7 @@ fn greetings_and_pings_are_only_ever_damaged() {
         writer
     });
     run_for(&net, ms(10));
-    assert_eq!(there.len(), 20 * 24);
+    assert_eq!(there.len(), 20 * 36);
 }
 
 #[test]

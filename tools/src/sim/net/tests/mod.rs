@@ -5,7 +5,7 @@
 use bytes::BytesMut;
 use coracle_engine::env::{Listener, StreamReader, StreamWriter};
 use coracle_engine::raft::{HeartbeatReply, Message, Standing};
-use coracle_engine::wire::{Frame, FrameDecoder, OutBuf};
+use coracle_engine::wire::{Frame, FrameDecoder, OutBuf, Pulse};
 use coracle_engine::{ShardId, Term};
 use fastrand::Rng;
 
