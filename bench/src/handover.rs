@@ -1,6 +1,6 @@
 //! `coracle-bench handover`: leadership goes from node to node while an in-process cluster is under load. Measured is the
-//! *gap*, the longest time in which nothing was committed, around each transfer and, for comparison, in as long a
-//! time without one; beside two round trips and one durable write of this machine, which no transfer can beat.
+//! *gap*, the longest time in which nothing was committed, from the order until shortly after its answer and, for
+//! comparison, in about as long a time without one; beside two round trips and one durable write of this machine.
 //!
 //! Whoever proposes meets a redirection and nothing else: any other failure ends the run with an error.
 
@@ -25,8 +25,10 @@ use crate::embedded::drive::{Demand, DriveError, Driven, Target, block_on, drive
 use crate::load::{LatencySummary, latency_histogram};
 use crate::report::{JsonError, Progress, Table, grouped, micros, write_json};
 
-/// Time that is watched for a gap.
-const WINDOW: Duration = Duration::from_millis(100);
+/// Time that is watched for a gap after a transfer was answered.
+const WINDOW: Duration = Duration::from_millis(5);
+/// Time between two transfers.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a transfer may take before the run is given up.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -225,8 +227,8 @@ fn load(
     cluster: &Cluster,
     watch: &Watch,
 ) -> (Result<Driven, DriveError>, Result<Moves, HandoverError>) {
-    // Both watch and move take a window each; some time for elections at the start.
-    let time = Duration::from_secs(2) + 3 * WINDOW * args.transfers;
+    // Some time for elections at the start, and for transfers that take longer.
+    let time = Duration::from_secs(2) + 2 * PAUSE * args.transfers;
     let demand = Demand {
         shards: 1,
         value_bytes: args.value_bytes as usize,
@@ -259,6 +261,7 @@ fn move_leadership(
         thread::sleep(Duration::from_millis(1));
     }
     for number in 1..=args.transfers {
+        thread::sleep(PAUSE);
         watch.begin();
         thread::sleep(WINDOW);
         moves.without.saturating_record(watch.longest_ns());
@@ -267,7 +270,7 @@ fn move_leadership(
         let leader =
             transfer(nodes).map_err(|reason| HandoverError::Transfer { number, reason })?;
         moves.took.saturating_record(begun.elapsed().as_nanos() as u64);
-        thread::sleep(WINDOW.saturating_sub(begun.elapsed()));
+        thread::sleep(WINDOW);
         let gap_ns = watch.longest_ns();
         moves.with.saturating_record(gap_ns);
         let line = format!("to node {leader}, gap {}", micros(gap_ns as f64 / 1e3));
