@@ -4,9 +4,8 @@
 //! # Phases
 //! 1. **Chaos**: the faults of the plan happen while clients work.
 //! 2. **Quorum**: a random quorum of the undamaged nodes, in every configuration that a shard may have by then,
-//!    is brought up and connected; everybody else is
-//!    cut off. Within a bound every shard must answer reads of its whole state, and clients must get their
-//!    work done: a stall is a bug.
+//!    is brought up and connected; everybody else is cut off. Within a bound every shard must answer reads of
+//!    its whole state, and clients must get their work done: a stall is a bug.
 //! 3. **All**: everybody who is not lost comes back. Within a bound all members of each shard have applied the same.
 //! 4. **Scan**: all lose power at once and start again from what is durable; the whole state is read again.
 //!    Nothing that was acknowledged may be missing.

@@ -278,8 +278,9 @@ impl Observer for Turns {
             let (raft, place) = (shard.raft(), (core.node, shard.id()));
             let leads = raft.role() == Role::Leader;
             let members = raft.configuration();
-            let found = self.checks.0.contact.borrow_mut().look(place, leads, members, now);
-            self.checks.0.watch.keep(found);
+            let mut contact = self.checks.0.contact.borrow_mut();
+            let found = contact.term(place.0, place.1, raft.hard_state());
+            self.checks.0.watch.keep(found.and_then(|()| contact.look(place, leads, members, now)));
         }
         self.watch.after_turn(core);
     }

@@ -33,7 +33,7 @@ fn a_change_in_its_time_is_none_of_it() {
         rig.stores(node, &leader);
     }
     rig.sees(A, &leader.clone().leads(A).commits(2));
-    assert_eq!(rig.0.possible_configurations(SHARD), [two.clone()]);
+    assert_eq!(rig.0.possible_configurations(SHARD), std::slice::from_ref(&two));
     assert_eq!(rig.0.configuration(SHARD), two);
 }
 
