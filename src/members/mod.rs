@@ -55,6 +55,8 @@ pub(crate) struct Keeper {
     untold: Vec<Mailbox>,
     /// The file is not as new as the book.
     unsaved: bool,
+    /// It could not be written at the last attempt, and that is in the log.
+    failing: bool,
     /// When there is something to try again, or names to look up: not before this time.
     next_at: Instant,
 }
@@ -97,9 +99,6 @@ impl Keeper {
         let mut book = configured(before, config);
         announce(&mut book, &own);
         let stored = Stored { voters, book };
-        if found.as_ref() != Some(&stored) {
-            file::write(&dir, &stored)?;
-        }
         let (queue, news) = NewsQueue::new();
         let mut keeper = Self {
             dir,
@@ -112,9 +111,13 @@ impl Keeper {
             update: Arc::default(),
             untold: Vec::new(),
             unsaved: false,
+            failing: false,
             next_at: Instant::now(),
         };
         keeper.resolve_first(config)?;
+        if found.as_ref() != Some(&keeper.stored) {
+            file::write(&keeper.dir, &keeper.stored)?;
+        }
         Ok((keeper, queue))
     }
 
@@ -225,8 +228,7 @@ impl Keeper {
     /// Whether the book says other things of this node than it says itself.
     fn is_misknown(&self) -> bool {
         let known = self.stored.book.get(self.own.id);
-        known
-            .is_none_or(|known| !known.removed && !known.says_the_same(&complete(&self.own, known)))
+        known.is_none_or(|known| is_misknown(known, &self.own))
     }
 
     /// What another node says.
@@ -322,8 +324,12 @@ impl Keeper {
 
     fn save(&mut self) {
         match file::write(&self.dir, &self.stored) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => tracing::warn!("changes of the members are not stored yet: {error}"),
+            Ok(()) => (self.unsaved, self.failing) = (false, false),
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!("changes of the members are not stored yet: {error}");
+                }
+            }
         }
     }
 
