@@ -33,6 +33,14 @@ impl Raft {
         self.priority = DECLINED;
     }
 
+    /// From now on this replica has another priority: -[`PRIORITY_MAX`] to [`PRIORITY_MAX`]. One that declines
+    /// goes on declining. Not stored.
+    pub fn set_priority(&mut self, priority: i8) {
+        if !self.declines() {
+            self.priority = priority.clamp(-PRIORITY_MAX, PRIORITY_MAX);
+        }
+    }
+
     /// The priority that this replica tells others.
     #[must_use]
     pub fn priority(&self) -> i8 {
@@ -40,7 +48,8 @@ impl Raft {
     }
 
     /// Whether it was told to decline.
-    pub(super) fn declines(&self) -> bool {
+    #[must_use]
+    pub fn declines(&self) -> bool {
         self.priority == DECLINED
     }
 

@@ -68,6 +68,11 @@ impl TransferBudget {
         Self::new(0, 0)
     }
 
+    /// From now on it is as if it had been [made](TransferBudget::new) with these; who waits already, waits on.
+    pub fn set_rate(&self, bytes_per_second: u64, burst_bytes: u64) {
+        *self.bucket.borrow_mut() = TokenBucket::new(bytes_per_second, burst_bytes);
+    }
+
     /// Takes `bytes`, at most one piece, and waits until they may be used.
     pub async fn take<E: Env>(&self, env: &E, bytes: usize) {
         let wait = self.bucket.borrow_mut().take(bytes as u64, env.now());
