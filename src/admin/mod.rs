@@ -23,6 +23,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 pub(crate) use server::AdminServer;
+pub use settings::SETTINGS;
 
 /// Where the admin port of the server is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

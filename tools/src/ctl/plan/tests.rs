@@ -1,0 +1,1 @@
+//! Plans, case by case.
