@@ -79,8 +79,8 @@ fn carry_out_command(session: &mut Session, command: Command) -> Result<Done, Ct
         Command::Add { members, shards, promote } => {
             add(session, &mut progress, &members, shards.as_ref(), promote)
         }
-        Command::Promote(on) => turn(session, &mut progress, &on, Want::Voter, "votes in"),
-        Command::Demote(on) => turn(session, &mut progress, &on, Want::Learner, "only learns in"),
+        Command::Promote(on) => turn(session, &mut progress, &on, Want::Voter, "voting in"),
+        Command::Demote(on) => turn(session, &mut progress, &on, Want::Learner, "only learning in"),
         Command::Remove(on) => remove(session, &mut progress, &on),
         Command::Replace { old, new } => replace(session, &mut progress, NodeId(old), &new),
         Command::Transfer { shard: Some(shard), to, .. } => {
@@ -249,7 +249,7 @@ fn turn(
     let shards = chosen(&cluster, on.shards.as_ref());
     let goals = same_goal(&shards, &goal_of(nodes.iter().copied(), want));
     reach(session, progress, &|_| Ok(goals.clone()))?;
-    let text = format!("{} {what} {}", nodes_text(&nodes), count_of(shards.len(), "shard"));
+    let text = format!("{}: {what} {}", nodes_text(&nodes), count_of(shards.len(), "shard"));
     Ok(Done::new(text, facts(&nodes, &shards)))
 }
 
@@ -448,8 +448,8 @@ fn snapshot(
         None => heard.replicas.iter().map(|replica| ShardId(replica.shard)).collect(),
     };
     let mut taken = BTreeMap::new();
-    for (nth, shard) in shards.iter().enumerate() {
-        progress.say(format!("{nth} of {} done", count_of(shards.len(), "snapshot")));
+    progress.say(format!("taking {}", count_of(shards.len(), "snapshot")));
+    for shard in &shards {
         loop {
             let request = Request::Snapshot { shard: shard.0 };
             match session.call(node, request, session.left()) {
