@@ -7,7 +7,7 @@
 //!
 //! [`NodeHandle`] is the way in from any thread and any runtime.
 
-use std::net::{SocketAddr, TcpListener as AdminListener};
+use std::net::TcpListener as AdminListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -118,22 +118,25 @@ pub enum StartError {
     },
 }
 
-/// The listener of an admin port, and the address that was wanted.
-fn listen_for_admin(
-    config: &Config,
-    address: String,
-) -> Result<(AdminListener, String), StartError> {
+fn listen_for_admin(config: &Config, address: &str) -> Result<AdminListener, StartError> {
     // Said here because it would be found later, and blamed on those ports.
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let is_in = |first: u16| port.is_some_and(|port| port >= first && port - first < config.cores);
     let own = config.own_member().is_some_and(|own| is_in(own.client_port) || is_in(own.peer_port));
     let listener = match own {
         true => Err(std::io::Error::other("this node has it for its clients or its peers")),
-        false => AdminListener::bind(&address),
+        false => AdminListener::bind(address),
     };
-    match listener {
-        Ok(listener) => Ok((listener, address)),
-        Err(source) => Err(StartError::Admin { address, source }),
+    listener.map_err(|source| StartError::Admin { address: address.to_owned(), source })
+}
+
+/// Where others find an admin port: on the host for peers, if it listens on all interfaces.
+fn published(config: &Config, listener: &AdminListener) -> Option<String> {
+    let address = listener.local_addr().ok()?;
+    let host = &config.own_member()?.peer_host;
+    match address.ip().is_unspecified() {
+        true => Some(format!("{host}:{}", address.port())),
+        false => Some(address.to_string()),
     }
 }
 
@@ -182,9 +185,11 @@ impl NodeBuilder {
         config.validate()?;
         runtime::preflight::prepare(usize::from(config.cores), runtime::IO_MEMORY_BYTES)?;
         let data_dir = Arc::new(DataDir::open(&config)?);
-        let admin = admin.map(|address| listen_for_admin(&config, address)).transpose()?;
+        let admin = admin.map(|address| listen_for_admin(&config, &address)).transpose()?;
+        let admin_address = admin.as_ref().and_then(|listener| published(&config, listener));
         let mailboxes: Vec<Mailbox> = (0..config.cores).map(|_| Mailbox::new()).collect();
-        let (keeper, news) = Keeper::open(&config, &data_dir, mailboxes.clone())?;
+        let (keeper, news) =
+            Keeper::open(&config, &data_dir, admin_address.clone(), mailboxes.clone())?;
         let shared = Arc::new(CoreStart {
             core_config: core_config(&config, &keeper, news.clone(), mailboxes)?,
             cpus: choose_cpus(&config, &keeper),
@@ -196,10 +201,12 @@ impl NodeBuilder {
         let mut node = start_cores(&shared, news.clone())?;
         let started = keeper.start(news).map_err(StartError::Keeper)?;
         node.keeper = Some(started);
-        if let Some((listener, address)) = admin {
-            let members = shared.config.members.clone();
-            let server = AdminServer::start(listener, node.handle(), admin_options, members)
-                .map_err(|source| StartError::Admin { address, source })?;
+        if let Some(listener) = admin {
+            let server = AdminServer::start(listener, node.handle(), admin_options);
+            let server = server.map_err(|source| StartError::Admin {
+                address: admin_address.unwrap_or_default(),
+                source,
+            })?;
             node.admin = Some(server);
         }
         Ok(node)

@@ -23,7 +23,6 @@ use crate::{
 pub(super) struct Administered {
     pub(super) handle: NodeHandle,
     pub(super) options: AdminOptions,
-    pub(super) members: Vec<Member>,
 }
 
 impl Administered {
@@ -89,7 +88,7 @@ impl Administered {
             Request::Set { name, value } => self.set(&name, &value, deadline),
             Request::AddMember { member } => {
                 let member: Member = member.parse().map_err(|error| refused(&error))?;
-                self.add_member(member, deadline)
+                self.add_member(&member, deadline)
             }
             Request::RemoveMember { id } => self.remove_member(NodeId(id), deadline),
         }
@@ -220,7 +219,7 @@ pub(super) fn refused(message: impl ToString) -> Failure {
     Failure::new(FailureKind::Refused, message.to_string())
 }
 
-fn within<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Failure> {
+pub(super) fn within<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Failure> {
     let late = "it takes longer than was to be waited; it may still happen, look again";
     wait_until(deadline, future).ok_or_else(|| Failure::new(FailureKind::Unknown, late))
 }

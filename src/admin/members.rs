@@ -2,35 +2,69 @@
 
 use std::time::Instant;
 
-use super::answer::{Administered, refused};
-use super::protocol::{Answer, Failure, MemberInfo};
+use coracle_engine::core::MemberStatus;
+use coracle_engine::members::MemberRecord;
+use coracle_engine::{AddMemberError, RemoveMemberError};
+
+use super::answer::{Administered, refused, within};
+use super::protocol::{Answer, Failure, FailureKind, MemberInfo};
 use crate::{Member, NodeId};
 
 impl Administered {
-    /// The members that the node knows.
-    pub(super) fn members(&self, _deadline: Instant) -> Result<Vec<MemberInfo>, Failure> {
-        Ok(self.members.iter().map(member_info).collect())
+    /// The members that the node knows; those that were removed are left out.
+    pub(super) fn members(&self, deadline: Instant) -> Result<Vec<MemberInfo>, Failure> {
+        let all = within(deadline, self.handle.members())?;
+        let there = all.iter().filter(|member| !member.record.removed);
+        Ok(there.map(member_info).collect())
     }
 
-    pub(super) fn add_member(&self, member: Member, _: Instant) -> Result<Answer, Failure> {
-        match self.members.contains(&member) {
-            true => Ok(Answer::Done),
-            false => Err(refused("the members of this cluster are fixed")),
+    pub(super) fn add_member(&self, member: &Member, end: Instant) -> Result<Answer, Failure> {
+        let added = within(end, self.handle.add_member(member.record()))?;
+        added.map(|_| Answer::Done).map_err(|error| add_failure(&error))
+    }
+
+    pub(super) fn remove_member(&self, id: NodeId, end: Instant) -> Result<Answer, Failure> {
+        let removed = within(end, self.handle.remove_member(id, false))?;
+        match removed {
+            // Removing it is what was wanted.
+            Ok(_) | Err(RemoveMemberError::Unknown(_)) => Ok(Answer::Done),
+            Err(error) => Err(remove_failure(&error)),
         }
-    }
-
-    pub(super) fn remove_member(&self, _id: NodeId, _: Instant) -> Result<Answer, Failure> {
-        Ok(Answer::Done)
     }
 }
 
-fn member_info(member: &Member) -> MemberInfo {
+fn member_info(member: &MemberStatus) -> MemberInfo {
+    let MemberStatus { record, cores, up } = member;
+    let MemberRecord { id, client_host, client_port, peer_host, peer_port, admin, .. } = record;
     MemberInfo {
-        id: member.id.0,
-        client: format!("{}:{}", member.client_host, member.client_port),
-        peer: format!("{}:{}", member.peer_host, member.peer_port),
-        admin: None,
-        cores: None,
-        up: true,
+        id: id.0,
+        client: format!("{client_host}:{client_port}"),
+        peer: format!("{peer_host}:{peer_port}"),
+        admin: admin.clone(),
+        cores: *cores,
+        up: *up,
     }
+}
+
+fn add_failure(error: &AddMemberError) -> Failure {
+    match error {
+        AddMemberError::Full | AddMemberError::Flaw { .. } | AddMemberError::Storage { .. } => {
+            refused(error)
+        }
+        AddMemberError::Overloaded(_) | AddMemberError::ShuttingDown => not_yet(error),
+    }
+}
+
+fn remove_failure(error: &RemoveMemberError) -> Failure {
+    match error {
+        RemoveMemberError::Unknown(_) | RemoveMemberError::Storage { .. } => refused(error),
+        // It may have been removed from them, and this node not know it yet.
+        RemoveMemberError::InUse { .. }
+        | RemoveMemberError::Overloaded(_)
+        | RemoveMemberError::ShuttingDown => not_yet(error),
+    }
+}
+
+fn not_yet(error: &impl ToString) -> Failure {
+    Failure::new(FailureKind::NotYet, error.to_string())
 }

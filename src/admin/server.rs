@@ -44,10 +44,9 @@ impl AdminServer {
         listener: TcpListener,
         handle: NodeHandle,
         options: AdminOptions,
-        members: Vec<crate::Member>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let node = Administered { handle, options, members };
+        let node = Administered { handle, options };
         let (stopping, open) = (AtomicBool::new(false), Mutex::default());
         let shared = Arc::new(Shared { node, stopping, open });
         let name = format!("admin-{}", shared.node.handle.id());

@@ -171,23 +171,27 @@ fn introduce(
             continue;
         }
         progress.say(format!("node {} becomes a member", member.id));
-        change_book(session, None, &Request::AddMember { member: member.to_string() })?;
+        change_book(session, &[], &Request::AddMember { member: member.to_string() })?;
     }
     session.look()
 }
 
-/// Has some node that answers, but not `except`, change the address book.
+/// Has some node that answers, but none of `except`, change the address book.
 fn change_book(
     session: &mut Session,
-    except: Option<NodeId>,
+    except: &[NodeId],
     request: &Request,
 ) -> Result<(), CtlError> {
     loop {
         let cluster = session.look()?;
-        let answers = |node: &&NodeId| Some(**node) != except && cluster.silence(**node).is_none();
+        let answers = |node: &&NodeId| !except.contains(node) && cluster.silence(**node).is_none();
         let contact = Some(&cluster.contact).filter(answers);
         let Some(node) = contact.or_else(|| cluster.nodes.keys().find(answers)) else {
-            return Err(CtlError::NoContact("no other member answers".to_owned()));
+            if session.left().is_zero() {
+                return Err(CtlError::NoContact("all others are silent".to_owned()));
+            }
+            session.pause(RETRY_PAUSE);
+            continue;
         };
         let error = match session.call(*node, request.clone(), session.left()) {
             Ok(_) => return Ok(()),
@@ -263,17 +267,25 @@ fn remove(session: &mut Session, progress: &mut Progress, on: &OnNodes) -> Resul
     let text = match &on.shards {
         Some(_) => format!("{}: out of {}", nodes_text(&nodes), count_of(shards.len(), "shard")),
         None => {
-            nodes.iter().try_for_each(|node| take_out(session, progress, *node))?;
+            take_out(session, progress, &nodes)?;
             format!("{}: removed; the process can be stopped", nodes_text(&nodes))
         }
     };
     Ok(Done::new(text, facts(&nodes, &shards)))
 }
 
-/// Takes a node that is out of all shards out of the address book.
-fn take_out(session: &mut Session, progress: &mut Progress, node: NodeId) -> Result<(), CtlError> {
-    progress.say(format!("node {node} is no member any more"));
-    change_book(session, Some(node), &Request::RemoveMember { id: node.0 })
+/// Takes nodes that are out of all shards out of the address book. Others have to do it: those that go may not know
+/// yet that they are out.
+fn take_out(
+    session: &mut Session,
+    progress: &mut Progress,
+    nodes: &[NodeId],
+) -> Result<(), CtlError> {
+    for node in nodes {
+        progress.say(format!("node {node} is no member any more"));
+        change_book(session, nodes, &Request::RemoveMember { id: node.0 })?;
+    }
+    Ok(())
 }
 
 fn replace(
@@ -292,7 +304,7 @@ fn replace(
         cluster.shard_ids().map(place).collect()
     };
     let cluster = reach(session, progress, &goals)?;
-    take_out(session, progress, old)?;
+    take_out(session, progress, &[old])?;
     let shards: Vec<ShardId> = cluster.shard_ids().collect();
     let text = format!("node {new} is in the place of node {old}, whose process can be stopped");
     Ok(Done::new(text, facts(&[old, new], &shards)))

@@ -36,7 +36,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum CtlError {
     /// No node answers.
-    #[error("no admin port answers: {0}; name a node that runs with --admin HOST:PORT")]
+    #[error("no member answers: {0}; name the admin port of one that runs with --admin HOST:PORT")]
     NoContact(String),
     /// A node has to do it and does not answer.
     #[error("node {node} does not answer: {reason}")]

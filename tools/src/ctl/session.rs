@@ -146,7 +146,15 @@ impl Session {
         let mut reasons = BTreeSet::new();
         for address in &self.addresses {
             match ask_contact(address, self.cluster.clone()) {
-                Ok((status, members)) => return Ok((address.clone(), status, members)),
+                Ok((status, members)) if members.iter().any(|m| m.id == status.node) => {
+                    return Ok((address.clone(), status, members));
+                }
+                // What it knows of the others is old.
+                Ok((status, _)) => {
+                    let node = status.node;
+                    let what = "was removed from the cluster, or is not added to it yet";
+                    reasons.insert(format!("{address}: node {node} {what}"));
+                }
                 // It would say the same for ever.
                 Err(CallError::Failed(failure)) if failure.kind == FailureKind::Invalid => {
                     return Err(CtlError::Refused(format!("{address}: {}", failure.message)));
