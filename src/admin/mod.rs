@@ -87,3 +87,6 @@ impl fmt::Debug for AdminOptions {
         f.debug_struct("AdminOptions").field("log", &self.log.is_some()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

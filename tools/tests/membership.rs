@@ -68,8 +68,11 @@ impl Nodes {
         option("--id", id.to_string());
         option("--data-dir", dir.to_str().unwrap().to_owned());
         option("--shards", SHARDS.to_string());
-        (1..=NODES).for_each(|member| option("--member", self.member(member)));
-        option("--voter", "1".to_owned());
+        option("--member", self.member(id));
+        if id != 1 {
+            option("--member", self.member(1));
+            arguments.push("--join".to_owned());
+        }
         let log = self.directory.path().join(format!("node-{id}.log"));
         let process =
             Process::start(&format!("node {id}"), &arguments, &log, Confinement::default());

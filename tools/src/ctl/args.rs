@@ -192,3 +192,59 @@ impl FromStr for Shards {
         Ok(Self(shards))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_of_shards_are_read() {
+        let read = |text: &str| {
+            text.parse::<Shards>().map(|shards| shards.0.into_iter().map(|s| s.0).collect())
+        };
+        assert_eq!(read("0-3,7"), Ok(vec![0, 1, 2, 3, 7]));
+        assert_eq!(read(" 5 , 5"), Ok(vec![5]));
+        for bad in ["", "a", "3-1", "-1", "0-", "0-4294967295", "16384", "1,,2"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_has_addresses_or_is_known() {
+        assert_eq!("4".parse(), Ok(Newcomer::Known(4)));
+        let member = "4=a:1,b:2".parse::<Newcomer>().unwrap();
+        assert!(matches!(&member, Newcomer::Member(member) if member.peer_port == 2));
+        assert!("4=a:1".parse::<Newcomer>().is_err_and(|error| error.contains("ID=CLIENT_HOST")));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let refused = |line: &str| Args::try_parse_from(line.split(' ')).is_err();
+        for line in [
+            "coraclectl",
+            "coraclectl conquer",
+            "coraclectl transfer",
+            "coraclectl transfer 3 --spread",
+            "coraclectl transfer --spread --to 2",
+            "coraclectl move 3 --from 1",
+            "coraclectl add",
+            "coraclectl set priority",
+            "coraclectl set priority 1 --all --node 2",
+            "coraclectl --timeout-s 0 status",
+        ] {
+            assert!(refused(line), "{line}");
+        }
+        for line in ["coraclectl set priority -3", "coraclectl set", "coraclectl status --json"] {
+            assert!(!refused(line), "{line}");
+        }
+    }
+}
