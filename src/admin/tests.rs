@@ -239,7 +239,8 @@ fn nonsense_is_answered_and_ends_the_connection() {
         let replies: Vec<Reply> = lines.map(|l| serde_json::from_slice(l).unwrap()).collect();
         // One that was too long may be cut off by the reset that follows unread bytes.
         for reply in &replies {
-            let invalid = |r: &Reply| matches!(r, Reply::Error(f) if f.kind == FailureKind::Invalid);
+            let invalid =
+                |r: &Reply| matches!(r, Reply::Error(f) if f.kind == FailureKind::Invalid);
             assert!(invalid(reply), "{shown:?}: {reply:?}");
         }
         assert!(replies.len() <= 1, "{shown:?}: what follows nonsense is not looked at");

@@ -1,4 +1,7 @@
 //! The log of the process: to stderr, with a filter that an admin port may change.
+//!
+//! Changing it holds a lock for a moment, at which a core that logs may have to wait. What the filter leaves out costs
+//! no lock: the answer is kept at the place in the code that asks.
 
 use coracle::admin::LogFilter;
 use tracing_subscriber::fmt::time::UtcTime;

@@ -58,7 +58,11 @@ impl Nodes {
     }
 
     fn member(&self, id: u64) -> String {
-        format!("{id}={},127.0.0.1:{}", self.address(id), self.ports.peer(id))
+        format!("{id}={},{}", self.address(id), self.peer(id))
+    }
+
+    fn peer(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.ports.peer(id))
     }
 
     fn start(&mut self, id: u64) {
@@ -68,10 +72,11 @@ impl Nodes {
         option("--id", id.to_string());
         option("--data-dir", dir.to_str().unwrap().to_owned());
         option("--shards", SHARDS.to_string());
-        option("--member", self.member(id));
-        if id != 1 {
-            option("--member", self.member(1));
-            arguments.push("--join".to_owned());
+        option("--client", self.address(id).to_string());
+        option("--peer", self.peer(id));
+        // One address of one member is all that a newcomer is told; later, its address book counts.
+        if id > 1 {
+            option("--join", self.peer(id / 2));
         }
         let log = self.directory.path().join(format!("node-{id}.log"));
         let process =

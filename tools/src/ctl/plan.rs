@@ -26,6 +26,7 @@ use coracle::admin::protocol::{FollowerState, MemberChange};
 use coracle::{NodeId, ShardId};
 
 use super::cluster::{Cluster, Shard};
+use super::show::thousands;
 
 /// Committed entries that a learner may lack when it is to vote: as many as its leader allows.
 const BEHIND_MAX: u64 = coracle_engine::limits::PROMOTION_ENTRIES_BEHIND_MAX;
@@ -163,7 +164,7 @@ fn lack(shard: &Shard, node: NodeId) -> Option<String> {
             "it is not known what node {node} has; does it run, and can the others reach it?"
         )),
         FollowerState::Replicating if behind > BEHIND_MAX => {
-            Some(format!("node {node} lacks {behind} entries"))
+            Some(format!("node {node} lacks {} entries", thousands(behind)))
         }
         FollowerState::Replicating => None,
     }

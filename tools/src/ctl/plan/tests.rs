@@ -71,7 +71,7 @@ fn a_newcomer_learns_first_and_votes_when_it_has_caught_up() {
         (FollowerState::Returning, 0, "does not count yet"),
         (FollowerState::Probing, 0, "does it run"),
         (FollowerState::Snapshot, 0, "snapshot"),
-        (FollowerState::Replicating, 100, "lacks 10000 entries"),
+        (FollowerState::Replicating, 100, "lacks 10,000 entries"),
     ] {
         learning.commit = 10_100;
         learning.followers.insert(NodeId(4), Follower { matched: 10_100, ..follower(&learning) });

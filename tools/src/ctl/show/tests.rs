@@ -122,6 +122,12 @@ fn documents_have_what_programs_need() {
 }
 
 #[test]
+fn large_numbers_are_grouped() {
+    let grouped = [0, 999, 1000, 1_234_567, u64::MAX].map(thousands);
+    assert_eq!(grouped, ["0", "999", "1,000", "1,234,567", "18,446,744,073,709,551,615"]);
+}
+
+#[test]
 fn lists_of_shards_are_short() {
     assert_eq!(shard_list([0, 1, 2, 3, 7, 9, 10].map(ShardId)), "0-3,7,9-10");
     assert_eq!(shard_list((0..20).map(|n| ShardId(2 * n))), "0,2,4,6,8,10,12,14,...");
