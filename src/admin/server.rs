@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::AdminOptions;
 use super::answer::Administered;
 use super::limits::{ACCEPT_RETRY, CONNECTIONS_MAX, IDLE_MAX, REQUEST_BYTES_MAX, WRITE_MAX};
-use super::protocol::{Failure, FailureKind, Reply};
+use super::protocol::{Envelope, Failure, FailureKind, Reply};
 use crate::NodeHandle;
 
 /// A running admin port. Dropping it ends it.
@@ -144,10 +144,7 @@ impl Shared {
 }
 
 /// Answers requests until the other side has no more, or says something that is none.
-fn serve(
-    connection: &mut Connection,
-    mut answer: impl FnMut(super::protocol::Envelope) -> Reply,
-) -> io::Result<()> {
+fn serve(connection: &mut Connection, mut answer: impl FnMut(Envelope) -> Reply) -> io::Result<()> {
     loop {
         let line = match connection.line()? {
             Line::Whole(line) => line,

@@ -312,6 +312,16 @@ fn an_admin_address_is_a_host_with_a_port_or_off() {
     let read = |text: &str| text.parse::<AdminAddress>();
     assert_eq!(read("off"), Ok(AdminAddress::Off));
     assert_eq!(read("[::1]:0"), Ok(AdminAddress::At("[::1]:0".to_owned())));
+    let mut config = LocalClusterConfig::on_free_ports("data").unwrap().nodes().remove(0);
+    config.members[0].client_port = 7001;
+    assert_eq!(config.admin_address().as_deref(), Some("127.0.0.1:9001"), "by default");
+    let file = |admin| {
+        let text = format!("id = 1\ndata_dir = 'd'\nmembers = []\nadmin = '{admin}'");
+        crate::Config::from_toml(&text).map(|config| config.admin_address())
+    };
+    assert_eq!(file("off"), Ok(None));
+    assert_eq!(file("10.0.0.1:9001"), Ok(Some("10.0.0.1:9001".to_owned())));
+    assert!(file("on").is_err());
     for bad in ["", "on", ":1", "h:", "h:70000", "9001"] {
         assert!(read(bad).is_err_and(|error| error.contains("HOST:PORT")), "{bad}");
     }

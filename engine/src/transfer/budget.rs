@@ -111,6 +111,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_may_change() {
+        let budget = TransferBudget::unlimited();
+        let take = || budget.bucket.borrow_mut().take(2000, MS);
+        assert_eq!(take(), Duration::ZERO);
+        budget.set_rate(1_000_000, 1000);
+        assert_eq!(take(), MS);
+        budget.set_rate(0, 0);
+        assert_eq!(take(), Duration::ZERO);
+    }
+
+    #[test]
     fn without_a_rate_there_is_no_limit() {
         let mut bucket = TokenBucket::new(0, 0);
         assert_eq!(bucket.take(u64::MAX, Duration::ZERO), Duration::ZERO);

@@ -115,6 +115,20 @@ fn a_voter_that_fails_to_take_over_is_left_alone_for_a_while() {
 }
 
 #[test]
+fn a_priority_may_change_while_the_replica_runs() {
+    let mut cluster = cluster([0, 0, 0]);
+    elect(&mut cluster, 1);
+    cluster.node_mut(NodeId(3)).raft.as_mut().unwrap().set_priority(2);
+    cluster.node_mut(NodeId(2)).raft.as_mut().unwrap().decline();
+    cluster.node_mut(NodeId(2)).raft.as_mut().unwrap().set_priority(8);
+    for _ in 0..3 {
+        tick(&mut cluster, 1, 100);
+        settle(&mut cluster, &[]);
+    }
+    assert_eq!(leader(&cluster), Some(3), "2 goes on declining");
+}
+
+#[test]
 fn a_replica_below_0_campaigns_later() {
     let due = |priority: i8| {
         let mut cluster = cluster([priority, 0, 0]);

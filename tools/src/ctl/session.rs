@@ -142,12 +142,14 @@ impl Session {
     }
 
     /// The first node that answers, what it says, and the members that it knows.
-    fn contact(&self) -> Result<(String, NodeStatus, Vec<MemberInfo>), CtlError> {
+    fn contact(&mut self) -> Result<(String, NodeStatus, Vec<MemberInfo>), CtlError> {
         let mut reasons = BTreeSet::new();
-        for address in &self.addresses {
+        for (at, address) in self.addresses.iter().enumerate() {
             match ask_contact(address, self.cluster.clone()) {
                 Ok((status, members)) if members.iter().any(|m| m.id == status.node) => {
-                    return Ok((address.clone(), status, members));
+                    let address = address.clone();
+                    self.addresses.swap(0, at); // asked first the next time
+                    return Ok((address, status, members));
                 }
                 // What it knows of the others is old.
                 Ok((status, _)) => {
