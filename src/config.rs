@@ -12,6 +12,8 @@ use coracle_engine::members::MemberRecord;
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use crate::admin::AdminAddress;
+use crate::admin::limits::ADMIN_PORT_OFFSET;
 use crate::limits::{CORES_MAX, MEMBERS_MAX, SHARDS_MAX};
 use crate::uring::SyncMethod;
 use crate::{NodeId, ShardId};
@@ -206,6 +208,10 @@ pub struct Config {
     /// Which CPUs the cores run on.
     #[serde(default)]
     pub pin: Pin,
+    /// Where the server is administered: `HOST:PORT` or `off`. Whoever reaches it administers the cluster. If left
+    /// out, 127.0.0.1 and 2000 above the client port of this node's core 0.
+    #[serde(default)]
+    pub admin: AdminAddress,
     /// Client connections that one core serves at the same time.
     #[serde(default = "default_clients_max")]
     pub clients_max: usize,
@@ -369,6 +375,7 @@ impl Config {
             transfer_mib_per_s: 0,
             archive: false,
             pin: Pin::default(),
+            admin: AdminAddress::default(),
             clients_max: default_clients_max(),
             start_on_damage: false,
         }
@@ -486,6 +493,19 @@ impl Config {
         }
     }
 
+    /// Where the server is to be administered, if anywhere. A default that would be no port is refused at the
+    /// start like any other that can't be had.
+    pub fn admin_address(&self) -> Option<String> {
+        match &self.admin {
+            AdminAddress::Off => None,
+            AdminAddress::At(address) => Some(address.clone()),
+            AdminAddress::Default => {
+                let client_port = u32::from(self.own_member()?.client_port);
+                Some(format!("127.0.0.1:{}", client_port + u32::from(ADMIN_PORT_OFFSET)))
+            }
+        }
+    }
+
     /// This node's own entry among the members.
     pub fn own_member(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.id == self.id)
@@ -525,10 +545,10 @@ impl Config {
 }
 
 /// Largest size that can be configured, in MiB: 1 PiB.
-const MIB_MAX: u64 = 1 << 30;
+pub(crate) const MIB_MAX: u64 = 1 << 30;
 
 /// Longest time that can be configured, in seconds: a year.
-const SECONDS_MAX: u64 = 366 * 86_400;
+pub(crate) const SECONDS_MAX: u64 = 366 * 86_400;
 
 fn range(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
     if (min..=max).contains(&value) {

@@ -40,6 +40,7 @@
 //! is sent. [`LocalCluster`] runs a whole cluster in one process. [`server`] is the ready-made key-value server,
 //! itself built on this interface. [`wal`] is the write-ahead log alone.
 
+pub mod admin;
 pub mod config;
 pub mod data_dir;
 pub mod limits;

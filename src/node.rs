@@ -7,15 +7,17 @@
 //!
 //! [`NodeHandle`] is the way in from any thread and any runtime.
 
+use std::net::TcpListener as AdminListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::core::{
     Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus, DrainReport, Mailbox,
-    MemberStatus, MemberView, NewsQueue, Pending, Position, RemoteCore,
+    MemberStatus, MemberView, NewsQueue, Pending, Position, RemoteCore, Setting, SettingError,
 };
 use coracle_engine::env::Env;
 use coracle_engine::limits::Limits;
@@ -25,6 +27,7 @@ use futures_channel::oneshot;
 use futures_util::future::select;
 use thiserror::Error;
 
+use crate::admin::{AdminOptions, AdminServer};
 use crate::data_dir::{DataDir, DataDirError, random_u128};
 use crate::limits::DRAIN_TIMEOUT;
 use crate::members::{Keeper, KeeperThread};
@@ -102,6 +105,39 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The admin port could not be opened.
+    #[error(
+        "cannot listen for administration on {address}: {source}; choose another address with --admin \
+         HOST:PORT (`admin` in the file), or do without with --no-admin"
+    )]
+    Admin {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn listen_for_admin(config: &Config, address: &str) -> Result<AdminListener, StartError> {
+    // Said here because it would be found later, and blamed on those ports.
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let is_in = |first: u16| port.is_some_and(|port| port >= first && port - first < config.cores);
+    let own = config.own_member().is_some_and(|own| is_in(own.client_port) || is_in(own.peer_port));
+    let listener = match own {
+        true => Err(std::io::Error::other("this node has it for its clients or its peers")),
+        false => AdminListener::bind(address),
+    };
+    listener.map_err(|source| StartError::Admin { address: address.to_owned(), source })
+}
+
+/// Where others find an admin port: on the host for peers, if it listens on all interfaces.
+fn published(config: &Config, listener: &AdminListener) -> Option<String> {
+    let address = listener.local_addr().ok()?;
+    let host = &config.own_member()?.peer_host;
+    match address.ip().is_unspecified() {
+        true => Some(format!("{host}:{}", address.port())),
+        false => Some(address.to_string()),
+    }
 }
 
 /// A node being described. Made by [`Node::builder`].
@@ -110,9 +146,24 @@ pub struct NodeBuilder {
     config: Config,
     machines: MachineFactory,
     service: Option<Service>,
+    admin: Option<String>,
+    admin_options: AdminOptions,
 }
 
 impl NodeBuilder {
+    /// Opens an [admin port](crate::admin) at `host:port`; port 0 is any that is free, which the log tells. Whoever
+    /// reaches it administers the cluster. Without this, there is none.
+    pub fn admin(mut self, address: impl Into<String>) -> Self {
+        self.admin = Some(address.into());
+        self
+    }
+
+    /// Lets the admin port do more than its node.
+    pub fn admin_options(mut self, options: AdminOptions) -> Self {
+        self.admin_options = options;
+        self
+    }
+
     /// Runs `service` on every core, with a listener on the core's client port. It ends when
     /// [`CoreHandle::stopping`] resolves and it has answered what is in flight; it is given a bounded
     /// time for that. Without a service, the client ports stay closed.
@@ -130,12 +181,15 @@ impl NodeBuilder {
     /// # Errors
     /// [`StartError`] with what to do about it. Nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, machines, service } = self;
+        let Self { config, machines, service, admin, admin_options } = self;
         config.validate()?;
         runtime::preflight::prepare(usize::from(config.cores), runtime::IO_MEMORY_BYTES)?;
         let data_dir = Arc::new(DataDir::open(&config)?);
+        let admin = admin.map(|address| listen_for_admin(&config, &address)).transpose()?;
+        let admin_address = admin.as_ref().and_then(|listener| published(&config, listener));
         let mailboxes: Vec<Mailbox> = (0..config.cores).map(|_| Mailbox::new()).collect();
-        let (keeper, news) = Keeper::open(&config, &data_dir, mailboxes.clone())?;
+        let (keeper, news) =
+            Keeper::open(&config, &data_dir, admin_address.clone(), mailboxes.clone())?;
         let shared = Arc::new(CoreStart {
             core_config: core_config(&config, &keeper, news.clone(), mailboxes)?,
             cpus: choose_cpus(&config, &keeper),
@@ -147,6 +201,14 @@ impl NodeBuilder {
         let mut node = start_cores(&shared, news.clone())?;
         let started = keeper.start(news).map_err(StartError::Keeper)?;
         node.keeper = Some(started);
+        if let Some(listener) = admin {
+            let server = AdminServer::start(listener, node.handle(), admin_options);
+            let server = server.map_err(|source| StartError::Admin {
+                address: admin_address.unwrap_or_default(),
+                source,
+            })?;
+            node.admin = Some(server);
+        }
         Ok(node)
     }
 }
@@ -169,6 +231,8 @@ pub struct Node {
     threads: Vec<CoreThread<()>>,
     /// Ends before the lock on the directory does: it writes there.
     keeper: Option<KeeperThread>,
+    /// Dropped after the cores have ended: until then they can be asked how they are.
+    admin: Option<AdminServer>,
     /// Held until all cores have ended.
     _data_dir: Arc<DataDir>,
 }
@@ -179,7 +243,13 @@ impl Node {
         config: Config,
         machines: impl Fn(ShardId) -> Box<dyn StateMachine> + Send + Sync + 'static,
     ) -> NodeBuilder {
-        NodeBuilder { config, machines: Arc::new(machines), service: None }
+        NodeBuilder {
+            config,
+            machines: Arc::new(machines),
+            service: None,
+            admin: None,
+            admin_options: AdminOptions::default(),
+        }
     }
 
     /// The way in. Cheap to clone; outlives the node, and then answers `ShuttingDown`.
@@ -223,7 +293,9 @@ pub struct NodeHandle(Arc<HandleInner>);
 #[derive(Debug)]
 struct HandleInner {
     id: NodeId,
+    cluster_id: String,
     shards: u32,
+    election_timeout: Duration,
     cores: Vec<RemoteCore>,
     news: NewsQueue,
 }
@@ -233,6 +305,24 @@ impl NodeHandle {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.0.id
+    }
+
+    /// The name of its cluster.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.0.cluster_id
+    }
+
+    /// Shards of the cluster.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.0.shards
+    }
+
+    /// Shortest time without a leader before an election.
+    #[must_use]
+    pub fn election_timeout(&self) -> Duration {
+        self.0.election_timeout
     }
 
     /// Proposes `payload` to `shard`. Resolves when it is committed durably and applied on this node,
@@ -386,6 +476,17 @@ impl NodeHandle {
         self.0.news.remove(id).await
     }
 
+    /// Changes a setting of all cores, until the node ends.
+    ///
+    /// # Errors
+    /// [`SettingError`]. What makes no sense is refused by all cores; else the same may be asked for again.
+    pub async fn set(&self, setting: Setting) -> Result<(), SettingError> {
+        for core in &self.0.cores {
+            core.set(setting).await?;
+        }
+        Ok(())
+    }
+
     /// Who leads `shard`, as far as this node knows.
     pub async fn leader(&self, shard: ShardId) -> Option<NodeId> {
         let status = self.core_of(shard)?.status().await?;
@@ -474,12 +575,20 @@ fn choose_cpus(config: &Config, keeper: &Keeper) -> Option<Vec<usize>> {
 fn start_cores(shared: &Arc<CoreStart>, news: NewsQueue) -> Result<Node, StartError> {
     let mailboxes = shared.core_config.mailboxes.clone();
     let cores = mailboxes.iter().cloned().map(RemoteCore::new).collect();
-    let inner = HandleInner { id: shared.config.id, shards: shared.config.shards, cores, news };
+    let inner = HandleInner {
+        id: shared.config.id,
+        cluster_id: shared.config.cluster_id.clone(),
+        shards: shared.config.shards,
+        election_timeout: shared.config.election_timeout(),
+        cores,
+        news,
+    };
     let mut node = Node {
         handle: NodeHandle(Arc::new(inner)),
         mailboxes,
         threads: Vec::new(),
         keeper: None,
+        admin: None,
         _data_dir: shared.data_dir.clone(),
     };
     let (ready, started) = mpsc::channel();

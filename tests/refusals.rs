@@ -87,13 +87,21 @@ fn nonsense_in_the_configuration() {
 fn a_port_in_use() {
     let mut cluster = running();
     cluster.kill(3);
-    for address in [cluster.address(3), cluster.peer_address(3)] {
+    for address in [cluster.address(3), cluster.peer_address(3), cluster.admin_address(3)] {
         let bind = || TcpListener::bind(address).map_err(|error| error.to_string());
         let squatter = wait::until("the port of the killed node", SOON, bind);
         let port = address.port().to_string();
-        cluster.refuses(&cluster.arguments(3), FREE, &[&port, "in use"]);
+        let flags: &[&str] = if address == cluster.admin_address(3) {
+            &[&port, "in use", "--admin", "--no-admin"]
+        } else {
+            &[&port, "in use"]
+        };
+        cluster.refuses(&cluster.arguments(3), FREE, flags);
         drop(squatter);
     }
+    let mut ours = cluster.arguments(3);
+    ours.extend(["--admin".to_owned(), cluster.peer_address(3).to_string()]);
+    cluster.refuses(&ours, FREE, &["administration", "its peers"]);
     still_serves(cluster);
 }
 

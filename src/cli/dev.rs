@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use coracle::admin::limits::ADMIN_PORT_OFFSET;
+use coracle::admin::{AdminAddress, AdminOptions};
 use coracle::{LocalCluster, LocalClusterConfig, server};
 use tempfile::TempDir;
 
@@ -20,15 +22,18 @@ pub struct Args {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     shards: u32,
     /// First client port; node n starts at this + 10(n-1), its peer ports are 1000 above.
-    #[arg(long, default_value_t = 7001, value_parser = clap::value_parser!(u16).range(1..=64_000))]
+    #[arg(long, default_value_t = 7001, value_parser = clap::value_parser!(u16).range(1..=63_000))]
     port: u16,
+    /// Listen for no administration; else each node is reached by `coraclectl` 2000 above its client port.
+    #[arg(long)]
+    no_admin: bool,
     /// Where the data is kept; without it, in a temporary directory that goes at exit.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 /// Runs the cluster until the process is told to stop.
-pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+pub fn run(args: &Args, admin: &AdminOptions) -> Result<(), Box<dyn Error>> {
     let signals = StopSignals::watch()?;
     let temporary = match &args.data_dir {
         Some(_) => None,
@@ -45,8 +50,13 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         port: args.port,
         data_dir,
     };
-    let cluster = LocalCluster::start_with(&config, server::builder)?;
-    print_welcome(&config, temporary.is_some());
+    let cluster = LocalCluster::start_with(&config, |mut node| {
+        if args.no_admin {
+            node.admin = AdminAddress::Off;
+        }
+        server::builder(node).admin_options(admin.clone())
+    })?;
+    print_welcome(&config, temporary.is_some(), args.no_admin);
     let signal = signals.wait()?;
     tracing::info!("{signal}: draining and stopping");
     cluster.stop();
@@ -58,7 +68,7 @@ fn temporary_dir() -> std::io::Result<TempDir> {
     tempfile::Builder::new().prefix("coracle-dev-").tempdir()
 }
 
-fn print_welcome(config: &LocalClusterConfig, temporary: bool) {
+fn print_welcome(config: &LocalClusterConfig, temporary: bool, no_admin: bool) {
     let LocalClusterConfig { nodes, cores, shards, port, data_dir } = config;
     println!("coracle: {nodes} node(s) of {cores} core(s), {shards} shards, on this machine");
     for member in config.members() {
@@ -71,5 +81,11 @@ fn print_welcome(config: &LocalClusterConfig, temporary: bool) {
     println!("  redis-cli -c -p {port} set greeting hello");
     println!("  redis-cli -c -p {} get greeting", port + if *nodes > 1 { 10 } else { 0 });
     println!("  cargo run --release -p coracle-bench -- load --addr 127.0.0.1:{port}");
+    if !no_admin {
+        let admin = port + ADMIN_PORT_OFFSET;
+        println!(
+            "  cargo run --release -p coracle-tools --bin coraclectl -- --admin 127.0.0.1:{admin} status"
+        );
+    }
     println!("Ctrl-C stops it.");
 }

@@ -1,14 +1,16 @@
 //! The command line: what it accepts, where the log goes, how a process is asked to stop.
 
 mod dev;
+mod log;
 mod serve;
 mod signals;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use coracle::admin::AdminOptions;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::UtcTime;
 
 #[derive(Parser)]
 #[command(name = "coracle", version, about = "A replicated, sharded, durable key-value server")]
@@ -36,15 +38,11 @@ pub fn run() -> ExitCode {
         Err(error) => return fail(&format!("--log '{}': {error}", cli.log)),
     };
     // To stderr with microseconds: stdout is for what the user asked for.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_timer(UtcTime::rfc_3339())
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    let log = log::start(filter);
+    let admin = AdminOptions { log: Some(Arc::new(log)) };
     let result = match cli.command {
-        Command::Dev(args) => dev::run(&args),
-        Command::Serve(args) => serve::run(*args),
+        Command::Dev(args) => dev::run(&args, &admin),
+        Command::Serve(args) => serve::run(*args, admin),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

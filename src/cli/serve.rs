@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use coracle::admin::{AdminAddress, AdminOptions};
 use coracle::config::{Config, FailureDetector, Member, Pin, host_port};
 use coracle::server;
 use coracle::uring::SyncMethod;
@@ -76,6 +77,13 @@ pub struct Args {
     /// Which CPUs the cores run on: auto, always, never [default: auto].
     #[arg(long, value_name = "WHEN", value_parser = parse_pin)]
     pin: Option<Pin>,
+    /// Where `coraclectl` reaches this node; whoever does administers the cluster [default: 127.0.0.1, 2000 above
+    /// the client port].
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "no_admin")]
+    admin: Option<AdminAddress>,
+    /// Listen for no administration.
+    #[arg(long)]
+    no_admin: bool,
     /// Client connections that one core serves at the same time [default: 10000].
     #[arg(long, value_name = "N")]
     clients_max: Option<usize>,
@@ -194,6 +202,7 @@ impl Args {
         set(&mut config.segment_mib, self.segment_mib);
         self.tiers.apply(&mut config);
         set(&mut config.pin, self.pin);
+        set(&mut config.admin, self.no_admin.then_some(AdminAddress::Off).or(self.admin));
         set(&mut config.clients_max, self.clients_max);
         config.start_on_damage |= self.start_on_damage;
         Ok(config)
@@ -201,11 +210,11 @@ impl Args {
 }
 
 /// Runs a node until the process is told to stop.
-pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
+pub fn run(args: Args, admin: AdminOptions) -> Result<(), Box<dyn Error>> {
     let signals = StopSignals::watch()?;
     let config = args.into_config()?;
     let (id, cores) = (config.id, config.cores);
-    let node: Node = server::start(config)?;
+    let node: Node = server::builder(config).admin_options(admin).start()?;
     tracing::info!("node {id} serves on {cores} core(s)");
     let signal = signals.wait()?;
     tracing::info!("{signal}: draining and stopping");

@@ -79,13 +79,15 @@ impl Drop for KeeperThread {
 }
 
 impl Keeper {
-    /// Reads and completes the book, and stores it. Blocking: before any core runs.
+    /// Reads and completes the book, and stores it. `admin` is where this node is administered, if anywhere.
+    /// Blocking: before any core runs.
     ///
     /// # Errors
     /// The file or a name is not usable, or the voters are others than at the first start.
     pub(crate) fn open(
         config: &Config,
         data_dir: &DataDir,
+        admin: Option<String>,
         mailboxes: Vec<Mailbox>,
     ) -> Result<(Self, NewsQueue), StartError> {
         let dir = data_dir.path().to_owned();
@@ -95,7 +97,7 @@ impl Keeper {
             None => config.initial_voters(),
         };
         let before = found.clone().map(|found| found.book).unwrap_or_default();
-        let own = own_record(config, data_dir)?;
+        let own = MemberRecord { admin, ..own_record(config, data_dir)? };
         let mut book = configured(before, config);
         announce(&mut book, &own);
         let stored = Stored { voters, book };
@@ -405,9 +407,14 @@ fn configured(book: Book, config: &Config) -> Book {
     merged
 }
 
+/// What this node says of itself beside what is known of it. Nobody else knows whether it has an admin port.
+fn as_of_own(own: &MemberRecord, known: &MemberRecord) -> MemberRecord {
+    MemberRecord { admin: own.admin.clone(), ..complete(own, known) }
+}
+
 /// Whether a record says other things of a node than that says itself, and is to be replaced.
 fn is_misknown(known: &MemberRecord, own: &MemberRecord) -> bool {
-    !known.removed && !known.says_the_same(&complete(own, known))
+    !known.removed && !known.says_the_same(&as_of_own(own, known))
 }
 
 /// Has the book say of this node what that says itself, unless it was removed.
@@ -423,7 +430,7 @@ fn announce(book: &mut Book, own: &MemberRecord) {
         );
     }
     if is_misknown(known, own) {
-        let own = complete(own, known);
+        let own = as_of_own(own, known);
         if let Err(error) = book.put(own) {
             tracing::warn!("the other nodes are not told of this node's addresses: {error:?}");
         }

@@ -4,11 +4,15 @@ use super::{Kv, Server, ServerOptions};
 use crate::node::{NodeBuilder, ServiceContext};
 use crate::{Config, Node, StartError};
 
-/// Describes a node that serves Redis clients; more can be asked of it before it is started.
+/// Describes a node that serves Redis clients and has the admin port of its configuration; more can be asked of it before it is started.
 pub fn builder(config: Config) -> NodeBuilder {
-    let clients_max = config.clients_max;
-    Node::builder(config, |_shard| Box::new(Kv::default()))
-        .service(move |context| serve_core(context, clients_max))
+    let (clients_max, admin) = (config.clients_max, config.admin_address());
+    let node = Node::builder(config, |_shard| Box::new(Kv::default()))
+        .service(move |context| serve_core(context, clients_max));
+    match admin {
+        Some(address) => node.admin(address),
+        None => node,
+    }
 }
 
 /// Starts a node that serves Redis clients.

@@ -127,6 +127,7 @@ impl Cluster {
         if matches!(self.network, Network::Namespaces(_)) {
             // By their addresses they look like machines of their own.
             option("--pin", "never".to_owned());
+            arguments.push("--no-admin".to_owned());
         }
         arguments.extend(self.settings.iter().cloned());
         arguments
@@ -185,6 +186,11 @@ impl Cluster {
             let found = output.to_lowercase().contains(&fragment.to_lowercase());
             assert!(found, "the refusal of {arguments:?} does not say {fragment:?}:\n{output}");
         }
+    }
+
+    /// The admin address of node `id`.
+    pub fn admin_address(&self, id: u64) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.admin(id)).into()
     }
 
     /// The process of node `id`.

@@ -41,11 +41,16 @@ pub struct Load {
 impl Load {
     /// Starts `clients` threads; the same seed gives the same operations.
     pub fn start(cluster: &Cluster, clients: usize, seed: u64) -> Self {
+        Self::start_with(&|| cluster.client(), clients, seed)
+    }
+
+    /// As [`Load::start`], with clients that `client` makes.
+    pub fn start_with(client: &dyn Fn() -> Client, clients: usize, seed: u64) -> Self {
         let seen = Arc::new(Seen::default());
         let threads = (0..clients)
             .map(|number| {
                 let seen = Arc::clone(&seen);
-                let client = cluster.client();
+                let client = client();
                 let random = Random::new(seed.wrapping_add(number as u64));
                 std::thread::spawn(move || Worker { number, client, random, seen }.run())
             })
@@ -67,13 +72,20 @@ impl Load {
     /// Stops the clients, then checks against the healed cluster that every acknowledged write is
     /// there and every history linearizable.
     #[track_caller]
-    pub fn verify(mut self, cluster: &mut Cluster) {
+    pub fn verify(self, cluster: &mut Cluster) {
+        let client = cluster.client();
+        self.verify_with(client, || cluster.assert_running());
+    }
+
+    /// As [`Load::verify`], read by `client`; `healed` panics if the cluster is not. Gives the longest time that one
+    /// of the clients had to wait for an acknowledgement.
+    #[track_caller]
+    pub fn verify_with(mut self, mut client: Client, healed: impl FnOnce()) -> Duration {
         self.seen.stop.store(true, Ordering::Relaxed);
         for thread in std::mem::take(&mut self.threads) {
             thread.join().unwrap();
         }
-        cluster.assert_running();
-        let mut client = cluster.client();
+        healed();
         let seen = &self.seen;
         for register in 0..REGISTERS {
             let start = seen.recorder.now();
@@ -93,12 +105,13 @@ impl Load {
                 "the acknowledged write of {key} is lost"
             );
         }
+        let longest_gap = *seen.longest_gap.lock().unwrap();
         println!(
-            "{} operations acknowledged, {} inserts found again, longest gap {:?}",
+            "{} operations acknowledged, {} inserts found again, longest gap {longest_gap:?}",
             seen.recorder.acknowledged(),
             inserts.len(),
-            *seen.longest_gap.lock().unwrap()
         );
+        longest_gap
     }
 }
 

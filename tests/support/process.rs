@@ -157,10 +157,9 @@ impl Drop for Process {
 }
 
 /// The program to run: the one that was built with this test, or what `CORACLE_TEST_PROGRAM` names,
-/// such as a release build. Another user gets a copy that it may reach, and may write beside the log.
+/// such as a release build. Tests of other packages find it beside their own programs. Another user gets a copy that it may reach, and may write beside the log.
 fn program(log: &Path, confinement: Confinement) -> PathBuf {
-    let built = env::var_os("CORACLE_TEST_PROGRAM")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_coracle")), PathBuf::from);
+    let built = env::var_os("CORACLE_TEST_PROGRAM").map_or_else(built_program, PathBuf::from);
     if confinement.user.is_none() {
         return built;
     }
@@ -173,6 +172,17 @@ fn program(log: &Path, confinement: Confinement) -> PathBuf {
         fs::copy(built, &copy).unwrap();
     }
     copy
+}
+
+fn built_program() -> PathBuf {
+    if let Some(program) = option_env!("CARGO_BIN_EXE_coracle") {
+        return program.into();
+    }
+    // target/PROFILE/deps/TEST-HASH
+    let test = env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("coracle");
+    assert!(program.exists(), "{program:?} is missing: cargo build -p coracle --bin coracle");
+    program
 }
 
 /// Where a process with this log keeps its temporary files.

@@ -1,5 +1,6 @@
-//! The simulator, and checks of Coracle's layout and licences.
+//! The simulator, `coraclectl`, and checks of Coracle's layout and licences.
 
+pub mod ctl;
 pub mod layout;
 pub mod licences;
 pub mod mutants;

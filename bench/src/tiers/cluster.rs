@@ -131,6 +131,7 @@ impl Cluster {
             let (client, peer) = (self.address(member), self.peer_address(member));
             option("--member", format!("{member}={client},{peer}"));
         }
+        arguments.push("--no-admin".to_owned());
         arguments.extend(self.spec.settings.iter().cloned());
         arguments
     }

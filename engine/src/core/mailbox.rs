@@ -17,6 +17,7 @@ use futures_util::task::AtomicWaker;
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::leadership::DrainReport;
 use super::membership::{MemberStatus, MemberUpdate};
+use super::settings::{Setting, SettingError};
 use super::status::CoreStatus;
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
 use crate::raft::membership::{NodeSet, Reconfiguration};
@@ -40,6 +41,8 @@ pub(crate) enum Letter {
     Members(Arc<MemberUpdate>),
     /// Somebody asks for the address book and who is up.
     AskMembers(oneshot::Sender<Vec<MemberStatus>>),
+    /// Somebody changes a setting.
+    Set { setting: Setting, answer: oneshot::Sender<Result<(), SettingError>> },
     /// Hand over all leadership and report; without anybody who wants to know, stop then.
     Drain(Option<oneshot::Sender<DrainReport>>),
     /// Finish what is in flight, make the log durable, end.
@@ -55,6 +58,7 @@ impl Letter {
             | Self::Status(_)
             | Self::Members(_)
             | Self::AskMembers(_)
+            | Self::Set { .. }
             | Self::Drain(_)
             | Self::Stop => 0,
         }
@@ -149,12 +153,13 @@ impl Mailbox {
         while let Some(letter) = self.take() {
             match letter {
                 Letter::Request(request) => request.refuse_stopping(),
-                // A dropped question for the status is answered with "gone".
+                // A dropped question is answered with "gone".
                 Letter::Leader { .. }
                 | Letter::Replicas { .. }
                 | Letter::Status(_)
                 | Letter::Members(_)
                 | Letter::AskMembers(_)
+                | Letter::Set { .. }
                 | Letter::Drain(_)
                 | Letter::Stop => {}
             }
@@ -291,6 +296,18 @@ impl RemoteCore {
         let (answer, report) = oneshot::channel();
         self.0.post(Letter::Drain(Some(answer))).ok()?;
         report.await.ok()
+    }
+
+    /// Changes a setting of the core, until its node ends.
+    ///
+    /// # Errors
+    /// [`SettingError`]; the setting is what it was.
+    pub fn set(&self, setting: Setting) -> Pending<(), SettingError> {
+        let (answer, pending) = oneshot::channel();
+        match self.0.post(Letter::Set { setting, answer }) {
+            Ok(()) => Pending::waiting(pending, SettingError::ShuttingDown),
+            Err(_) => Pending::ready(Err(SettingError::Overloaded(FULL))),
+        }
     }
 
     /// How the core is. `None` when it has ended or its mailbox is full.

@@ -351,10 +351,13 @@ fn wal_options(config: &CoreConfig) -> coracle_wal::Options {
 
 /// A budget of bandwidth; 0 stands for no limit.
 fn budget(bytes_per_s: u64) -> TransferBudget {
-    match bytes_per_s {
-        0 => TransferBudget::unlimited(),
-        rate => TransferBudget::new(rate, rate.min(SNAPSHOT_BURST_BYTES)),
-    }
+    let (rate, burst) = transfer_rate(bytes_per_s);
+    TransferBudget::new(rate, burst)
+}
+
+/// The rate of a budget, and what it allows at once after a quiet time.
+pub(super) fn transfer_rate(bytes_per_s: u64) -> (u64, u64) {
+    (bytes_per_s, bytes_per_s.min(SNAPSHOT_BURST_BYTES))
 }
 
 /// A snapshot that its shard's state machine can't be given.

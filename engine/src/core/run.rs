@@ -204,6 +204,7 @@ impl<E: Env> Core<E> {
                 Some(Letter::Status(answer)) => drop(answer.send(self.status())),
                 Some(Letter::Members(update)) => self.on_members(update),
                 Some(Letter::AskMembers(answer)) => drop(answer.send(self.member_statuses())),
+                Some(Letter::Set { setting, answer }) => drop(answer.send(self.set(setting))),
                 Some(Letter::Drain(answer)) => self.begin_drain(answer),
                 Some(Letter::Stop) => self.inbox.begin_stop(),
                 None => break,
@@ -611,6 +612,7 @@ impl<E: Env> Core<E> {
             core: self.config.core,
             shards: self.shards.iter().map(Shard::status).collect(),
             counters: self.counters,
+            settings: self.settings(),
             storage_failure: self.storage.wal().failure().map(|failure| failure.to_string()),
         }
     }

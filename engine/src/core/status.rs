@@ -1,5 +1,6 @@
 //! What a core says about itself when asked: for operators, tests and embedders.
 
+use super::settings::Settings;
 use crate::raft::membership::Configuration;
 use crate::raft::{FollowerStatus, Role};
 use crate::{CoreId, LogIndex, NodeId, ShardId, Term};
@@ -94,6 +95,8 @@ pub struct CoreStatus {
     pub shards: Vec<ShardStatus>,
     /// Its counters.
     pub counters: CoreCounters,
+    /// What it goes by, where that can be changed while it runs.
+    pub settings: Settings,
     /// Why the log stopped, if it did.
     pub storage_failure: Option<String>,
 }

@@ -40,6 +40,16 @@ impl Raft {
         self.wake_to_tell(effects);
     }
 
+    /// From now on this replica has another priority: -[`PRIORITY_MAX`] to [`PRIORITY_MAX`]. One that declines
+    /// goes on declining, and has it when it stands again. If it sleeps it wakes, so that others hear of it. Not stored.
+    pub fn set_priority(&mut self, priority: i8, effects: &mut Effects) {
+        self.config.priority = priority.clamp(-PRIORITY_MAX, PRIORITY_MAX);
+        if !self.declines() {
+            self.priority = self.config.priority;
+            self.wake_to_tell(effects);
+        }
+    }
+
     /// The priority that this replica tells others.
     #[must_use]
     pub fn priority(&self) -> i8 {
@@ -47,7 +57,8 @@ impl Raft {
     }
 
     /// Whether it was told to decline.
-    pub(super) fn declines(&self) -> bool {
+    #[must_use]
+    pub fn declines(&self) -> bool {
         self.priority == DECLINED
     }
 

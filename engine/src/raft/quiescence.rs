@@ -313,9 +313,12 @@ impl Raft {
         self.rouse_leader(effects);
     }
 
-    /// A follower that sleeps has something to tell with its answers to heartbeats.
+    /// A follower that sleeps has something to tell with its answers to heartbeats, or a leader something to decide by
+    /// those of others.
     pub(super) fn wake_to_tell(&mut self, effects: &mut Effects) {
-        if self.role == Role::Follower && std::mem::take(&mut self.quiescence.asleep) {
+        if self.role == Role::Leader {
+            self.wake_leader(effects);
+        } else if self.role == Role::Follower && std::mem::take(&mut self.quiescence.asleep) {
             self.wake_to_wait(effects);
         }
     }

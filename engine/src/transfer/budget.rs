@@ -68,6 +68,11 @@ impl TransferBudget {
         Self::new(0, 0)
     }
 
+    /// From now on it is as if it had been [made](TransferBudget::new) with these; who waits already, waits on.
+    pub fn set_rate(&self, bytes_per_second: u64, burst_bytes: u64) {
+        *self.bucket.borrow_mut() = TokenBucket::new(bytes_per_second, burst_bytes);
+    }
+
     /// Takes `bytes`, at most one piece, and waits until they may be used.
     pub async fn take<E: Env>(&self, env: &E, bytes: usize) {
         let wait = self.bucket.borrow_mut().take(bytes as u64, env.now());
@@ -103,6 +108,17 @@ mod tests {
         assert_eq!(bucket.take(1000, now), MS * 2);
         assert_eq!(bucket.take(1000, now + MS * 10), Duration::ZERO, "it has filled up again");
         assert_eq!(bucket.take(3000, now + MS * 10), MS, "and holds no more than its burst");
+    }
+
+    #[test]
+    fn a_rate_may_change() {
+        let budget = TransferBudget::unlimited();
+        let take = || budget.bucket.borrow_mut().take(2000, MS);
+        assert_eq!(take(), Duration::ZERO);
+        budget.set_rate(1_000_000, 1000);
+        assert_eq!(take(), MS);
+        budget.set_rate(0, 0);
+        assert_eq!(take(), Duration::ZERO);
     }
 
     #[test]

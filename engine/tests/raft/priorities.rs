@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_engine::raft::{
-    Config, Event, Message, Role, StartError, TransferOutcome, TransferRefusal,
+    Config, Effects, Event, Message, Role, StartError, TransferOutcome, TransferRefusal,
 };
 use coracle_engine::{LogIndex, NodeId};
 
@@ -112,6 +112,20 @@ fn a_voter_that_fails_to_take_over_is_left_alone_for_a_while() {
     }
     assert_eq!(leader(&cluster), Some(1));
     assert!((1..=11).contains(&orders), "one attempt of one election timeout: {orders} orders");
+}
+
+#[test]
+fn a_priority_may_change_while_the_replica_runs() {
+    let mut cluster = cluster([0, 0, 0]);
+    elect(&mut cluster, 1);
+    cluster.node_mut(NodeId(3)).raft.as_mut().unwrap().set_priority(2, &mut Effects::default());
+    cluster.node_mut(NodeId(2)).raft.as_mut().unwrap().decline();
+    cluster.node_mut(NodeId(2)).raft.as_mut().unwrap().set_priority(8, &mut Effects::default());
+    for _ in 0..3 {
+        tick(&mut cluster, 1, 100);
+        settle(&mut cluster, &[]);
+    }
+    assert_eq!(leader(&cluster), Some(3), "2 goes on declining");
 }
 
 #[test]
