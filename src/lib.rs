@@ -67,5 +67,5 @@ pub use coracle_engine::{
     SnapshotStream, StateMachine, Term, TransferError, WholeImage, restore_chunks, snapshot_chunks,
 };
 pub use local_cluster::{LocalCluster, LocalClusterConfig};
-pub use node::{Node, NodeBuilder, NodeHandle, StartError};
+pub use node::{Node, NodeBuilder, NodeHandle, StartError, Subscription};
 pub use session::{SessionClient, SessionError};

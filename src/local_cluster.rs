@@ -136,6 +136,8 @@ mod tests {
 
     use bytes::{Bytes, BytesMut};
 
+    use coracle_engine::core::ClusterEvent;
+
     use super::*;
     use crate::{Apply, Consistency, ProposeError, QueryError};
 
@@ -151,6 +153,54 @@ mod tests {
         T: Send + 'static,
     {
         crate::wal::run(|_| answer).unwrap()
+    }
+
+    /// Has whoever leads `shard` hand over, as soon as that is possible. Gives who leads then.
+    async fn hand_over(nodes: &[NodeHandle], shard: ShardId) -> NodeId {
+        loop {
+            for node in nodes {
+                if let Ok(next) = node.transfer_leadership(shard, None).await {
+                    return next;
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn subscribers_hear_who_leads_each_change_once_until_the_node_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = LocalClusterConfig::on_free_ports(dir.path()).unwrap();
+        let config = LocalClusterConfig { shards: 2, ..free };
+        let cluster = LocalCluster::start(&config, |_| Box::new(Nothing)).unwrap();
+        let nodes = cluster.handles();
+        let mut events = nodes[0].subscribe().unwrap();
+        let too_many: Vec<_> = std::iter::from_fn(|| nodes[0].subscribe()).collect();
+        assert_eq!(too_many.len() + 1, coracle_engine::limits::SUBSCRIBERS_MAX);
+        drop(too_many);
+        drop(nodes[0].subscribe().unwrap());
+        let shard = ShardId(1);
+        let (told, events) = wait(async move {
+            let next = hand_over(&nodes, shard).await;
+            let mut told = Vec::new();
+            while told.last().is_none_or(|(_, leader)| *leader != Some(next)) {
+                match events.next().await.unwrap() {
+                    ClusterEvent::Leader { shard: of, term, leader } if of == shard => {
+                        told.push((term, leader));
+                    }
+                    ClusterEvent::Missed(missed) => panic!("{missed} missed"),
+                    _ => {}
+                }
+            }
+            (told, events)
+        });
+        assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "told twice: {told:?}");
+        assert!(told.is_sorted_by_key(|(term, _)| *term), "{told:?}");
+        cluster.stop();
+        wait(async move {
+            let mut events = events;
+            while events.next().await.is_some() {}
+        });
     }
 
     /// A request to a node that had stopped was never answered.

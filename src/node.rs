@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::core::{
-    Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus, DrainReport, Mailbox,
-    MemberStatus, MemberView, NewsQueue, Pending, Position, RemoteCore, Setting, SettingError,
+    ClusterEvent, ClusterEvents, Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus,
+    DrainReport, Mailbox, MemberStatus, MemberView, NewsQueue, Pending, Position, RemoteCore,
+    Setting, SettingError,
 };
 use coracle_engine::env::Env;
-use coracle_engine::limits::Limits;
+use coracle_engine::limits::{Limits, SUBSCRIBERS_MAX};
 use coracle_engine::raft::LeaseConfig;
 use coracle_engine::raft::membership::Reconfiguration;
 use futures_channel::oneshot;
@@ -298,6 +299,8 @@ struct HandleInner {
     election_timeout: Duration,
     cores: Vec<RemoteCore>,
     news: NewsQueue,
+    /// How many subscriptions there are.
+    subscribers: Arc<()>,
 }
 
 impl NodeHandle {
@@ -493,6 +496,33 @@ impl NodeHandle {
         status.shards.iter().find(|found| found.shard == shard)?.leader
     }
 
+    /// Begins to tell what changes on this node: leaders, members, snapshots, its health. `None` if there are
+    /// [`SUBSCRIBERS_MAX`] subscriptions already, or a core has ended or has too much to do.
+    ///
+    /// What is told and in which order is said in [`Changes`](coracle_engine::core::ClusterEvents); a subscriber that takes
+    /// nothing never holds the node up.
+    ///
+    /// ```no_run
+    /// # async fn watch(node: coracle::NodeHandle) {
+    /// use coracle_engine::core::ClusterEvent;
+    ///
+    /// let Some(mut events) = node.subscribe() else { return };
+    /// while let Some(event) = events.next().await {
+    ///     if let ClusterEvent::Leader { shard, leader: None, .. } = event {
+    ///         println!("nobody leads shard {shard}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn subscribe(&self) -> Option<Subscription> {
+        let counted = self.0.subscribers.clone();
+        // One is ours, one is that of the node.
+        let taken = Arc::strong_count(&counted) - 2;
+        let events = (taken < SUBSCRIBERS_MAX).then(|| RemoteCore::subscribe(&self.0.cores))??;
+        Some(Subscription { events, _counted: counted })
+    }
+
     /// How each core is; those that have ended are left out.
     pub async fn status(&self) -> Vec<CoreStatus> {
         let mut all = Vec::with_capacity(self.0.cores.len());
@@ -508,6 +538,20 @@ impl NodeHandle {
             return None;
         }
         self.0.cores.get(usize::from(CoreId::hosting(shard, self.0.shards, cores).0))
+    }
+}
+
+/// What changes on a node, as it happens: see [`NodeHandle::subscribe`].
+#[derive(Debug)]
+pub struct Subscription {
+    events: ClusterEvents,
+    _counted: Arc<()>,
+}
+
+impl Subscription {
+    /// The next event; `None` when the node has ended.
+    pub async fn next(&mut self) -> Option<ClusterEvent> {
+        self.events.next().await
     }
 }
 
@@ -582,6 +626,7 @@ fn start_cores(shared: &Arc<CoreStart>, news: NewsQueue) -> Result<Node, StartEr
         election_timeout: shared.config.election_timeout(),
         cores,
         news,
+        subscribers: Arc::default(),
     };
     let mut node = Node {
         handle: NodeHandle(Arc::new(inner)),

@@ -178,6 +178,12 @@ pub const PRIORITY_PAUSE_TIMEOUTS: u32 = 10;
 /// Election timeouts that a draining core takes at most to hand over: one for an attempt, one for another.
 pub const DRAIN_ELECTION_TIMEOUTS: u32 = 2;
 
+/// Events that are queued for one subscriber; more are lost, and it is told so.
+pub const EVENTS_QUEUED_MAX: usize = 4096;
+
+/// Subscribers to the events of one node.
+pub const SUBSCRIBERS_MAX: usize = 64;
+
 /// How many may wait for the report of one drain; more are told nothing.
 pub const DRAIN_ANSWERS_MAX: usize = 64;
 

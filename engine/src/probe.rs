@@ -119,6 +119,8 @@ declare_probes! {
     vote_repeated,
     /// A vote was refused by so many that it was lost.
     vote_lost,
+    /// A subscriber was too slow for an event.
+    event_missed,
     /// A candidate that its leader had told to campaign asked for votes before its own was durable.
     vote_asked_at_once,
     /// Others had made a majority before the own vote was durable.

@@ -14,6 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use futures_channel::oneshot;
 use futures_util::task::AtomicWaker;
 
+use super::events::{ClusterEvents, Source};
 use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::leadership::DrainReport;
 use super::membership::{MemberStatus, MemberUpdate};
@@ -41,6 +42,8 @@ pub(crate) enum Letter {
     Members(Arc<MemberUpdate>),
     /// Somebody asks for the address book and who is up.
     AskMembers(oneshot::Sender<Vec<MemberStatus>>),
+    /// Somebody wants to know what changes.
+    Subscribe(Source),
     /// Somebody changes a setting.
     Set { setting: Setting, answer: oneshot::Sender<Result<(), SettingError>> },
     /// Hand over all leadership and report; without anybody who wants to know, stop then.
@@ -58,6 +61,7 @@ impl Letter {
             | Self::Status(_)
             | Self::Members(_)
             | Self::AskMembers(_)
+            | Self::Subscribe(_)
             | Self::Set { .. }
             | Self::Drain(_)
             | Self::Stop => 0,
@@ -159,6 +163,7 @@ impl Mailbox {
                 | Letter::Status(_)
                 | Letter::Members(_)
                 | Letter::AskMembers(_)
+                | Letter::Subscribe(_)
                 | Letter::Set { .. }
                 | Letter::Drain(_)
                 | Letter::Stop => {}
@@ -308,6 +313,16 @@ impl RemoteCore {
             Ok(()) => Pending::waiting(pending, SettingError::ShuttingDown),
             Err(_) => Pending::ready(Err(SettingError::Overloaded(FULL))),
         }
+    }
+
+    /// Begins a subscription to what changes on these cores. `None` when one of them has ended or its mailbox is full.
+    #[must_use]
+    pub fn subscribe(cores: &[Self]) -> Option<ClusterEvents> {
+        let (events, sources) = ClusterEvents::new(cores.len());
+        for (core, source) in cores.iter().zip(sources) {
+            core.0.post(Letter::Subscribe(source)).ok()?;
+        }
+        Some(events)
     }
 
     /// How the core is. `None` when it has ended or its mailbox is full.

@@ -11,6 +11,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::events::ClusterEvent;
 use super::link::Link;
 use super::mailbox::Letter;
 use super::run::Core;
@@ -87,6 +88,9 @@ impl<E: Env> Core<E> {
         let shard = &self.shards[at];
         let nodes = shard.raft.configuration().members();
         self.inbox.view.borrow_mut().replicas.insert(shard.id, nodes);
+        let (shard, configuration) = (shard.id, shard.raft.configuration());
+        self.subscribers
+            .tell(|| ClusterEvent::Members { shard, configuration: configuration.clone() });
         self.tell_replicas(at);
     }
 

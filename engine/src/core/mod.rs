@@ -27,6 +27,7 @@
 
 mod cold;
 mod detector;
+mod events;
 mod handle;
 mod inbox;
 mod installing;
@@ -54,6 +55,7 @@ mod upkeep;
 mod view;
 
 pub use detector::{Detection, FailureDetector, Fixed, Phi};
+pub use events::{ClusterEvent, ClusterEvents};
 pub use handle::{Committed, Consistency, CoreHandle, Pending, Position};
 pub use leadership::DrainReport;
 pub use mailbox::{Mailbox, RemoteCore};

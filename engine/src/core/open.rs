@@ -309,6 +309,7 @@ impl<E: Env> Core<E> {
             drain: None,
             drained: false,
             stall: Stall::default(),
+            subscribers: Default::default(),
             observer: None,
         };
         for shard in &core.shards {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use coracle_wal::Recovery;
 
+use super::events::{ClusterEvent, Subscribers};
 use super::handle::{Consistency, CoreHandle, Request};
 use super::inbox::{Event, Inbox};
 use super::leadership::Drain;
@@ -57,6 +58,7 @@ pub struct Core<E: Env> {
     /// It was told to hand over everything, and leads nothing for the rest of its life.
     pub(super) drained: bool,
     pub(super) stall: Stall,
+    pub(super) subscribers: Subscribers,
     /// `None` outside of tests.
     pub(super) observer: Option<Box<dyn Observer>>,
 }
@@ -149,6 +151,8 @@ impl<E: Env> Core<E> {
             sometimes!(log_failed);
             tracing::error!(core = %self.config.core, "the log failed, this core stops serving: {reason}");
             self.failed = true;
+            let core = self.config.core;
+            self.subscribers.tell(|| ClusterEvent::LogFailed { core, reason: reason.clone() });
             self.gate.close();
             self.disown_shards();
         }
@@ -159,9 +163,18 @@ impl<E: Env> Core<E> {
     pub(super) fn halt(&mut self, at: usize, reason: &str) {
         self.shards[at].halt(reason);
         self.account(at);
-        let (shard, (term, _)) = (self.shards[at].id, self.shards[at].leadership());
-        if self.inbox.view.borrow_mut().note_leader(shard, term, None) {
-            self.tell_siblings(shard, term, None);
+        let shard = self.shards[at].id;
+        self.subscribers.tell(|| ClusterEvent::ReplicaHalted { shard, reason: reason.to_owned() });
+        let (term, _) = self.shards[at].leadership();
+        self.note_leader(shard, term, None);
+    }
+
+    /// Takes note of who leads a shard of this core, and tells whoever wants to know, if that is news.
+    fn note_leader(&mut self, shard: ShardId, term: Term, leader: Option<NodeId>) {
+        if self.inbox.view.borrow_mut().note_leader(shard, term, leader) {
+            tracing::debug!(%shard, %term, ?leader, "leadership changed");
+            self.tell_siblings(shard, term, leader);
+            self.subscribers.tell(|| ClusterEvent::Leader { shard, term, leader });
         }
     }
 
@@ -169,9 +182,7 @@ impl<E: Env> Core<E> {
     fn disown_shards(&mut self) {
         for at in 0..self.shards.len() {
             let (shard, (term, _)) = (self.shards[at].id, self.shards[at].leadership());
-            if self.inbox.view.borrow_mut().note_leader(shard, term, None) {
-                self.tell_siblings(shard, term, None);
-            }
+            self.note_leader(shard, term, None);
         }
     }
 
@@ -206,6 +217,7 @@ impl<E: Env> Core<E> {
                 Some(Letter::AskMembers(answer)) => drop(answer.send(self.member_statuses())),
                 Some(Letter::Set { setting, answer }) => drop(answer.send(self.set(setting))),
                 Some(Letter::Drain(answer)) => self.begin_drain(answer),
+                Some(Letter::Subscribe(source)) => self.subscribers.add(source),
                 Some(Letter::Stop) => self.inbox.begin_stop(),
                 None => break,
             }
@@ -322,10 +334,7 @@ impl<E: Env> Core<E> {
             return tracing::debug!(peer = %link.peer, %shard, "message for a shard that is not here");
         }
         if let Message::Append(_) | Message::Heartbeat(_) = message {
-            let (term, leader) = (message.term(), Some(link.peer.node));
-            if self.inbox.view.borrow_mut().note_leader(shard, term, leader) {
-                self.tell_siblings(shard, term, leader);
-            }
+            self.note_leader(shard, message.term(), Some(link.peer.node));
         }
     }
 
@@ -376,11 +385,13 @@ impl<E: Env> Core<E> {
         self.step_shards_of(peer, |node| raft::Event::PeerUnreachable { node });
     }
 
-    fn note_member_up(&self, node: NodeId) {
+    fn note_member_up(&mut self, node: NodeId) {
         let up = self.links.keys().any(|peer| peer.node == node);
         let mut view = self.inbox.view.borrow_mut();
-        if let Some(member) = view.members.iter_mut().find(|member| member.id == node) {
-            member.up = up;
+        let member = view.members.iter_mut().find(|member| member.id == node);
+        if member.is_some_and(|member| std::mem::replace(&mut member.up, up) != up) {
+            let core = self.config.core;
+            self.subscribers.tell(|| ClusterEvent::Peer { core, node, up });
         }
     }
 
@@ -567,10 +578,7 @@ impl<E: Env> Core<E> {
     fn publish_leadership(&mut self, at: usize) {
         let shard = self.shards[at].id;
         let (term, leader) = self.shards[at].leadership();
-        if self.inbox.view.borrow_mut().note_leader(shard, term, leader) {
-            tracing::debug!(%shard, %term, ?leader, "leadership changed");
-            self.tell_siblings(shard, term, leader);
-        }
+        self.note_leader(shard, term, leader);
     }
 
     fn tell_siblings(&mut self, shard: ShardId, term: Term, leader: Option<NodeId>) {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use coracle_wal::Lsn;
 
+use super::events::ClusterEvent;
 use super::run::Core;
 use crate::env::Env;
 use crate::limits::STALL_PARTS;
@@ -78,6 +79,8 @@ impl<E: Env> Core<E> {
                 if !before {
                     sometimes!(log_stalled);
                     tracing::warn!(core = %self.config.core, "the log makes no progress: handing over what is led here");
+                    let core = self.config.core;
+                    self.subscribers.tell(|| ClusterEvent::LogStalled { core, stalled: true });
                     self.shards.iter_mut().for_each(|shard| shard.raft.decline());
                 }
                 self.hand_over_all();
@@ -85,6 +88,8 @@ impl<E: Env> Core<E> {
             Found::Recovered => {
                 sometimes!(log_recovered_from_stall);
                 tracing::info!(core = %self.config.core, "the log makes progress again");
+                let core = self.config.core;
+                self.subscribers.tell(|| ClusterEvent::LogStalled { core, stalled: false });
                 if !self.drained {
                     for at in 0..self.shards.len() {
                         self.touch(at);

@@ -11,6 +11,7 @@ use coracle_wal::Disk;
 use coracle_wal::limits::READS_IN_FLIGHT_MAX;
 
 use super::cold::{self, Cold, ColdError, ColdRead, Reader, Want};
+use super::events::ClusterEvent;
 use super::installing::{self, Installing, Pulled, Restored};
 use super::run::Core;
 use super::shard::{Shard, SnapshotAnswer};
@@ -402,6 +403,7 @@ impl<E: Env> Core<E> {
                 self.counters.snapshots += 1;
                 self.upkeep.note_snapshot(shard, self.env.unix_ms());
                 tracing::info!(%shard, %index, bytes = manifest.bytes, "snapshot taken");
+                self.subscribers.tell(|| ClusterEvent::SnapshotTaken { shard, index });
                 if let Some(at) = self.position_of(shard) {
                     let configuration = manifest.configuration.clone();
                     self.step(at, raft::Event::Snapshot { index, term, configuration });
@@ -590,6 +592,8 @@ impl<E: Env> Core<E> {
         self.counters.snapshots_received += 1;
         self.upkeep.note_snapshot(id.shard, self.env.unix_ms());
         tracing::info!(shard = %id.shard, index = %id.index, "took over a snapshot");
+        let SnapshotId { shard, index, .. } = id;
+        self.subscribers.tell(|| ClusterEvent::SnapshotInstalled { shard, index });
         self.tiers.cold.forget(id.shard);
         self.shards[at].end_restore(id.index);
         self.step(at, installed(&manifest));
