@@ -378,10 +378,11 @@ enum Found {
 }
 
 impl Found {
+    /// The hard state that the log has, or gets first.
     fn hard_state(&self) -> Option<HardState> {
         match self {
             Self::Blank => None,
-            Self::Whole(found) => Some(found.hard_state),
+            Self::Whole(found) => Some(found.recorded),
             Self::Damaged { hard_state, .. } => Some(marked(*hard_state)),
         }
     }

@@ -130,6 +130,9 @@ pub enum ShardError {
 pub struct RecoveredShard {
     /// The newest hard state; its commit index lies within the log.
     pub hard_state: HardState,
+    /// The same as it is in the log, to be written again so: a snapshot may have moved the commit index above to
+    /// where the log without `unstored` has no entries.
+    pub recorded: HardState,
     /// Position and term before the first entry.
     pub base: (LogIndex, Term),
     /// First index of each term above the base.
@@ -486,6 +489,7 @@ impl Recovery {
                         "what is in memory ends with the log: {:?}, {last}",
                         entries.last()
                     );
+                    let recorded = hard_state;
                     let hard_state = HardState { commit, ..hard_state };
                     let configurations = std::mem::take(&mut pending.configurations);
                     let configurations =
@@ -497,6 +501,7 @@ impl Recovery {
                     let configurations = configurations.collect();
                     Ok(RecoveredShard {
                         hard_state,
+                        recorded,
                         base,
                         terms,
                         last,

@@ -183,6 +183,8 @@ fn a_snapshot_that_was_being_installed_replaces_the_log() {
         let shard = found(&[groups, vec![state(4, 3)]].concat(), Some((9, 3))).unwrap();
         assert_eq!((shape(&shard), shard.entries.len()), (((9, 3), 9, vec![]), 0));
         assert_eq!((shard.unstored, shard.hard_state.commit), (reset(9, 3), LogIndex(9)));
+        // Written again before the base is, it must not name entries that the log lacks.
+        assert_eq!(shard.recorded.commit, LogIndex(3));
     }
     let shard = found(&[entries(1, 12, 3)], Some((9, 3))).unwrap();
     assert_eq!((shape(&shard), shard.unstored), (((0, 0), 12, vec![(1, 3)]), None));
