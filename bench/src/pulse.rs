@@ -1,12 +1,12 @@
-//! `coracle-bench pulse`: whether a sign of life between two cores should be a frame on the connection that they have, or
-//! a datagram.
+//! `coracle-bench pulse`: whether a sign of life between two cores should be a frame on the connection that they
+//! have, or a datagram.
 //!
 //! All on loopback, one after the other in one run, with frames of the peer protocol:
-//! 1. **send**: processor time of the sender for one frame that goes alone, and for one that goes with others that are sent
-//!    anyway, which is how a core's turn sends;
+//! 1. **send**: processor time of the sender for one frame that goes alone, and for one that goes with others that
+//!    are sent anyway, which is how a core's turn sends;
 //! 2. **way**: time from sending to having it, on a connection that is idle;
-//! 3. **behind bulk**: the same while the connection carries append frames of 1 MiB as fast as they are read. A datagram does
-//!    not wait behind them.
+//! 3. **behind bulk**: the same while the connection carries append frames of 1 MiB as fast as they are read. A
+//!    datagram does not wait behind them.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
