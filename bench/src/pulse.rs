@@ -29,6 +29,9 @@ const RECEIVE_BYTES: usize = 64 << 10;
 /// Signs of life that are thrown away at the beginning.
 const WARM_UP: u32 = 200;
 
+/// Longest way that is told from longer ones, in nanoseconds.
+const WAY_NS_MAX: u64 = 10_000_000_000;
+
 /// Options of `coracle-bench pulse`.
 #[derive(Args, Clone, Debug)]
 pub struct PulseArgs {
@@ -216,7 +219,7 @@ fn way_udp(args: &PulseArgs, loaded: bool) -> io::Result<Histogram<u64>> {
 
 /// Nanoseconds from sending to having, of those that came.
 fn ways(sent: &[Instant], came: &[Option<Instant>]) -> Histogram<u64> {
-    let mut ways = Histogram::new(3).expect("three digits are allowed");
+    let mut ways = Histogram::new_with_bounds(1, WAY_NS_MAX, 3).expect("the bounds are in order");
     for (sent, came) in sent.iter().zip(came).skip(WARM_UP as usize) {
         if let Some(came) = came {
             ways.saturating_record((*came - *sent).as_nanos() as u64);
