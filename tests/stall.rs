@@ -1,5 +1,5 @@
-//! The disk of a leader freezes: its shards are led elsewhere while it is frozen, and writes go on. Needs root, because it
-//! mounts a file system for each node.
+//! The disk of a leader freezes: its shards are led elsewhere while it is frozen, and writes go on. Needs root,
+//! because it mounts a file system for each node.
 #![allow(clippy::unwrap_used)]
 
 mod support;

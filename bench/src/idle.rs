@@ -21,8 +21,9 @@ use crate::tiers::cluster::{Cluster, Spec, server_beside_us};
 use crate::tiers::guard::StopSignal;
 use crate::tiers::monitor::{Monitor, rss_bytes};
 
-/// Pause between two looks at who leads: an answer costs the asked node some milliseconds.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two looks at who leads: an answer costs the asked node, and this program, some ten milliseconds
+/// with thousands of shards.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait for leaders.
 const LEADERS_BOUND: Duration = Duration::from_secs(120);
 

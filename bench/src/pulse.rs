@@ -1,12 +1,12 @@
-//! `coracle-bench pulse`: whether a sign of life between two cores should be a frame on the connection that they have, or
-//! a datagram.
+//! `coracle-bench pulse`: whether a sign of life between two cores should be a frame on the connection that they
+//! have, or a datagram.
 //!
 //! All on loopback, one after the other in one run, with frames of the peer protocol:
-//! 1. **send**: processor time of the sender for one frame that goes alone, and for one that goes with others that are sent
-//!    anyway, which is how a core's turn sends;
+//! 1. **send**: processor time of the sender for one frame that goes alone, and for one that goes with others that
+//!    are sent anyway, which is how a core's turn sends;
 //! 2. **way**: time from sending to having it, on a connection that is idle;
-//! 3. **behind bulk**: the same while the connection carries append frames of 1 MiB as fast as they are read. A datagram does
-//!    not wait behind them.
+//! 3. **behind bulk**: the same while the connection carries append frames of 1 MiB as fast as they are read. A
+//!    datagram does not wait behind them.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -28,6 +28,9 @@ const BULK_BYTES: usize = 1 << 20;
 const RECEIVE_BYTES: usize = 64 << 10;
 /// Signs of life that are thrown away at the beginning.
 const WARM_UP: u32 = 200;
+
+/// Longest way that is told from longer ones, in nanoseconds.
+const WAY_NS_MAX: u64 = 10_000_000_000;
 
 /// Options of `coracle-bench pulse`.
 #[derive(Args, Clone, Debug)]
@@ -216,7 +219,7 @@ fn way_udp(args: &PulseArgs, loaded: bool) -> io::Result<Histogram<u64>> {
 
 /// Nanoseconds from sending to having, of those that came.
 fn ways(sent: &[Instant], came: &[Option<Instant>]) -> Histogram<u64> {
-    let mut ways = Histogram::new(3).expect("three digits are allowed");
+    let mut ways = Histogram::new_with_bounds(1, WAY_NS_MAX, 3).expect("the bounds are in order");
     for (sent, came) in sent.iter().zip(came).skip(WARM_UP as usize) {
         if let Some(came) = came {
             ways.saturating_record((*came - *sent).as_nanos() as u64);

@@ -147,16 +147,16 @@ pub const LEASE_ROUNDS_MAX: usize = 64;
 /// committed, and a shard that is used now and then in a row stays awake.
 pub const QUIESCE_BEATS: u32 = 3;
 
-/// Election timeouts of silence after which a member is not waited for when a shard falls asleep: longer than a restart
-/// takes, and soon enough that the death of a node does not keep all its shards awake.
+/// Election timeouts of silence after which a member is not waited for when a shard falls asleep: longer than a
+/// restart takes, and soon enough that the death of a node does not keep all its shards awake.
 pub const QUIESCE_ABSENT_TIMEOUTS: u32 = 10;
 
-/// Heartbeat intervals for which a follower that woke by itself claims to hear its leader: what it takes to wake that and to
-/// hear it, with one loss.
+/// Heartbeat intervals for which a follower that woke by itself claims to hear its leader: what it takes to wake that
+/// and to hear it, with one loss.
 pub const WAKING_INTERVALS: u32 = 2;
 
-/// Part of an election timeout for which a log may make no progress before its disk counts as stalled: the rest of two of
-/// them is for the election elsewhere, and a flush that only takes its time is waited for.
+/// Part of an election timeout for which a log may make no progress before its disk counts as stalled: the rest of
+/// two of them is for the election elsewhere, and a flush that only takes its time is waited for.
 pub const STALL_PARTS: (u32, u32) = (3, 4);
 
 /// Intervals between pulses that a failure detector remembers: some seconds.
@@ -565,8 +565,8 @@ pub const REWRITE_READ_BYTES: usize = 1 << 20;
 /// snapshots by the clock, have patience for that.
 pub const UPKEEP_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long the upkeep of a log pauses for each shard, which takes about a microsecond to look at: a thousandth of a core,
-/// however many there are.
+/// How long the upkeep of a log pauses for each shard, which takes about a microsecond to look at: a thousandth of a
+/// core, however many there are.
 pub const UPKEEP_SHARD_PAUSE: Duration = Duration::from_millis(1);
 
 /// The upkeep of a log is looked at before the next tick when this part of a segment was appended: a burst

@@ -1,11 +1,11 @@
 //! When silence means that a peer is gone: failure detectors, as functions of what arrived and when.
 //!
-//! One watches one connection to a peer's core. The peer sends a *pulse* with each heartbeat interval, and whatever else
-//! it has to say in between. Any sign of life ends a suspicion. A wrong suspicion costs work (all shards that sleep
-//! behind the peer wake) and no safety; a late one costs the time until the next election.
+//! One watches one connection to a peer's core. The peer sends a *pulse* with each heartbeat interval, and whatever
+//! else it has to say in between. Any sign of life ends a suspicion. A wrong suspicion costs work (all shards that
+//! sleep behind the peer wake) and no safety; a late one costs the time until the next election.
 //!
-//! This process may have stood still itself: then everybody seems silent, until what has arrived meanwhile is read. Who
-//! owns a detector tells it so ([`FailureDetector::forgive`]).
+//! This process may have stood still itself: then everybody seems silent, until what has arrived meanwhile is read.
+//! Who owns a detector tells it so ([`FailureDetector::forgive`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -81,8 +81,8 @@ impl FailureDetector for Fixed {
 /// normally distributed.
 const PHI_MAX: f64 = 8.0;
 
-/// Accrues suspicion with silence, by how regular the pulses came (Hayashibara and others 2004): the less the intervals
-/// between the last [`DETECTOR_PULSES_MAX`] of them varied, the sooner. Bounded on both sides: not before
+/// Accrues suspicion with silence, by how regular the pulses came (Hayashibara and others 2004): the less the
+/// intervals between the last [`DETECTOR_PULSES_MAX`] of them varied, the sooner. Bounded on both sides: not before
 /// [`DETECTOR_PULSES_MISSED_MIN`] heartbeat intervals, and after an election timeout in any case.
 #[derive(Debug)]
 pub struct Phi {
@@ -109,8 +109,8 @@ impl Phi {
         }
     }
 
-    /// Mean and standard deviation of the intervals. What has been seen is too little at first, and chance may make it
-    /// too regular: so the deviation is half an interval at least.
+    /// Mean and standard deviation of the intervals. What has been seen is too little at first, and chance may make
+    /// it too regular: so the deviation is half an interval at least.
     fn distribution(&self) -> (f64, f64) {
         let expected = self.interval.as_secs_f64();
         let known = &self.intervals[..self.count.min(DETECTOR_PULSES_MAX)];

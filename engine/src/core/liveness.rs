@@ -6,18 +6,19 @@
 //! again ([`Core::touch`]). So an idle core's work depends on its peers and not on its shards.
 //!
 //! # A pulse per link
-//! With each heartbeat interval a core sends a [`Pulse`] to each peer core that it has a link to. It stands for all shards that
-//! sleep between the two. A [`FailureDetector`] per link notices when nothing arrives any more; then, and when the link
-//! breaks, all shards are told that have a replica behind it: those that sleep wake, if the node matters to them.
+//! With each heartbeat interval a core sends a [`Pulse`] to each peer core that it has a link to. It stands for all
+//! shards that sleep between the two. A [`FailureDetector`] per link notices when nothing arrives any more; then, and
+//! when the link breaks, all shards are told that have a replica behind it: those that sleep wake, if the node
+//! matters to them.
 //!
 //! The pulse carries a digest of the peer's replicas that this core's leaders believe to sleep. The peer compares it
-//! with those that do. The two differ while messages are under way; if they differ in [`PULSES_UNLIKE_MAX`] pulses in a row,
-//! something was lost, or somebody is not what the other takes it for, and every shard that the two share is told
-//! ([`raft::Event::PeerDoubted`]): what sleeps behind that peer wakes and says so.
+//! with those that do. The two differ while messages are under way; if they differ in [`PULSES_UNLIKE_MAX`] pulses in
+//! a row, something was lost, or somebody is not what the other takes it for, and every shard that the two share is
+//! told ([`raft::Event::PeerDoubted`]): what sleeps behind that peer wakes and says so.
 //!
 //! # When this core stood still
-//! After a pause of the process the peers seem to have been silent. So if a tick comes late by more than half an election
-//! timeout, the detectors begin to wait anew.
+//! After a pause of the process the peers seem to have been silent. So if a tick comes late by more than half an
+//! election timeout, the detectors begin to wait anew.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -215,6 +216,9 @@ impl<E: Env> Core<E> {
         }
         let sleepers = Sleepers { term, leads, with: with().collect() };
         drop(view);
+        if raft.is_asleep() {
+            self.shards[at].rest();
+        }
         let before = std::mem::replace(&mut self.shards[at].sleepers, sleepers);
         let digests = &mut self.liveness.digests;
         for peer in before.with {

@@ -590,6 +590,18 @@ impl Shard {
         self.halted.as_deref()
     }
 
+    /// It sleeps: gives back what its buffers hold for the next turn.
+    pub(super) fn rest(&mut self) {
+        self.effects.messages.shrink_to_fit();
+        self.effects.after_durable.shrink_to_fit();
+        self.effects.entries.shrink_to_fit();
+        self.payloads.shrink_to_fit();
+        self.incoming.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.reads_new.shrink_to_fit();
+        self.reads.shrink_to_fit();
+    }
+
     /// The log failed: nothing that waits can be acknowledged any more.
     pub(super) fn fail(&mut self, reason: &str) {
         let error = ProposeError::StorageFailed(reason.to_owned());

@@ -1,10 +1,10 @@
 //! A log that makes no progress: the disk has stalled.
 //!
-//! A leader whose disk takes nothing goes on sending entries, and its followers may even commit them without it; but what
-//! it may not do any more, nobody else does, for its heartbeats go on. So a core whose log owes something durable
-//! and has made **nothing** durable for [`STALL_PARTS`] of an election timeout has *stalled*. It declines to lead from then
-//! on, and hands each shard that it leads to a follower that has everything (`raft/transfer.rs`), which needs
-//! nothing of this disk: the votes are those of the others. What could not be handed over is tried again
+//! A leader whose disk takes nothing goes on sending entries, and its followers may even commit them without it; but
+//! what it may not do any more, nobody else does, for its heartbeats go on. So a core whose log owes something
+//! durable and has made **nothing** durable for [`STALL_PARTS`] of an election timeout has *stalled*. It declines to
+//! lead from then on, and hands each shard that it leads to a follower that has everything (`raft/transfer.rs`),
+//! which needs nothing of this disk: the votes are those of the others. What could not be handed over is tried again
 //! with each election timeout. When the log makes progress again, the core may lead again.
 //!
 //! A disk that is slow but moves has not stalled, however long the queue: to hand over would not make it quicker. Nor
@@ -12,7 +12,7 @@
 //!
 //! | what stalls | what follows |
 //! |---|---|
-//! | the disk of a leader | its shards are led elsewhere less than two election timeouts after the first write that stalls |
+//! | the disk of a leader | its shards are led elsewhere within two election timeouts of the first write that stalls |
 //! | that of a follower | its acknowledgements are missing; the others go on |
 //! | those of a majority | nobody can be elected, nothing is committed: leaders keep trying to hand over |
 //! | that of the only voter | it goes on leading; there is nobody else |
@@ -78,8 +78,8 @@ impl<E: Env> Core<E> {
             Found::Stalled => {
                 if !before {
                     sometimes!(log_stalled);
-                    tracing::warn!(core = %self.config.core, "the log makes no progress: handing over what is led here");
                     let core = self.config.core;
+                    tracing::warn!(%core, "the log makes no progress: handing over what is led here");
                     self.subscribers.tell(|| ClusterEvent::LogStalled { core, stalled: true });
                     self.shards.iter_mut().for_each(|shard| shard.raft.decline());
                 }

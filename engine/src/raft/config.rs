@@ -57,8 +57,8 @@ pub struct Config {
     /// How much this replica should rather lead than others: -[`PRIORITY_MAX`] to [`PRIORITY_MAX`], usually 0. One
     /// below 0 campaigns later; a leader hands over to a replica that has more than it has itself.
     pub priority: i8,
-    /// Whether a shard with nothing to do falls asleep. Then the owner of this replica has to say when a node has fallen
-    /// silent: see `quiescence.rs`.
+    /// Whether a shard with nothing to do falls asleep. Then the owner of this replica has to say when a node has
+    /// fallen silent: see `quiescence.rs`.
     pub quiesce: bool,
     /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
     pub random_seed: u64,

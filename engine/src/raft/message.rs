@@ -282,7 +282,8 @@ pub struct CensusReply {
     pub incarnation: u64,
 }
 
-/// Tells a follower that the shard is at rest: it may fall asleep. Like a heartbeat it comes from the leader of its term.
+/// Tells a follower that the shard is at rest: it may fall asleep. Like a heartbeat it comes from the leader of its
+/// term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quiesce {
     /// The leader's term.

@@ -10,9 +10,9 @@
 //!   which can't lead does not cost a pause of the proposals all the time.
 //! - Whoever leads without a preference of its owner's ([`Event::TransferLeadership`](super::Event::TransferLeadership)
 //!   to nobody in particular) hands over to the highest priority among those that are near the end of the log.
-//! - A replica that **declines** ([`Raft::decline`]), because its node is about to stop or its disk takes nothing, is never
-//!   chosen, ignores the
-//!   order to campaign, and waits like one of the lowest priority. If it leads, it is its owner who hands over.
+//! - A replica that **declines** ([`Raft::decline`]), because its node is about to stop or its disk takes nothing, is
+//!   never chosen, ignores the order to campaign, and waits like one of the lowest priority. If it leads, it is its
+//!   owner who hands over.
 //!
 //! Two replicas of equal priority leave each other alone, and each goes by what the other one says of itself:
 //! leadership can't go to and fro between them.

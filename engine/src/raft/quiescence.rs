@@ -4,44 +4,45 @@
 //! to notice that a node has fallen silent, and to say so ([`Event::PeerSuspected`], [`Event::PeerDoubted`]).
 //!
 //! # Protocol
-//! A leader whose shard is **at rest** ([`Raft::is_at_rest`]: all of its log is durable, committed and acknowledged by
-//! every member; no read, transfer or change of members is under way, nobody returns, leaves or should rather lead) for
-//! [`QUIESCE_BEATS`] heartbeat intervals sends [`Quiesce`] with its next heartbeats. A follower whose log ends
-//! and is committed there, durably, **falls asleep** and says so ([`Quiesced`]); it hears nothing more from the leader, as
-//! the others go on getting heartbeats. When all members sleep, the leader does, too. A member that was
+//! A leader whose shard is **at rest** ([`Raft::is_at_rest`]: all of its log is durable, committed and acknowledged
+//! by every member; no read, transfer or change of members is under way, nobody returns, leaves or should rather
+//! lead) for [`QUIESCE_BEATS`] heartbeat intervals sends [`Quiesce`] with its next heartbeats. A follower whose log
+//! ends and is committed there, durably, **falls asleep** and says so ([`Quiesced`]); it hears nothing more from the
+//! leader, as the others go on getting heartbeats. When all members sleep, the leader does, too. A member that was
 //! silent for [`QUIESCE_ABSENT_TIMEOUTS`] election timeouts is not waited for, if a majority sleeps.
 //!
-//! **Asleep** a replica does not act on ticks; its owner may leave them out, but must send one with the time before any
-//! other event. For a sleeping follower, the leader's *node* stands for the leader: it counts as heard as long as the
-//! owner does not suspect the node. So does a sleeping follower for its leader.
+//! **Asleep** a replica does not act on ticks; its owner may leave them out, but must send one with the time before
+//! any other event. For a sleeping follower, the leader's *node* stands for the leader: it counts as heard as long as
+//! the owner does not suspect the node. So does a sleeping follower for its leader.
 //!
 //! **It wakes** by every event but ticks and notices of durability. A leader that wakes sends heartbeats at once, and
 //! those wake the followers; whoever slept counts as heard at that moment. A follower that wakes by anything but its
 //! leader tells the leader so (a [`Quiesced`] that says no), which wakes it. Then:
-//! - *because its leader's node is suspected*: its election timer runs, newly drawn, from when the node was last heard.
-//!   So the death of a node is noticed as early as if all shards had had heartbeats, and the elections are spread
-//!   over an election timeout like those. It claims to hear no leader.
-//! - *by anything else*: it claims to hear its leader for [`WAKING_INTERVALS`] heartbeat intervals, long enough for the
-//!   leader to be woken and heard, and its election timer starts afresh.
+//! - *because its leader's node is suspected*: its election timer runs, newly drawn, from when the node was last
+//!   heard. So the death of a node is noticed as early as if all shards had had heartbeats, and the elections are
+//!   spread over an election timeout like those. It claims to hear no leader.
+//! - *by anything else*: it claims to hear its leader for [`WAKING_INTERVALS`] heartbeat intervals, long enough for
+//!   the leader to be woken and heard, and its election timer starts afresh.
 //!
 //! # Why this is safe
-//! Everything that Raft promises holds whenever ticks come, and if they never come: to sleep is to be slow. [`Quiesce`] and
-//! [`Quiesced`] move no log, vote, commit index or round of reads; like all messages they carry a term.
-//! **Leases** are the exception, for they rest on time, and they have no part in this. A leader's lease lasts from the
-//! sending of a round of *heartbeats*; asleep it sends none, so the lease ends by the clock, and the first read after
-//! that takes a round. That a follower's node is heard extends nothing. A follower owes quiet from its last answer
-//! to a heartbeat: it needs ticks until that time is over ([`Raft::needs_ticks`]), asleep or not, and neither waking nor
-//! a suspicion shortens it.
+//! Everything that Raft promises holds whenever ticks come, and if they never come: to sleep is to be slow.
+//! [`Quiesce`] and [`Quiesced`] move no log, vote, commit index or round of reads; like all messages they carry a
+//! term. **Leases** are the exception, for they rest on time, and they have no part in this. A leader's lease lasts
+//! from the sending of a round of *heartbeats*; asleep it sends none, so the lease ends by the clock, and the first
+//! read after that takes a round. That a follower's node is heard extends nothing. A follower owes quiet from its
+//! last answer to a heartbeat: it needs ticks until that time is over ([`Raft::needs_ticks`]), asleep or not, and
+//! neither waking nor a suspicion shortens it.
 //!
 //! # Why nothing hangs
 //! - **The leader's node dies, or its link breaks**: it is suspected, and its followers wake.
 //! - **A follower's node dies**: the leader wakes, and goes on with heartbeats to whoever may be back.
 //! - **A wake-up gets lost**: an awake follower without heartbeats campaigns; its questions wake all that sleep. A
-//!   learner can't, and a leader may have been deposed by others without this follower's knowledge, or have halted: so
-//!   the owners of two nodes compare which replicas of one sleep behind leaders on the other, by shard and
-//!   term, with each sign of life. What does not agree for a while is *doubted*: the follower's side wakes all that sleep
+//!   learner can't, and a leader may have been deposed by others without this follower's knowledge, or have halted:
+//!   so the owners of two nodes compare which replicas of one sleep behind leaders on the other, by shard and term,
+//!   with each sign of life. What does not agree for a while is *doubted*: the follower's side wakes all that sleep
 //!   behind that node, and tells the node the terms they are in.
-//! - **A process starts again**: the link to it is a new one, and [`Event::PeerReachable`] wakes what slept behind the old.
+//! - **A process starts again**: the link to it is a new one, and [`Event::PeerReachable`] wakes what slept behind
+//!   the old.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! A sign of life between two cores, which stands for all shards that sleep between them.
 //!
-//! It carries a *digest* of the replicas of the receiver that, as the sender knows, sleep behind leaders on the sender:
-//! how many, and the sum (exclusive or) of a hash of shard and term of each. The receiver has one of the replicas
-//! that do sleep behind the sender's. Two that differ for longer than messages are under way mean that somebody
-//! sleeps who should not, or is awake and has nobody to listen to.
+//! It carries a *digest* of the replicas of the receiver that, as the sender knows, sleep behind leaders on the
+//! sender: how many, and the sum (exclusive or) of a hash of shard and term of each. The receiver has one of the
+//! replicas that do sleep behind the sender's. Two that differ for longer than messages are under way mean that
+//! somebody sleeps who should not, or is awake and has nobody to listen to.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -170,7 +170,8 @@ fn followers_of_a_suspected_node_elect_another_leader_in_time() {
         suspect(&mut cluster, id, 1);
     }
     assert_eq!(asleep(&cluster), []);
-    // Nothing was heard for 400 ms. The longest timer ends 2 s after that, and the pre-votes of the first are answered.
+    // Nothing was heard for 400 ms. The longest timer ends 2 s after that, and the pre-votes of the first are
+    // answered.
     let mut passed = 0;
     while leader(&cluster).is_none() {
         pass(&mut cluster, 50, &[1]);
@@ -201,8 +202,8 @@ fn a_suspected_follower_keeps_the_leader_awake_until_it_is_given_up() {
     assert_eq!(leader(&cluster), Some(1));
 }
 
-/// Nobody but the owner knows that the node of the leader lives: a question from another follower is no reason to help
-/// to depose it, nor to go on sleeping.
+/// Nobody but the owner knows that the node of the leader lives: a question from another follower is no reason to
+/// help to depose it, nor to go on sleeping.
 #[test]
 fn a_question_for_votes_wakes_and_is_not_answered() {
     let mut cluster = sleeping();
@@ -275,7 +276,8 @@ fn a_leader_that_missed_a_term_is_told() {
     assert_eq!((old.role(), old.term(), old.is_asleep()), (Role::Follower, Term(2), false));
 }
 
-/// What the leader's node or the sleep of its followers says is not an answer to its heartbeats: its lease ends by the clock.
+/// What the leader's node or the sleep of its followers says is not an answer to its heartbeats: its lease ends by
+/// the clock.
 #[test]
 fn a_lease_ends_while_the_shard_sleeps() {
     let lease = Some(LeaseConfig { drift_ppm: 250_000 });
