@@ -107,7 +107,8 @@ impl Administered {
             shards: self.handle.shards(),
             election_timeout_ms: u64::try_from(self.handle.election_timeout().as_millis())
                 .unwrap_or(u64::MAX),
-            drained: cores.iter().any(|core| core.settings.declines),
+            drained: cores.iter().any(|core| core.settings.drained),
+            stalled: cores.iter().any(|core| core.settings.stalled),
             settings: self.settings(&cores),
             cores: cores.iter().map(core_info).collect(),
         })

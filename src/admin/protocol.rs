@@ -214,6 +214,8 @@ pub struct NodeStatus {
     pub election_timeout_ms: u64,
     /// It was drained and declines to lead until it is started again.
     pub drained: bool,
+    /// The disk of one of its cores is stalled: that declines to lead until it is over.
+    pub stalled: bool,
     /// What it goes by, where that can be changed while it runs.
     pub settings: BTreeMap<String, String>,
     /// Its cores; those that have ended are left out.

@@ -117,6 +117,15 @@ impl Nodes {
         self.begin(line).end()
     }
 
+    /// Runs a command that cannot be done, for the reason `why`.
+    #[track_caller]
+    fn fails(&self, line: &str, why: &str) {
+        let output = self.begin(line).child.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "coraclectl {line}: {err}");
+        assert!(err.contains(why), "coraclectl {line}: {err}");
+    }
+
     /// Who votes in each shard, by its leader.
     fn voters(&self) -> Vec<Value> {
         let status: Value = serde_json::from_str(&self.ctl("shards --json")).unwrap();
@@ -189,6 +198,9 @@ fn from_one_node_to_three_to_five_and_back_to_three_other_ones() {
     removal.end();
     nodes.terminate(1);
     nodes.terminate(2);
+    nodes.fails("replace 3 4", "votes in shard 0 already");
+    nodes.fails("move 2 --from 5 --to 4", "remove 5 --shards 2");
+    nodes.fails("remove 3 4 5", "nobody would vote");
     nodes.start(6);
     nodes.ctl(&format!("replace 3 {}", nodes.member(6)));
     nodes.kill(3);

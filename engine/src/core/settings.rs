@@ -38,7 +38,9 @@ pub struct Settings {
     /// See [`Setting::TransferBytesPerS`].
     pub transfer_bytes_per_s: u64,
     /// The core was drained: it declines to lead until its node is started again.
-    pub declines: bool,
+    pub drained: bool,
+    /// Its disk is stalled: it declines to lead until that is over.
+    pub stalled: bool,
 }
 
 /// Why a setting stays what it was.
@@ -64,7 +66,8 @@ impl<E: Env> Core<E> {
             snapshot_interval: tiers.snapshot_interval,
             keep_log_time: tiers.keep_log_time,
             transfer_bytes_per_s: tiers.transfer_bytes_per_s,
-            declines: self.shards.iter().any(|shard| shard.raft.declines()),
+            drained: self.drained,
+            stalled: !self.drained && self.shards.iter().any(|shard| shard.raft.declines()),
         }
     }
 

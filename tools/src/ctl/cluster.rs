@@ -32,7 +32,7 @@ impl Node {
 
     /// Whether it would take over leadership.
     fn is_willing(&self) -> bool {
-        self.heard.as_ref().is_ok_and(|heard| !heard.status.drained)
+        self.heard.as_ref().is_ok_and(|heard| !heard.status.drained && !heard.status.stalled)
     }
 }
 

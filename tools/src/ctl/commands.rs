@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::CtlError;
 use super::args::{Args, Command, Newcomer, OnNodes, Shards};
 use super::client::{CallError, unexpected};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Shard};
 use super::drive::{Progress, carry_out, reach};
 use super::plan::{self, Goal, Step, Want};
 use super::session::Session;
@@ -298,7 +298,8 @@ fn replace(
     if old == new {
         return Err(CtlError::Unfit(format!("node {old} cannot replace itself")));
     }
-    introduce(session, progress, std::slice::from_ref(newcomer))?;
+    let cluster = introduce(session, progress, std::slice::from_ref(newcomer))?;
+    check_places(&cluster, cluster.shards.keys(), old, new)?;
     let goals = |cluster: &Cluster| {
         let place = |id| Ok((id, place_goal(cluster, id, old, new)));
         cluster.shard_ids().map(place).collect()
@@ -308,6 +309,25 @@ fn replace(
     let shards: Vec<ShardId> = cluster.shard_ids().collect();
     let text = format!("node {new} is in the place of node {old}, whose process can be stopped");
     Ok(Done::new(text, facts(&[old, new], &shards)))
+}
+
+/// A shard in which both vote would have one voter less afterwards: not what is asked for. While the two change places
+/// only one of them is among those that will vote.
+fn check_places<'a>(
+    cluster: &Cluster,
+    shards: impl Iterator<Item = &'a ShardId>,
+    old: NodeId,
+    new: NodeId,
+) -> Result<(), CtlError> {
+    let both = |shard: &&Shard| shard.voters.contains(&old) && shard.voters.contains(&new);
+    match shards.filter_map(|id| cluster.shards.get(id)).find(both) {
+        Some(shard) => Err(CtlError::Unfit(format!(
+            "node {new} votes in shard {0} already, beside node {old}; to have one voter less there: \
+             coraclectl remove {old} --shards {0}",
+            shard.id
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// `new` is to be what `old` is, and `old` to be gone. Where `old` is not, or not any more, nothing is wanted of `new`.
@@ -333,6 +353,7 @@ fn relocate(
     if from == to {
         return Err(CtlError::Unfit(format!("node {from} has it already")));
     }
+    check_places(&cluster, shards.0.iter(), from, to)?;
     for id in &shards.0 {
         let shard = cluster.shards.get(id);
         if shard.is_some_and(|shard| !shard.has(from) && !shard.has(to)) {

@@ -140,6 +140,7 @@ pub fn status(cluster: &Cluster) -> String {
 fn state(node: &Node) -> &'static str {
     match &node.heard {
         Ok(heard) if heard.status.drained => "drained",
+        Ok(heard) if heard.status.stalled => "stalled",
         Ok(_) => "up",
         Err(_) if node.member.up => "connected",
         Err(_) => "down",

@@ -213,6 +213,7 @@ fn node(id: u64, priority: &str, drained: bool) -> Node {
         shards: 6,
         election_timeout_ms: 500,
         drained,
+        stalled: false,
         settings: [("priority".to_owned(), priority.to_owned())].into(),
         cores: Vec::new(),
     };

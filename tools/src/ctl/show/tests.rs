@@ -29,6 +29,7 @@ fn status_of(node: u64) -> NodeStatus {
         shards: 5,
         election_timeout_ms: 500,
         drained: node == 2,
+        stalled: false,
         settings: [("priority".to_owned(), (node - 1).to_string())].into(),
         cores: vec![core],
     }
