@@ -614,7 +614,7 @@ mod tests {
         announce(&mut book, &own);
         let said = book.get(own.id).unwrap();
         assert_eq!((said.version, said.incarnation), (8, Some(2)));
-        assert_eq!(said.admin, theirs.admin, "what it does not say itself stays");
+        assert_eq!(said.admin, None, "whether it has an admin port only it knows");
         assert!(!is_misknown(said, &own));
     }
 }

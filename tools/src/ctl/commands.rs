@@ -1,6 +1,7 @@
 //! What each command of `coraclectl` does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,22 +41,23 @@ impl Done {
 pub fn run(args: Args) -> ExitCode {
     let mut session = Session::new(args.admin, Duration::from_secs(args.timeout_s));
     match carry_out_command(&mut session, args.command) {
-        Ok(done) if args.json => {
-            println!("{:#}", done.json);
-            ExitCode::SUCCESS
-        }
         Ok(done) => {
-            print!("{}", done.text);
+            say(&if args.json { format!("{:#}\n", done.json) } else { done.text });
             ExitCode::SUCCESS
         }
         Err(error) => {
             if args.json {
-                println!("{:#}", json!({"error": error.to_string()}));
+                say(&format!("{:#}\n", json!({"error": error.to_string()})));
             }
             eprintln!("coraclectl: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to stdout. That nobody wants to read on (`| head`) is no reason to fail: what was to be done is done.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn carry_out_command(session: &mut Session, command: Command) -> Result<Done, CtlError> {

@@ -66,7 +66,7 @@ fn run(data: &[u8]) {
             let (kind, payload) = entry_record(*shard, entry);
             encoded.push((shard.0 as u8, kind, payload));
         }
-        let (kind, payload) = hard_state_record(*shard, &found.hard_state);
+        let (kind, payload) = hard_state_record(*shard, &found.recorded);
         encoded.push((shard.0 as u8, kind, payload));
     }
     let again = replay(views(&encoded));
