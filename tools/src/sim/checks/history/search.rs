@@ -257,10 +257,14 @@ impl<'h> Search<'h> {
                 continue;
             }
             let Operation { call, times, .. } = op.operation;
-            let Some(Next::Changed(state)) = config.state.after(call, times, op.reply) else {
-                continue;
+            let state = match config.state.after(call, times, op.reply) {
+                Some(Next::Changed(state)) => self.without_what_nobody_sees(state),
+                // A `DEL` that finds nothing has removed what a hidden `SET` had put there.
+                Some(Next::Same) if op.hides() && self.could_be_hidden(config) => {
+                    config.state.clone()
+                }
+                _ => continue,
             };
-            let state = self.without_what_nobody_sees(state);
             let mut step = Config { state, ..config.clone() };
             if op.hides() {
                 step.blind_at = now;
@@ -280,6 +284,16 @@ impl<'h> Search<'h> {
             next.push((step, !seen));
         }
         next
+    }
+
+    /// Whether a `SET` is under way that could be hidden now, and could not before.
+    fn could_be_hidden(&self, config: &Config) -> bool {
+        let could = |at: &usize| {
+            let Operation { call, start, .. } = self.ops[*at].operation;
+            let replied = self.ops[*at].reply.is_some() && !config.done.has(*at);
+            replied && matches!(call, Call::Set(..)) && *start >= config.blind_at
+        };
+        self.open.iter().any(could)
     }
 
     /// Of a value that nobody ever reads, nor one that begins with it, only the length matters.

@@ -90,6 +90,22 @@ fn an_operation_of_unknown_outcome_may_take_effect_late_or_never() {
     bad(&back);
 }
 
+/// What the first write put there is gone before anybody saw it, by a deletion of which nobody knows.
+#[test]
+fn a_deletion_that_finds_nothing_may_have_removed_what_nobody_saw() {
+    let read = |at| op(at, at + 1, Call::Get, value("b"));
+    let history = |removed: &[Operation]| {
+        let writes =
+            [op(1, 20, set("a"), Reply::Ok), op(2, 10, Call::SetNx(bytes("b")), Reply::Ok)];
+        [&writes[..], &[op(3, 4, Call::Get, Reply::Nil)], removed, &[read(12), read(22)]].concat()
+    };
+    good(&history(&[lost(5, Call::Del)]));
+    good(&history(&[op(5, 9, Call::Del, Reply::Int(1))]));
+    bad(&history(&[]));
+    bad(&history(&[op(5, 9, Call::Del, Reply::Int(0))]));
+    bad(&history(&[lost(13, Call::Del)]));
+}
+
 #[test]
 fn an_increment_counted_twice_or_not_at_all() {
     let one = op(1, 2, Call::Incr(1), Reply::Int(1));
