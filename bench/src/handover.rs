@@ -24,6 +24,7 @@ use crate::embedded::cluster::Cluster;
 use crate::embedded::drive::{Demand, DriveError, Driven, Target, block_on, drive};
 use crate::load::{LatencySummary, latency_histogram};
 use crate::report::{JsonError, Progress, Table, grouped, micros, write_json};
+use crate::scratch::{ScratchError, scratch};
 
 /// Time that is watched for a gap after a transfer was answered.
 const WINDOW: Duration = Duration::from_millis(5);
@@ -59,13 +60,8 @@ pub struct HandoverArgs {
 #[derive(Debug, Error)]
 pub enum HandoverError {
     /// The data directory cannot be made.
-    #[error("cannot make a directory in {dir}: {source}; choose another place with --dir")]
-    Dir {
-        /// Where.
-        dir: String,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Dir(#[from] ScratchError),
     /// The raw figures cannot be taken.
     #[error(transparent)]
     Baseline(#[from] BaselineError),
@@ -201,9 +197,7 @@ struct Outcome {
 /// # Errors
 /// [`HandoverError`].
 pub fn run(args: &HandoverArgs) -> Result<(), HandoverError> {
-    let failed = |source| HandoverError::Dir { dir: args.dir.display().to_string(), source };
-    let dir =
-        tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&args.dir).map_err(failed)?;
+    let dir = scratch(&args.dir)?;
     let mut raw = Baseline::measure(dir.path())?;
     let cluster =
         Cluster::start(dir.path(), args.nodes, 1, 1, |_| {}).map_err(HandoverError::Start)?;

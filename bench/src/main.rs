@@ -8,6 +8,7 @@ mod pulse;
 mod reads;
 mod recovery;
 mod report;
+mod scratch;
 mod tiers;
 mod transfer;
 mod wal;

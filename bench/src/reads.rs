@@ -18,6 +18,7 @@ use crate::embedded::cluster::{Cluster, Reads};
 use crate::embedded::drive::{Demand, DriveError, drive};
 use crate::load::{LatencySummary, latency_histogram};
 use crate::report::{JsonError, Progress, Table, grouped, write_json};
+use crate::scratch::{ScratchError, scratch};
 
 /// Most reads in flight: a shard refuses more.
 const IN_FLIGHT_MAX: i64 = 4096;
@@ -55,13 +56,8 @@ pub struct ReadsArgs {
 #[derive(Debug, Error)]
 pub enum ReadsError {
     /// The data directory cannot be made.
-    #[error("cannot make a directory in {dir}: {source}; choose another place with --dir")]
-    Dir {
-        /// Where.
-        dir: String,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Dir(#[from] ScratchError),
     /// A cluster does not start.
     #[error("a cluster does not start: {0}")]
     Start(Box<dyn std::error::Error + Send + Sync>),
@@ -120,9 +116,7 @@ struct Sum {
 /// # Errors
 /// [`ReadsError`].
 pub fn run(args: &ReadsArgs) -> Result<(), ReadsError> {
-    let failed = |source| ReadsError::Dir { dir: args.dir.display().to_string(), source };
-    let dir =
-        tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&args.dir).map_err(failed)?;
+    let dir = scratch(&args.dir)?;
     let with = start(args, &dir.path().join("with"), Some(args.drift_ppm))?;
     let without = start(args, &dir.path().join("without"), None)?;
     let in_flights = if args.in_flight == 1 { vec![1] } else { vec![1, args.in_flight] };

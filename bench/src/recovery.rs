@@ -18,6 +18,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::report::{self, Progress, Table};
+use crate::scratch::{ScratchError, scratch};
 use crate::wal::raw;
 
 /// Measures how fast a log is opened and read.
@@ -49,6 +50,9 @@ pub enum RecoveryBenchError {
     /// The core did not start or panicked.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The data directory cannot be made.
+    #[error(transparent)]
+    Dir(#[from] ScratchError),
     /// The disk failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -117,7 +121,7 @@ impl Replay for Visitor {
 /// See [`RecoveryBenchError`].
 pub fn run(args: &RecoveryArgs) -> Result<(), RecoveryBenchError> {
     preflight::prepare(1, coracle::runtime::IO_MEMORY_BYTES).map_err(RuntimeError::from)?;
-    let scratch = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&args.dir)?;
+    let scratch = scratch(&args.dir)?;
     let spec = || CoreSpec::new("bench").pinned_to(args.cpu);
     let (path, arguments) = (scratch.path().to_owned(), args.clone());
     spawn_core(spec(), move |env| async move { write(env, &path, &arguments).await })?.join()??;

@@ -28,6 +28,7 @@ use self::log::Log;
 use self::raw::RawDevice;
 use self::verdict::{MethodFigures, verdict};
 use crate::report::{self, Progress, Table};
+use crate::scratch::{ScratchError, scratch};
 
 /// What a busy core computes between two looks at its I/O.
 const COMPUTE: Duration = Duration::from_micros(200);
@@ -64,6 +65,9 @@ pub enum WalBenchError {
     /// The core did not start or panicked.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The data directory cannot be made.
+    #[error(transparent)]
+    Dir(#[from] ScratchError),
     /// The disk failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -226,7 +230,7 @@ struct Report {
 /// See [`WalBenchError`].
 pub fn run(args: &WalArgs) -> Result<(), WalBenchError> {
     preflight::prepare(1, coracle::runtime::IO_MEMORY_BYTES).map_err(RuntimeError::from)?;
-    let scratch = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&args.dir)?;
+    let scratch = scratch(&args.dir)?;
     let (spec, path) = (CoreSpec::new("bench").pinned_to(args.cpu), scratch.path().to_owned());
     let arguments = args.clone();
     let core = spawn_core(spec, move |env| async move { measure(env, &path, &arguments).await })?;

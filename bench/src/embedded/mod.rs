@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::load::LatencySummary;
 use crate::report::{JsonError, Progress, Table, grouped, micros, write_json};
+use crate::scratch::{ScratchError, scratch};
 use baseline::{Baseline, BaselineError, BaselineSummary};
 use cluster::Cluster;
 use drive::{Demand, DriveError, Driven, drive};
@@ -76,13 +77,8 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
 #[derive(Debug, Error)]
 pub enum EmbeddedError {
     /// The data directory cannot be made.
-    #[error("cannot make a directory in {dir}: {source}; choose another place with --dir")]
-    Dir {
-        /// Where.
-        dir: String,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Dir(#[from] ScratchError),
     /// The raw figures cannot be taken.
     #[error(transparent)]
     Baseline(#[from] BaselineError),
@@ -142,9 +138,7 @@ struct Outcome {
 /// # Errors
 /// [`EmbeddedError`].
 pub fn run(args: &EmbeddedArgs) -> Result<(), EmbeddedError> {
-    let failed = |source| EmbeddedError::Dir { dir: args.dir.display().to_string(), source };
-    let dir =
-        tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&args.dir).map_err(failed)?;
+    let dir = scratch(&args.dir)?;
     let progress = Progress::new("embedded", u64::from(args.seconds));
     progress.note("measuring the disk and the loopback interface");
     let mut raw = Baseline::measure(dir.path())?;

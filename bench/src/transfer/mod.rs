@@ -7,7 +7,7 @@
 mod raw;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use thiserror::Error;
 
 use self::raw::Way;
 use crate::report::{self, Progress, Table};
+use crate::scratch::{ScratchError, scratch};
 
 const CHUNK_BYTES: usize = 1 << 20;
 const LOG_ID: [u8; 16] = [7; 16];
@@ -71,6 +72,9 @@ pub enum TransferBenchError {
     /// A core did not start or panicked.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The data directory cannot be made.
+    #[error(transparent)]
+    Dir(#[from] ScratchError),
     /// The disk or the network failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -118,7 +122,6 @@ struct Report {
 /// See [`TransferBenchError`].
 pub fn run(args: &TransferArgs) -> Result<(), TransferBenchError> {
     preflight::prepare(2, coracle::runtime::IO_MEMORY_BYTES).map_err(RuntimeError::from)?;
-    let scratch = |dir: &Path| tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(dir);
     let from = scratch(&args.dir)?;
     let to = scratch(args.to.as_ref().unwrap_or(&args.dir))?;
     for name in ["store", "raw"] {
