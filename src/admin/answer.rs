@@ -159,7 +159,7 @@ impl Administered {
     fn not_leader(&self, leader: Option<NodeId>, message: String, deadline: Instant) -> Failure {
         let leader = leader.map(|leader| leader.0);
         let members = self.members(deadline).unwrap_or_default();
-        let of_leader = members.into_iter().find(|member| Some(member.id) == leader);
+        let of_leader = members.into_iter().find(|m| Some(m.id) == leader && !m.removed);
         let admin = of_leader.and_then(|member| member.admin);
         Failure { leader, admin, ..Failure::new(FailureKind::NotLeader, message) }
     }

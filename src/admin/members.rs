@@ -11,11 +11,10 @@ use super::protocol::{Answer, Failure, FailureKind, MemberInfo};
 use crate::{Member, NodeId};
 
 impl Administered {
-    /// The members that the node knows; those that were removed are left out.
+    /// The members that the node knows, and those that were removed.
     pub(super) fn members(&self, deadline: Instant) -> Result<Vec<MemberInfo>, Failure> {
         let all = within(deadline, self.handle.members())?;
-        let there = all.iter().filter(|member| !member.record.removed);
-        Ok(there.map(member_info).collect())
+        Ok(all.iter().map(member_info).collect())
     }
 
     pub(super) fn add_member(&self, member: &Member, end: Instant) -> Result<Answer, Failure> {
@@ -38,6 +37,8 @@ fn member_info(member: &MemberStatus) -> MemberInfo {
     let MemberRecord { id, client_host, client_port, peer_host, peer_port, admin, .. } = record;
     MemberInfo {
         id: id.0,
+        version: record.version,
+        removed: record.removed,
         client: format!("{client_host}:{client_port}"),
         peer: format!("{peer_host}:{peer_port}"),
         admin: admin.clone(),

@@ -51,7 +51,7 @@ impl Envelope {
 pub enum Request {
     /// How the node is: [`NodeStatus`].
     Status,
-    /// The members it knows: a list of [`MemberInfo`].
+    /// The members it knows, and those that were removed: a list of [`MemberInfo`].
     Members,
     /// Its replicas: a list of [`ReplicaInfo`].
     Shards,
@@ -246,11 +246,16 @@ pub struct CoreInfo {
     pub storage_failure: Option<String>,
 }
 
-/// A member of the cluster as one node knows it.
+/// A member of the cluster as one node knows it. Of what two nodes say of a third, the higher version is newer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberInfo {
     /// Its id.
     pub id: u64,
+    /// Grows with each change of its addresses, or of whether it is a member.
+    pub version: u64,
+    /// It is not a member any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
     /// `host:port` of its core 0 for clients.
     pub client: String,
     /// `host:port` of its core 0 for other nodes.

@@ -137,7 +137,10 @@ fn members_come_and_go() {
     assert_eq!(fixture.ask(Request::RemoveMember { id: 2 }), Reply::Ok(Answer::Done));
     assert_eq!(fixture.ask(Request::RemoveMember { id: 2 }), Reply::Ok(Answer::Done), "once more");
     let Reply::Ok(Answer::Members(members)) = fixture.ask(Request::Members) else { panic!() };
-    assert_eq!(members.len(), 1);
+    assert_eq!(
+        members.iter().map(|m| (m.id, m.removed)).collect::<Vec<_>>(),
+        [(1, false), (2, true)]
+    );
 }
 
 #[test]

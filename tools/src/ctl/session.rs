@@ -1,4 +1,8 @@
 //! The way to all nodes: one that is named, and those that it knows.
+//!
+//! Any node may be named, also one that was removed and does not know it yet, or waits to be added and knows nobody but
+//! itself. So what all nodes say of each other is put together, the newest for each, and who is no member by that is
+//! not asked about the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +20,9 @@ use super::cluster::{Cluster, Heard, Node};
 /// How long a node may take to say how it is.
 const LOOK_WAIT: Duration = Duration::from_secs(3);
 
+/// How often a look begins anew because nodes know more of the members than those that were asked before.
+const LOOK_ROUNDS: usize = 3;
+
 /// Pause before nodes that did not answer are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -26,6 +33,8 @@ pub struct Session {
     addresses: Vec<String>,
     /// Where each node was reached last.
     reached: BTreeMap<NodeId, String>,
+    /// The newest that was heard of each node, also of those that were removed.
+    book: BTreeMap<NodeId, MemberInfo>,
     cluster: Option<String>,
     deadline: Instant,
     timeout: Duration,
@@ -35,8 +44,9 @@ impl Session {
     /// A session that begins at one of `addresses` and lasts for `timeout`.
     #[must_use]
     pub fn new(addresses: Vec<String>, timeout: Duration) -> Self {
-        let (reached, deadline) = (BTreeMap::new(), Instant::now() + timeout);
-        Self { addresses, reached, cluster: None, deadline, timeout }
+        let (reached, book) = (BTreeMap::new(), BTreeMap::new());
+        let deadline = Instant::now() + timeout;
+        Self { addresses, reached, book, cluster: None, deadline, timeout }
     }
 
     /// Time that is left.
@@ -56,21 +66,50 @@ impl Session {
     /// # Errors
     /// [`CtlError::NoContact`] when no node answers at all.
     pub fn look_once(&mut self) -> Result<Cluster, CtlError> {
-        let (first, status, members) = self.contact()?;
-        let contact = NodeId(status.node);
-        self.cluster = Some(status.cluster.clone());
-        self.reached.insert(contact, first);
-        let own = members.iter().find(|member| member.id == contact.0).cloned();
-        let asked: Vec<(MemberInfo, Result<Heard, String>)> = thread::scope(|scope| {
+        let mut rounds = 1..=LOOK_ROUNDS;
+        loop {
+            let (address, status) = self.contact()?;
+            self.cluster = Some(status.cluster.clone());
+            self.reached.insert(NodeId(status.node), address);
+            let before = self.members();
+            let nodes = self.hear_all(before.clone(), NodeId(status.node));
+            // They may know better.
+            if self.members() == before || rounds.next().is_none() {
+                return Ok(Cluster::new(&status, nodes));
+            }
+        }
+    }
+
+    /// Who is a member by the newest that was heard.
+    fn members(&self) -> Vec<MemberInfo> {
+        self.book.values().filter(|member| !member.removed).cloned().collect()
+    }
+
+    fn is_member(&self, id: u64) -> bool {
+        self.book.get(&NodeId(id)).is_some_and(|member| !member.removed)
+    }
+
+    /// Takes note of what a node says of others. Of what is equally old, the contact's word counts: whether they are up
+    /// changes all the time.
+    fn note(&mut self, members: Vec<MemberInfo>, is_contact: bool) {
+        for member in members {
+            let known = self.book.get(&NodeId(member.id)).map(|known| known.version);
+            if known.is_none_or(|v| v < member.version || is_contact && v == member.version) {
+                self.book.insert(NodeId(member.id), member);
+            }
+        }
+    }
+
+    /// Asks all of `members` at once how they are; `contact` is the one that was asked first.
+    fn hear_all(&mut self, members: Vec<MemberInfo>, contact: NodeId) -> BTreeMap<NodeId, Node> {
+        let own = self.book.get(&contact).cloned();
+        let asked: Vec<(MemberInfo, Result<Said, String>)> = thread::scope(|scope| {
             let threads: Vec<_> = members
                 .into_iter()
                 .map(|member| {
                     let address = self.address_of(&member, own.as_ref());
                     let recipient = self.recipient(NodeId(member.id));
-                    let ask = move || match address {
-                        Ok(address) => hear(&address, recipient).map_err(|error| error.to_string()),
-                        Err(reason) => Err(reason),
-                    };
+                    let ask = move || hear(&address?, recipient).map_err(|error| error.to_string());
                     (member, scope.spawn(ask))
                 })
                 .collect();
@@ -81,17 +120,21 @@ impl Session {
                 .collect()
         });
         let mut nodes = BTreeMap::new();
-        for (member, heard) in asked {
+        for (member, said) in asked {
             let id = NodeId(member.id);
-            if let (Ok(_), Ok(address)) = (&heard, self.address_of(&member, own.as_ref())) {
+            if let (Ok(_), Ok(address)) = (&said, self.address_of(&member, own.as_ref())) {
                 if !self.addresses.contains(&address) {
                     self.addresses.push(address.clone());
                 }
                 self.reached.insert(id, address);
             }
+            let heard = said.map(|Said { heard, members }| {
+                self.note(members, false);
+                heard
+            });
             nodes.insert(id, Node { member, heard });
         }
-        Ok(Cluster::new(&status, nodes))
+        nodes
     }
 
     /// Asks all nodes how they are; if none answers, again, until time is up.
@@ -141,18 +184,19 @@ impl Session {
         Recipient { cluster: self.cluster.clone(), node: Some(node) }
     }
 
-    /// The first node that answers, what it says, and the members that it knows.
-    fn contact(&mut self) -> Result<(String, NodeStatus, Vec<MemberInfo>), CtlError> {
+    /// The first member that answers, and how it is; what it knows of the others is in the book then.
+    fn contact(&mut self) -> Result<(String, NodeStatus), CtlError> {
         let mut reasons = BTreeSet::new();
-        for (at, address) in self.addresses.iter().enumerate() {
-            match ask_contact(address, self.cluster.clone()) {
-                Ok((status, members)) if members.iter().any(|m| m.id == status.node) => {
-                    let address = address.clone();
-                    self.addresses.swap(0, at); // asked first the next time
-                    return Ok((address, status, members));
-                }
-                // What it knows of the others is old.
-                Ok((status, _)) => {
+        for at in 0..self.addresses.len() {
+            let address = self.addresses[at].clone();
+            match ask_contact(&address, self.cluster.clone()) {
+                Ok(Said { heard: Heard { status, .. }, members }) => {
+                    self.note(members, true);
+                    if self.is_member(status.node) {
+                        self.addresses.swap(0, at); // asked first the next time
+                        return Ok((address, status));
+                    }
+                    // What it knows of the others is old.
                     let node = status.node;
                     let what = "was removed from the cluster, or is not added to it yet";
                     reasons.insert(format!("{address}: node {node} {what}"));
@@ -214,26 +258,34 @@ fn is_loopback(host: &str) -> bool {
     bare == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn ask_contact(
-    address: &str,
-    cluster: Option<String>,
-) -> Result<(NodeStatus, Vec<MemberInfo>), CallError> {
-    let mut client = AdminClient::connect(address, Recipient { cluster, node: None })?;
-    let status = client.call(Request::Status, LOOK_WAIT)?;
-    let members = client.call(Request::Members, LOOK_WAIT)?;
-    match (status, members) {
-        (Answer::Status(status), Answer::Members(members)) => Ok((*status, members)),
-        _ => Err(unexpected(address)),
-    }
+/// What a node says.
+struct Said {
+    heard: Heard,
+    /// Who is a member and who was, as it knows.
+    members: Vec<MemberInfo>,
 }
 
-fn hear(address: &str, recipient: Recipient) -> Result<Heard, CallError> {
+/// Asks a node of which nothing is known.
+fn ask_contact(address: &str, cluster: Option<String>) -> Result<Said, CallError> {
+    let mut said = hear(address, Recipient { cluster, node: None })?;
+    let Heard { status, replicas } = &said.heard;
+    // It knows nobody but itself, nobody has told it that it belongs here, and it has nothing of any shard: it waits to
+    // be added, and is not a cluster of its own.
+    let alone = said.members.iter().all(|m| m.id == status.node && m.version == 0);
+    if alone && replicas.iter().all(|replica| replica.voters.is_empty()) {
+        said.members.clear();
+    }
+    Ok(said)
+}
+
+fn hear(address: &str, recipient: Recipient) -> Result<Said, CallError> {
     let mut client = AdminClient::connect(address, recipient)?;
     let status = client.call(Request::Status, LOOK_WAIT)?;
     let replicas = client.call(Request::Shards, LOOK_WAIT)?;
-    match (status, replicas) {
-        (Answer::Status(status), Answer::Shards(replicas)) => {
-            Ok(Heard { status: *status, replicas })
+    let members = client.call(Request::Members, LOOK_WAIT)?;
+    match (status, replicas, members) {
+        (Answer::Status(status), Answer::Shards(replicas), Answer::Members(members)) => {
+            Ok(Said { heard: Heard { status: *status, replicas }, members })
         }
         _ => Err(unexpected(address)),
     }
@@ -246,7 +298,29 @@ mod tests {
     fn member(id: u64, client: &str, peer: &str, admin: Option<&str>) -> MemberInfo {
         let admin = admin.map(str::to_owned);
         let (client, peer) = (client.to_owned(), peer.to_owned());
-        MemberInfo { id, client, peer, admin, cores: None, up: true }
+        MemberInfo { id, version: 0, removed: false, client, peer, admin, cores: None, up: true }
+    }
+
+    #[test]
+    fn of_what_nodes_say_of_each_other_the_newest_counts() {
+        let of = |version, removed, up| MemberInfo {
+            version,
+            removed,
+            up,
+            ..member(1, "h:7001", "h:8001", None)
+        };
+        let mut session = Session::new(Vec::new(), Duration::ZERO);
+        session.note(vec![of(1, false, true)], true);
+        assert!(session.is_member(1));
+        session.note(vec![of(2, true, false)], false);
+        assert!(!session.is_member(1) && session.members().is_empty());
+        session.note(vec![of(1, false, true)], true);
+        assert!(!session.is_member(1), "it does not know yet that it was removed");
+        session.note(vec![of(3, false, false)], false);
+        session.note(vec![of(3, false, true)], false);
+        assert!(session.is_member(1) && !session.members()[0].up);
+        session.note(vec![of(3, false, true)], true);
+        assert!(session.members()[0].up);
     }
 
     #[test]

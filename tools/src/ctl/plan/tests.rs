@@ -218,7 +218,8 @@ fn node(id: u64, priority: &str, drained: bool) -> Node {
         cores: Vec::new(),
     };
     let (client, peer) = (format!("h:{id}"), format!("h:{id}"));
-    let member = MemberInfo { id, client, peer, admin: None, cores: None, up: true };
+    let (version, removed, admin) = (0, false, None);
+    let member = MemberInfo { id, version, removed, client, peer, admin, cores: None, up: true };
     Node { member, heard: Ok(Heard { status, replicas: Vec::new() }) }
 }
 

@@ -65,6 +65,8 @@ fn replica(shard: u32, leads: bool, leader: Option<u64>) -> ReplicaInfo {
 
 fn cluster() -> Cluster {
     let member = |id: u64| MemberInfo {
+        version: 0,
+        removed: false,
         id,
         client: format!("10.0.0.{id}:7001"),
         peer: format!("10.0.0.{id}:8001"),
