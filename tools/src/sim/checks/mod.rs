@@ -596,8 +596,9 @@ fn check_bounds(queues: &Queues, limits: &Limits, shards: usize) -> Checked {
             queues.link_bytes_max,
             limits.link_buffer_bytes_max + LINK_RESERVE_BYTES + FRAME_BYTES_MAX,
         ),
-        // What the shards of one turn give after the limit was reached has to wait, too.
-        ("refused groups", queues.groups_refused, limits.groups_refused_max + shards),
+        // What the shards of one turn give after the limit was reached has to wait, too; and what the end of a snapshot
+        // gives, one of each shard: that may be what makes room in the log.
+        ("refused groups", queues.groups_refused, limits.groups_refused_max + 2 * shards),
     ];
     match bounds.into_iter().find(|(_, value, most)| value > most) {
         None => Ok(()),

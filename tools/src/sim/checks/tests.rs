@@ -718,7 +718,7 @@ fn queues_beyond_their_limits() {
         Queues { frames: many, ..Queues::default() },
         Queues { frame_bytes: many, ..Queues::default() },
         Queues { link_bytes_max: many, ..Queues::default() },
-        Queues { groups_refused: limits.groups_refused_max + 2, ..Queues::default() },
+        Queues { groups_refused: limits.groups_refused_max + 3, ..Queues::default() },
     ] {
         expect(Invariant::Limits, check_bounds(&queues, &limits, 1));
     }
