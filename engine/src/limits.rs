@@ -78,6 +78,17 @@ pub const RUN_BYTES_MAX: u64 = 256 << 10;
 /// busy ones.
 pub const RUN_SPAN_BYTES_MAX: u64 = 16 << 20;
 
+/// Runs of one shard that are kept in a vector. To search or move so many takes less than a tree's nodes, and a shard
+/// with little to do has one or two.
+pub const RUNS_FEW_MAX: usize = 8;
+
+/// Places that a queue keeps when it is empty: with fewer shards awake it never grows again, and with more they have
+/// other costs.
+pub const QUEUE_KEPT: usize = 64;
+
+/// Bytes that the buffer of a link keeps when it is empty.
+pub const OUT_BYTES_KEPT: usize = 16 << 10;
+
 /// Bytes of entries that enter and leave memory together when they come from one shard in a row: small
 /// beside any budget, and large beside what a group itself takes.
 pub const MEMORY_GROUP_BYTES_MAX: u64 = 64 << 10;

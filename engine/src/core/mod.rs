@@ -67,6 +67,6 @@ pub use run::Core;
 pub use settings::{Setting, SettingError, Settings};
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
 pub use tier_config::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
-pub use view::{ClusterView, MemberView};
+pub use view::{ClusterView, MemberView, Replicas};
 
 pub use crate::tier::{LogRecord, ReplayError, decode_record};

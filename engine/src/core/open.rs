@@ -26,7 +26,7 @@ use super::taking::Taking;
 use super::tier_config::TierConfig;
 use super::tiers::Tiers;
 use super::upkeep::Upkeep;
-use super::view::{ClusterView, MemberView};
+use super::view::{ClusterView, MemberView, Replicas};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
 use crate::members::Book;
@@ -217,7 +217,8 @@ impl<E: Env> Core<E> {
         let inbox = Rc::new(inbox.with_book(config.book.clone(), config.news.clone()));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let scratch = Scratch::default();
-        let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
+        let (mut live, mut lost) = (Vec::<Shard>::with_capacity(hosted.len()), BTreeMap::new());
+        let shared = Rc::new(limits);
         let (mut promised, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for id in hosted {
             let mut machine = new_machine(machines, id);
@@ -255,8 +256,11 @@ impl<E: Env> Core<E> {
             }
             let (raft, effects, applied) = bring_up(&config, id, found, snapshot, &env)
                 .map_err(|source| OpenError::Replica { core, shard: id, source })?;
-            let mut shard = Shard::new(id, raft, machine, applied, scratch.clone(), limits);
-            shard.effects = effects;
+            let mut shard = Shard::new(id, raft, machine, applied, scratch.clone(), shared.clone());
+            if let Some(first) = live.first() {
+                shard.raft.share_with(&first.raft);
+            }
+            *shard.effects = effects;
             live.push(shard);
         }
         let transfers = Rc::new(budget(config.tiers.transfer_bytes_per_s));
@@ -467,7 +471,7 @@ fn first_view(config: &CoreConfig) -> ClusterView {
         shards: config.shards,
         members,
         leaders: vec![(Term(0), None); config.shards as usize],
-        replicas: BTreeMap::new(),
+        replicas: Replicas::unknown(config.shards),
     }
 }
 

@@ -210,7 +210,7 @@ impl<E: Env> Core<E> {
                     self.inbox.view.borrow_mut().note_leader(shard, term, leader);
                 }
                 Some(Letter::Replicas { shard, nodes }) => {
-                    self.inbox.view.borrow_mut().replicas.insert(shard, nodes);
+                    self.inbox.view.borrow_mut().replicas.note(shard, nodes);
                 }
                 Some(Letter::Status(answer)) => drop(answer.send(self.status())),
                 Some(Letter::Members(update)) => self.on_members(update),
@@ -409,6 +409,7 @@ impl<E: Env> Core<E> {
             self.hand_over_all();
         }
         self.look_after_members();
+        self.give_back();
         if std::mem::take(&mut self.news_missed) {
             for at in 0..self.shards.len() {
                 let (term, leader) = self.shards[at].leadership();
@@ -416,6 +417,15 @@ impl<E: Env> Core<E> {
                 self.tell_replicas(at);
             }
         }
+    }
+
+    /// With each tick: what a burst has made long, and is empty now, becomes short. At each turn that would cost too
+    /// much under load.
+    fn give_back(&mut self) {
+        self.inbox.give_back();
+        self.storage.give_back();
+        self.links.values().for_each(|link| link.give_back());
+        self.liveness.give_back();
     }
 
     /// Carries out what the shards of this turn want done.
