@@ -186,6 +186,19 @@ pub const PRIORITY_MAX: i8 = 8;
 /// Election timeouts between two attempts of a leader to hand over to a replica of higher priority.
 pub const PRIORITY_PAUSE_TIMEOUTS: u32 = 10;
 
+/// Election timeouts between two looks at how leaders are spread: the transfers that the last one began have ended.
+pub const SPREAD_PAUSE_TIMEOUTS: u32 = 2;
+
+/// A look at how leaders are spread takes about a tenth of a microsecond for each shard of the cluster: with this pause,
+/// a thousandth of the core's time.
+pub const SPREAD_SHARD_PAUSE: Duration = Duration::from_micros(100);
+
+/// Shards that one core hands over with one such look. Each is a pause of about a millisecond for its clients.
+pub const SPREAD_TRANSFERS_MAX: usize = 16;
+
+/// Election timeouts until the next look when one of them has failed: as for [`PRIORITY_PAUSE_TIMEOUTS`].
+pub const SPREAD_RETRY_TIMEOUTS: u32 = PRIORITY_PAUSE_TIMEOUTS;
+
 /// Election timeouts that a draining core takes at most to hand over: one for an attempt, one for another.
 pub const DRAIN_ELECTION_TIMEOUTS: u32 = 2;
 

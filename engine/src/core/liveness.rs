@@ -87,6 +87,11 @@ impl Liveness {
         self.active.shrink_to(self.active.len().saturating_mul(2).max(QUEUE_KEPT));
     }
 
+    /// Whether nothing was heard of a peer's core for a while.
+    pub(super) fn suspects(&self, peer: PeerCore) -> bool {
+        self.watches.get(&peer).is_none_or(|watch| watch.suspected)
+    }
+
     /// How many shards get ticks.
     pub(super) fn active(&self) -> usize {
         self.active.len()

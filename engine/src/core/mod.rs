@@ -44,6 +44,7 @@ mod run;
 mod settings;
 mod shard;
 pub(crate) mod signal;
+mod spread;
 mod stall;
 mod status;
 mod storage;

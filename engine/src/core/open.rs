@@ -82,6 +82,8 @@ pub struct CoreConfig {
     pub detection: Detection,
     /// How much this node should rather lead than others; see [`raft::Config::priority`].
     pub priority: i8,
+    /// Whether this core hands over leaders until all nodes lead about as many shards.
+    pub spread_leaders: bool,
     /// Where this core accepts its peers, `host:port`.
     pub peer_listen: String,
     /// The log.
@@ -313,6 +315,7 @@ impl<E: Env> Core<E> {
             drain: None,
             drained: false,
             stall: Stall::default(),
+            spread: Default::default(),
             subscribers: Default::default(),
             observer: None,
         };

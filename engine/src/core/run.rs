@@ -19,6 +19,7 @@ use super::observe::{CoreView, Observer, Queues};
 use super::open::CoreConfig;
 use super::peers::Gate;
 use super::shard::Shard;
+use super::spread::Spread;
 use super::stall::Stall;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
@@ -58,6 +59,7 @@ pub struct Core<E: Env> {
     /// It was told to hand over everything, and leads nothing for the rest of its life.
     pub(super) drained: bool,
     pub(super) stall: Stall,
+    pub(super) spread: Spread,
     pub(super) subscribers: Subscribers,
     /// `None` outside of tests.
     pub(super) observer: Option<Box<dyn Observer>>,
@@ -408,6 +410,7 @@ impl<E: Env> Core<E> {
         if self.drain.is_some() {
             self.hand_over_all();
         }
+        self.spread_leaders(now);
         self.look_after_members();
         self.give_back();
         if std::mem::take(&mut self.news_missed) {

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use super::effects::{Effects, Role, TransferOutcome, TransferRefusal};
 use super::message::{Message, TimeoutNow};
-use super::replica::Raft;
+use super::replica::{Peer, Raft};
 use crate::{LogIndex, NodeId, Term};
 
 /// A transfer under way.
@@ -116,6 +116,30 @@ impl Raft {
             true => Ok(place),
             false => Err(TransferRefusal::Silent { node: id }),
         }
+    }
+
+    /// Who could lead instead of this leader, at once and as well: voters of the same priority that count, have what is
+    /// committed, and were heard lately, or sleep. Nobody while the members change, leadership is handed over, or
+    /// somebody of a higher priority should have it.
+    pub fn peers_to_lead(&self) -> impl Iterator<Item = NodeId> {
+        let configuration = self.configuration();
+        let votes =
+            |peer: &Peer| configuration.incoming().contains(peer.id) && peer.leaving.is_none();
+        let settled = self.role == Role::Leader
+            && self.transfer.is_none()
+            && !self.declines()
+            && !configuration.is_joint()
+            && self.is_configuration_committed()
+            && self.log.committed() >= self.term_start
+            && !self.peers.iter().any(|peer| votes(peer) && peer.progress.priority > self.priority);
+        let places = if settled { 0..self.peers.len() } else { 0..0 };
+        places.map(|at| (at, &self.peers[at])).filter_map(move |(at, peer)| {
+            let progress = &peer.progress;
+            let has_all = self.is_near(at) || progress.matched == self.log.last_index();
+            let heard = progress.asleep || self.successor(peer.id).is_ok();
+            let able = votes(peer) && progress.returning.is_none() && has_all && heard;
+            (able && progress.priority == self.priority).then_some(peer.id)
+        })
     }
 
     /// Who could take over soonest: of those that are near the end of the log, who has the highest priority; then
