@@ -164,6 +164,10 @@ pub struct Config {
     /// and a leader hands over to a node that has more than it has itself.
     #[serde(default)]
     pub priority: i8,
+    /// Hand over leaders, a few at a time, until all nodes lead about as many shards as the others; a node that was
+    /// restarted has its share again soon. It also moves what somebody has handed over by hand.
+    #[serde(default)]
+    pub spread_leaders: bool,
     /// How the node tells that another one has fallen silent. Shards with nothing to do exchange no heartbeats: their
     /// replicas go by that.
     #[serde(default)]
@@ -363,6 +367,7 @@ impl Config {
             heartbeat_interval_ms: default_heartbeat_interval_ms(),
             lease_drift_ppm: None,
             priority: 0,
+            spread_leaders: false,
             failure_detector: FailureDetector::default(),
             sync_method: SyncMethod::default(),
             segment_mib: default_segment_mib(),

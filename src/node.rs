@@ -585,6 +585,7 @@ fn core_config(
         quiesce: true,
         detection: config.failure_detector.into(),
         priority: config.priority,
+        spread_leaders: config.spread_leaders,
         heartbeat_interval: config.heartbeat_interval(),
         peer_listen: String::new(),
         wal,

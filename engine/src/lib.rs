@@ -10,6 +10,7 @@ pub mod env;
 mod error;
 pub mod limits;
 pub mod members;
+mod on_demand;
 pub mod raft;
 pub mod session;
 pub mod snapshot;

@@ -78,6 +78,17 @@ pub const RUN_BYTES_MAX: u64 = 256 << 10;
 /// busy ones.
 pub const RUN_SPAN_BYTES_MAX: u64 = 16 << 20;
 
+/// Runs of one shard that are kept in a vector. To search or move so many takes less than a tree's nodes, and a shard
+/// with little to do has one or two.
+pub const RUNS_FEW_MAX: usize = 8;
+
+/// Places that a queue keeps when it is empty: with fewer shards awake it never grows again, and with more they have
+/// other costs.
+pub const QUEUE_KEPT: usize = 64;
+
+/// Bytes that the buffer of a link keeps when it is empty.
+pub const OUT_BYTES_KEPT: usize = 16 << 10;
+
 /// Bytes of entries that enter and leave memory together when they come from one shard in a row: small
 /// beside any budget, and large beside what a group itself takes.
 pub const MEMORY_GROUP_BYTES_MAX: u64 = 64 << 10;
@@ -174,6 +185,19 @@ pub const PRIORITY_MAX: i8 = 8;
 
 /// Election timeouts between two attempts of a leader to hand over to a replica of higher priority.
 pub const PRIORITY_PAUSE_TIMEOUTS: u32 = 10;
+
+/// Election timeouts between two looks at how leaders are spread: the transfers that the last one began have ended.
+pub const SPREAD_PAUSE_TIMEOUTS: u32 = 2;
+
+/// A look at how leaders are spread takes about a tenth of a microsecond for each shard of the cluster: with this pause,
+/// a thousandth of the core's time.
+pub const SPREAD_SHARD_PAUSE: Duration = Duration::from_micros(100);
+
+/// Shards that one core hands over with one such look. Each is a pause of about a millisecond for its clients.
+pub const SPREAD_TRANSFERS_MAX: usize = 16;
+
+/// Election timeouts until the next look when one of them has failed: as for [`PRIORITY_PAUSE_TIMEOUTS`].
+pub const SPREAD_RETRY_TIMEOUTS: u32 = PRIORITY_PAUSE_TIMEOUTS;
 
 /// Election timeouts that a draining core takes at most to hand over: one for an attempt, one for another.
 pub const DRAIN_ELECTION_TIMEOUTS: u32 = 2;

@@ -424,6 +424,12 @@ declare_probes! {
     entry_applied_cold,
     /// Entries left memory for the budget's sake.
     entries_evicted,
+    /// A leader was handed over because its core leads more than its share.
+    leader_spread,
+    /// Such a transfer has failed.
+    spread_failed,
+    /// Entries of a shard left memory because it sleeps.
+    entries_left_asleep,
     /// A replica stopped for what it found or was told.
     shard_halted,
     /// A segment is free, but what replaces its records is not durable yet.

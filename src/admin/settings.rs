@@ -14,6 +14,7 @@ pub const LOG: &str = "log";
 pub const SETTINGS: &[(&str, &str)] = &[
     (LOG, "what to log, such as info or coracle_engine=debug"),
     ("priority", "-8 to 8: how much the node should rather lead than others"),
+    ("spread_leaders", "on or off: hand over leaders until all nodes lead about as many shards"),
     ("snapshot_interval_s", "seconds until a shard that was written to gets a snapshot; 0: never"),
     ("keep_log_s", "seconds that log stays for a follower that is down"),
     ("transfer_mib_per_s", "MiB that a core sends of snapshots per second; 0: no limit"),
@@ -24,6 +25,7 @@ pub fn by_name(settings: &Settings) -> BTreeMap<String, String> {
     let interval_s = settings.snapshot_interval.map_or(0, |interval| interval.as_secs());
     let values = [
         ("priority", settings.priority.to_string()),
+        ("spread_leaders", if settings.spread_leaders { "on" } else { "off" }.to_owned()),
         ("snapshot_interval_s", interval_s.to_string()),
         ("keep_log_s", settings.keep_log_time.as_secs().to_string()),
         ("transfer_mib_per_s", (settings.transfer_bytes_per_s >> 20).to_string()),
@@ -44,6 +46,11 @@ pub fn parse(name: &str, value: &str) -> Result<Setting, String> {
         "priority" => match value.parse::<i8>() {
             Ok(priority) => Ok(Setting::Priority(priority)), // the core knows the bounds
             Err(_) => Err(format!("priority is a number from -8 to 8, not '{value}'")),
+        },
+        "spread_leaders" => match value {
+            "on" => Ok(Setting::SpreadLeaders(true)),
+            "off" => Ok(Setting::SpreadLeaders(false)),
+            _ => Err(format!("spread_leaders is on or off, not '{value}'")),
         },
         "snapshot_interval_s" => {
             let seconds = number(SECONDS_MAX)?;

@@ -181,6 +181,7 @@ fn settings_change_while_the_node_runs() {
     assert_eq!(before.keys().map(String::as_str).collect::<BTreeSet<_>>(), known);
     for (name, value) in [
         ("priority", "-3"),
+        ("spread_leaders", "on"),
         ("snapshot_interval_s", "90"),
         ("keep_log_s", "7"),
         ("transfer_mib_per_s", "12"),
@@ -193,6 +194,7 @@ fn settings_change_while_the_node_runs() {
     for (name, value) in [
         ("priority", "9"),
         ("priority", "high"),
+        ("spread_leaders", "yes"),
         ("snapshot_interval_s", "-1"),
         ("keep_log_s", "99999999999999999999"),
         ("transfer_mib_per_s", "2000000000"),

@@ -19,6 +19,7 @@ use super::taking::Taken;
 use super::view::ClusterView;
 use crate::limits::Limits;
 use crate::members::{Book, MemberRecord};
+use crate::on_demand::give_back;
 use crate::raft::{Entry, Message};
 use crate::{ProposeError, QueryError, ShardId, SnapshotRequestError, TransferError};
 
@@ -260,6 +261,11 @@ impl Inbox {
     /// Messages of peers that wait, and the cost of their entries.
     pub(crate) fn frames(&self) -> (usize, usize) {
         (self.frames_queued.get(), self.frame_bytes_queued.get())
+    }
+
+    /// Gives back the memory of a queue that was long and is empty now.
+    pub(super) fn give_back(&self) {
+        give_back(&mut self.events.borrow_mut());
     }
 
     /// Whether no event waits.

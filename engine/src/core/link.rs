@@ -107,6 +107,11 @@ impl Link {
         true
     }
 
+    /// Gives back the memory of a buffer that was long and is empty now.
+    pub(super) fn give_back(&self) {
+        self.out.borrow_mut().give_back();
+    }
+
     /// Bytes that wait to be sent.
     pub(crate) fn buffered(&self) -> usize {
         self.out.borrow().bytes()

@@ -27,7 +27,7 @@ use super::detector::FailureDetector;
 use super::link::PeerCore;
 use super::run::{Core, silence_max};
 use crate::env::Env;
-use crate::limits::PULSES_UNLIKE_MAX;
+use crate::limits::{PULSES_UNLIKE_MAX, QUEUE_KEPT};
 use crate::raft::{self, Role};
 use crate::wire::Pulse;
 use crate::{NodeId, Term};
@@ -67,7 +67,7 @@ struct Digests {
 pub(super) struct Sleepers {
     term: Term,
     leads: bool,
-    with: Vec<PeerCore>,
+    with: Box<[PeerCore]>,
 }
 
 impl Liveness {
@@ -80,6 +80,16 @@ impl Liveness {
             pulse_due: now,
             ticked_at: now,
         }
+    }
+
+    /// Gives back memory for shards that sleep.
+    pub(super) fn give_back(&mut self) {
+        self.active.shrink_to(self.active.len().saturating_mul(2).max(QUEUE_KEPT));
+    }
+
+    /// Whether nothing was heard of a peer's core for a while.
+    pub(super) fn suspects(&self, peer: PeerCore) -> bool {
+        self.watches.get(&peer).is_none_or(|watch| watch.suspected)
     }
 
     /// How many shards get ticks.
@@ -198,8 +208,25 @@ impl<E: Env> Core<E> {
         }
     }
 
+    /// A shard gets no more ticks: gives back memory that it does not need until it wakes. What it has applied is
+    /// read from the log should somebody lack it.
+    fn rest(&mut self, at: usize) {
+        let shard = &mut self.shards[at];
+        let last = shard.raft.last_index();
+        let all = shard.applied() == last && shard.raft.evictable() == last;
+        if all && shard.raft.is_asleep() && shard.halted().is_none() {
+            sometimes!(entries_left_asleep, shard.raft.log().first_in_memory() <= last);
+            self.storage.leave_memory(shard.id, last);
+            shard.raft.evict_to(last);
+        }
+        shard.rest();
+    }
+
     /// Brings the digests in line with a shard that something has happened to.
     pub(super) fn account(&mut self, at: usize) {
+        if !self.shards[at].ticking {
+            self.rest(at);
+        }
         let shard = &self.shards[at];
         let (id, raft) = (shard.id, &shard.raft);
         let live = shard.halted().is_none();
@@ -216,12 +243,9 @@ impl<E: Env> Core<E> {
         }
         let sleepers = Sleepers { term, leads, with: with().collect() };
         drop(view);
-        if raft.is_asleep() {
-            self.shards[at].rest();
-        }
         let before = std::mem::replace(&mut self.shards[at].sleepers, sleepers);
         let digests = &mut self.liveness.digests;
-        for peer in before.with {
+        for peer in before.with.into_vec() {
             digests.entry(peer).or_default().side(before.leads).remove(id, before.term);
         }
         for peer in &self.shards[at].sleepers.with {

@@ -79,7 +79,7 @@ impl<E: Env> Core<E> {
         for shard in &self.shards {
             let nodes = shard.raft.configuration().members();
             self.news_missed |= nodes != everybody;
-            view.replicas.insert(shard.id, nodes);
+            view.replicas.note(shard.id, nodes);
         }
     }
 
@@ -87,7 +87,7 @@ impl<E: Env> Core<E> {
     pub(super) fn publish_replicas(&mut self, at: usize) {
         let shard = &self.shards[at];
         let nodes = shard.raft.configuration().members();
-        self.inbox.view.borrow_mut().replicas.insert(shard.id, nodes);
+        self.inbox.view.borrow_mut().replicas.note(shard.id, nodes);
         let (shard, configuration) = (shard.id, shard.raft.configuration());
         self.subscribers
             .tell(|| ClusterEvent::Members { shard, configuration: configuration.clone() });

@@ -44,6 +44,7 @@ mod run;
 mod settings;
 mod shard;
 pub(crate) mod signal;
+mod spread;
 mod stall;
 mod status;
 mod storage;
@@ -67,6 +68,6 @@ pub use run::Core;
 pub use settings::{Setting, SettingError, Settings};
 pub use status::{CoreCounters, CoreStatus, ShardStatus};
 pub use tier_config::{DISK_SEGMENTS_MIN, TRANSFER_BYTES_PER_S_MIN, TierConfig};
-pub use view::{ClusterView, MemberView};
+pub use view::{ClusterView, MemberView, Replicas};
 
 pub use crate::tier::{LogRecord, ReplayError, decode_record};

@@ -26,7 +26,7 @@ use super::taking::Taking;
 use super::tier_config::TierConfig;
 use super::tiers::Tiers;
 use super::upkeep::Upkeep;
-use super::view::{ClusterView, MemberView};
+use super::view::{ClusterView, MemberView, Replicas};
 use crate::env::Env;
 use crate::limits::{Limits, SNAPSHOT_BURST_BYTES, SNAPSHOT_WRITE_BYTES_PER_S};
 use crate::members::Book;
@@ -82,6 +82,8 @@ pub struct CoreConfig {
     pub detection: Detection,
     /// How much this node should rather lead than others; see [`raft::Config::priority`].
     pub priority: i8,
+    /// Whether this core hands over leaders until all nodes lead about as many shards.
+    pub spread_leaders: bool,
     /// Where this core accepts its peers, `host:port`.
     pub peer_listen: String,
     /// The log.
@@ -217,7 +219,8 @@ impl<E: Env> Core<E> {
         let inbox = Rc::new(inbox.with_book(config.book.clone(), config.news.clone()));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let scratch = Scratch::default();
-        let (mut live, mut lost) = (Vec::new(), BTreeMap::new());
+        let (mut live, mut lost) = (Vec::<Shard>::with_capacity(hosted.len()), BTreeMap::new());
+        let shared = Rc::new(limits);
         let (mut promised, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for id in hosted {
             let mut machine = new_machine(machines, id);
@@ -255,8 +258,11 @@ impl<E: Env> Core<E> {
             }
             let (raft, effects, applied) = bring_up(&config, id, found, snapshot, &env)
                 .map_err(|source| OpenError::Replica { core, shard: id, source })?;
-            let mut shard = Shard::new(id, raft, machine, applied, scratch.clone(), limits);
-            shard.effects = effects;
+            let mut shard = Shard::new(id, raft, machine, applied, scratch.clone(), shared.clone());
+            if let Some(first) = live.first() {
+                shard.raft.share_with(&first.raft);
+            }
+            *shard.effects = effects;
             live.push(shard);
         }
         let transfers = Rc::new(budget(config.tiers.transfer_bytes_per_s));
@@ -309,6 +315,7 @@ impl<E: Env> Core<E> {
             drain: None,
             drained: false,
             stall: Stall::default(),
+            spread: Default::default(),
             subscribers: Default::default(),
             observer: None,
         };
@@ -467,7 +474,7 @@ fn first_view(config: &CoreConfig) -> ClusterView {
         shards: config.shards,
         members,
         leaders: vec![(Term(0), None); config.shards as usize],
-        replicas: BTreeMap::new(),
+        replicas: Replicas::unknown(config.shards),
     }
 }
 

@@ -19,6 +19,7 @@ use super::observe::{CoreView, Observer, Queues};
 use super::open::CoreConfig;
 use super::peers::Gate;
 use super::shard::Shard;
+use super::spread::Spread;
 use super::stall::Stall;
 use super::status::{CoreCounters, CoreStatus};
 use super::storage::Storage;
@@ -58,6 +59,7 @@ pub struct Core<E: Env> {
     /// It was told to hand over everything, and leads nothing for the rest of its life.
     pub(super) drained: bool,
     pub(super) stall: Stall,
+    pub(super) spread: Spread,
     pub(super) subscribers: Subscribers,
     /// `None` outside of tests.
     pub(super) observer: Option<Box<dyn Observer>>,
@@ -210,7 +212,7 @@ impl<E: Env> Core<E> {
                     self.inbox.view.borrow_mut().note_leader(shard, term, leader);
                 }
                 Some(Letter::Replicas { shard, nodes }) => {
-                    self.inbox.view.borrow_mut().replicas.insert(shard, nodes);
+                    self.inbox.view.borrow_mut().replicas.note(shard, nodes);
                 }
                 Some(Letter::Status(answer)) => drop(answer.send(self.status())),
                 Some(Letter::Members(update)) => self.on_members(update),
@@ -408,7 +410,9 @@ impl<E: Env> Core<E> {
         if self.drain.is_some() {
             self.hand_over_all();
         }
+        self.spread_leaders(now);
         self.look_after_members();
+        self.give_back();
         if std::mem::take(&mut self.news_missed) {
             for at in 0..self.shards.len() {
                 let (term, leader) = self.shards[at].leadership();
@@ -416,6 +420,15 @@ impl<E: Env> Core<E> {
                 self.tell_replicas(at);
             }
         }
+    }
+
+    /// With each tick: what a burst has made long, and is empty now, becomes short. At each turn that would cost too
+    /// much under load.
+    fn give_back(&mut self) {
+        self.inbox.give_back();
+        self.storage.give_back();
+        self.links.values().for_each(|link| link.give_back());
+        self.liveness.give_back();
     }
 
     /// Carries out what the shards of this turn want done.

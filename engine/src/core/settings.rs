@@ -18,6 +18,8 @@ pub enum Setting {
     /// How much the node should rather lead than others: -[`PRIORITY_MAX`] to [`PRIORITY_MAX`]. A node that was
     /// drained goes on declining to lead.
     Priority(i8),
+    /// See [`CoreConfig::spread_leaders`](super::CoreConfig::spread_leaders).
+    SpreadLeaders(bool),
     /// See [`TierConfig::snapshot_interval`](super::TierConfig::snapshot_interval).
     SnapshotInterval(Option<Duration>),
     /// See [`TierConfig::keep_log_time`](super::TierConfig::keep_log_time).
@@ -31,6 +33,8 @@ pub enum Setting {
 pub struct Settings {
     /// See [`Setting::Priority`].
     pub priority: i8,
+    /// See [`Setting::SpreadLeaders`].
+    pub spread_leaders: bool,
     /// See [`Setting::SnapshotInterval`].
     pub snapshot_interval: Option<Duration>,
     /// See [`Setting::KeepLogTime`].
@@ -63,6 +67,7 @@ impl<E: Env> Core<E> {
         let tiers = &self.config.tiers;
         Settings {
             priority: self.config.priority,
+            spread_leaders: self.config.spread_leaders,
             snapshot_interval: tiers.snapshot_interval,
             keep_log_time: tiers.keep_log_time,
             transfer_bytes_per_s: tiers.transfer_bytes_per_s,
@@ -87,6 +92,7 @@ impl<E: Env> Core<E> {
                     self.touch(at);
                 }
             }
+            Setting::SpreadLeaders(spread) => self.config.spread_leaders = spread,
             Setting::SnapshotInterval(interval) => tiers.snapshot_interval = interval,
             Setting::KeepLogTime(time) => tiers.keep_log_time = time,
             Setting::TransferBytesPerS(rate) => tiers.transfer_bytes_per_s = rate,

@@ -28,6 +28,7 @@ use super::leadership::Transfers;
 use super::liveness::Sleepers;
 use super::status::{CoreCounters, ShardStatus};
 use crate::limits::{COMMIT_HINT_BYTES, ENTRY_COST_BYTES, Limits, REPLY_SCRATCH_BYTES};
+use crate::on_demand::OnDemand;
 use crate::raft::membership::Reconfiguration;
 use crate::raft::{
     Effects, Entry, EntryKind, Event, Message, Raft, ReconfigureRefusal, Reconfigured, Refusal,
@@ -94,15 +95,17 @@ pub(super) struct Shard {
     pub(super) id: ShardId,
     pub(super) raft: Raft,
     /// What the steps of this turn want done; the loop carries it out and clears it.
-    pub(super) effects: Effects,
+    pub(super) effects: OnDemand<Effects>,
     /// Whether this shard is in the loop's list of shards to look after this turn.
     pub(super) touched: bool,
     /// Whether it gets ticks.
     pub(super) ticking: bool,
     /// What it counts for in the digests of those that sleep.
     pub(super) sleepers: Sleepers,
+    /// The newest snapshot, 0 without one, and when it was taken, or seen first.
+    pub(super) snapshot_seen: Option<(LogIndex, Duration)>,
     /// Why this replica takes no part any more, if it does not.
-    halted: Option<String>,
+    halted: Option<Box<str>>,
     /// Cost of the entries stored since the commit index was stored last.
     unhinted: usize,
     machine: Machine,
@@ -128,7 +131,8 @@ pub(super) struct Shard {
     reads_count: usize,
     read_id_last: u64,
     scratch: Scratch,
-    limits: Limits,
+    /// Those of the core.
+    limits: Rc<Limits>,
 }
 
 impl Shard {
@@ -138,15 +142,16 @@ impl Shard {
         machine: Machine,
         applied: LogIndex,
         scratch: Scratch,
-        limits: Limits,
+        limits: Rc<Limits>,
     ) -> Self {
         Self {
             id,
             raft,
-            effects: Effects::default(),
+            effects: OnDemand::new(),
             touched: false,
             ticking: true,
             sleepers: Sleepers::default(),
+            snapshot_seen: None,
             halted: None,
             unhinted: 0,
             machine,
@@ -566,7 +571,7 @@ impl Shard {
         if self.halted.is_none() {
             sometimes!(shard_halted);
             tracing::error!(shard = %self.id, "this replica stops: {reason}");
-            self.halted = Some(reason.to_owned());
+            self.halted = Some(reason.into());
         }
         self.fail(reason);
         self.effects.clear();
@@ -590,11 +595,13 @@ impl Shard {
         self.halted.as_deref()
     }
 
-    /// It sleeps: gives back what its buffers hold for the next turn.
+    /// It gets no more ticks: gives back what its buffers hold for the next turn.
     pub(super) fn rest(&mut self) {
-        self.effects.messages.shrink_to_fit();
-        self.effects.after_durable.shrink_to_fit();
-        self.effects.entries.shrink_to_fit();
+        self.raft.rest();
+        self.effects.committed = None; // of no use to the loop, which asks Raft itself
+        if self.effects.is_empty() {
+            self.effects.free();
+        }
         self.payloads.shrink_to_fit();
         self.incoming.shrink_to_fit();
         self.waiting.shrink_to_fit();
@@ -638,7 +645,7 @@ impl Shard {
             configuration: self.raft.configuration().clone(),
             configuration_committed: self.raft.is_configuration_committed(),
             followers: self.raft.followers().collect(),
-            halted: self.halted.clone(),
+            halted: self.halted().map(str::to_owned),
         }
     }
 

@@ -77,6 +77,8 @@ pub struct CoreCounters {
     pub snapshots_received: u64,
     /// Bytes of snapshots of leaders that were received here.
     pub snapshot_bytes_received: u64,
+    /// Shards that were handed over because this core led more than its share.
+    pub leaders_spread: u64,
     /// Replicas here that are not asleep now: they get ticks, and leaders among them send heartbeats.
     pub shards_awake: u64,
     /// Replicas here that do not vote and count now: they have lost their data and are on their way back, or do not

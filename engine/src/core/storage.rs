@@ -8,6 +8,7 @@ use std::task::Context;
 use coracle_wal::{AppendError, Disk, Lsn, Wal};
 
 use crate::limits::Limits;
+use crate::on_demand::give_back;
 use crate::raft::{Effects, Entry, EntryKind, HardState, Message, WriteMark};
 use crate::tier::{
     Appended, Base, ENTRY_HEAD_BYTES, Eviction, Index, Memory, Place, base_head, base_record,
@@ -169,6 +170,12 @@ impl<D: Disk> Storage<D> {
         }
     }
 
+    /// Gives back the memory of queues that a burst has made long, and that are empty.
+    pub(super) fn give_back(&mut self) {
+        give_back(&mut self.promises);
+        give_back(&mut self.refused);
+    }
+
     /// The newest hard state of a shard that the log has taken.
     pub(super) fn hard_state(&self, shard: ShardId) -> Option<HardState> {
         self.books.hard_states.get(&shard).copied()
@@ -191,6 +198,11 @@ impl<D: Disk> Storage<D> {
         evictable: impl Fn(ShardId) -> LogIndex,
     ) -> Option<Eviction> {
         self.books.memory.next_eviction(self.wal.durable(), evictable)
+    }
+
+    /// The entries of a shard up to `index`, which are durable, leave memory.
+    pub(super) fn leave_memory(&mut self, shard: ShardId, index: LogIndex) {
+        self.books.memory.compact_to(shard, index);
     }
 
     /// Gives the log the summary of each segment that was sealed since.

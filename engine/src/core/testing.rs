@@ -16,7 +16,7 @@ use super::handle::{Committed, Consistency, CoreHandle, Position, Request};
 use super::inbox::{Event, Inbox};
 use super::peers::Gate;
 use super::status::CoreCounters;
-use super::view::{ClusterView, MemberView};
+use super::view::{ClusterView, MemberView, Replicas};
 use crate::env::Env;
 use crate::limits::Limits;
 use crate::raft::membership::Reconfiguration;
@@ -140,7 +140,7 @@ pub fn accept_peers<E: Env>(
         shards: hello.shards,
         members,
         leaders: Vec::new(),
-        replicas: BTreeMap::new(),
+        replicas: Replicas::unknown(hello.shards),
     };
     let inbox = Rc::new(Inbox::new(view, Limits::default()));
     Gate::new(inbox, hello, Duration::from_secs(1)).start(env, listener, snapshots);

@@ -16,7 +16,9 @@ use super::storage::Again;
 use crate::env::Env;
 use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE};
 use crate::raft::{Base, Entry, Standing};
-use crate::tier::{Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, Situation};
+use crate::tier::{
+    Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, ShardStates, Situation,
+};
 use crate::{LogIndex, ShardId};
 
 /// What the upkeep of a core remembers.
@@ -27,8 +29,6 @@ pub(super) struct Upkeep {
     /// Ends of what was appended and of what was durable at the last decision, and when that was.
     decided: (Lsn, Lsn, Option<Duration>),
     pub(super) pressure: Pressure,
-    /// When the newest snapshot of a shard was taken, or seen first.
-    snapshot_at: BTreeMap<ShardId, (LogIndex, Duration)>,
     /// Entries that are being written again: from the first that is not yet, to the last. The first ones
     /// are being read.
     rewriting: VecDeque<(ShardId, LogIndex, LogIndex)>,
@@ -45,7 +45,6 @@ impl Upkeep {
             budget,
             decided: (Lsn(0), Lsn(0), None),
             pressure: Pressure::Normal,
-            snapshot_at: BTreeMap::new(),
             rewriting: VecDeque::new(),
             again: false,
             saved_ms: BTreeMap::new(),
@@ -158,29 +157,23 @@ impl<E: Env> Core<E> {
         }
     }
 
-    fn shard_states(&mut self, now: Duration) -> BTreeMap<ShardId, ShardState> {
-        let lost = self
-            .lost
-            .keys()
-            .map(|id| (*id, ShardState { given_up: true, ..ShardState::default() }));
-        let mut states: BTreeMap<ShardId, ShardState> = lost.collect();
-        for at in 0..self.shards.len() {
-            let state = self.shard_state(at, now);
-            states.insert(self.shards[at].id, state);
-        }
-        states
+    fn shard_states(&mut self, now: Duration) -> ShardStates {
+        let given_up = ShardState { given_up: true, ..ShardState::default() };
+        let lost: Vec<_> = self.lost.keys().map(|id| (*id, given_up.clone())).collect();
+        let live = (0..self.shards.len()).map(|at| (self.shards[at].id, self.shard_state(at, now)));
+        live.chain(lost).collect()
     }
 
     fn shard_state(&mut self, at: usize, now: Duration) -> ShardState {
-        let (shard, id) = (&self.shards[at], self.shards[at].id);
+        let shard = &mut self.shards[at];
+        let id = shard.id;
         let newest = self.tiers.store.newest(id);
         let snapshot = shard.raft.snapshot().map_or(LogIndex(0), |(index, _)| index);
         let snapshot_bytes = newest.map_or(0, |manifest| manifest.bytes);
-        let known = self.upkeep.snapshot_at.entry(id).or_insert((snapshot, now));
-        if known.0 != snapshot {
-            *known = (snapshot, now);
-        }
-        let age = now.saturating_sub(known.1);
+        let seen = shard.snapshot_seen.filter(|(index, _)| *index == snapshot);
+        let (_, since) = *shard.snapshot_seen.insert(seen.unwrap_or((snapshot, now)));
+        let age = now.saturating_sub(since);
+        let shard = &self.shards[at];
         let runs = self.storage.index().shard(id).map(|index| &index.runs);
         let newer = runs.into_iter().flat_map(|runs| runs.iter().rev());
         let grown = newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();

@@ -1,6 +1,6 @@
 //! What a core knows about the cluster: members, their cores, and who leads which shard.
 
-use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::raft::membership::NodeSet;
 use crate::{CoreId, NodeId, ShardId, Term};
@@ -41,7 +41,37 @@ pub struct ClusterView {
     /// For each shard the newest term heard of and its leader, if known.
     pub leaders: Vec<(Term, Option<NodeId>)>,
     /// Who belongs to a shard, as far as the replica on this node knows.
-    pub replicas: BTreeMap<ShardId, NodeSet>,
+    pub replicas: Replicas,
+}
+
+/// Who belongs to each shard, as far as it is known. Most shards have the same members: neighbours with the same
+/// ones share them in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Replicas(Vec<Option<Rc<NodeSet>>>);
+
+impl Replicas {
+    /// Of so many shards, none of them known.
+    #[must_use]
+    pub fn unknown(shards: u32) -> Self {
+        Self(vec![None; shards as usize])
+    }
+
+    /// Who belongs to `shard`.
+    #[must_use]
+    pub fn get(&self, shard: ShardId) -> Option<&NodeSet> {
+        self.0.get(shard.0 as usize)?.as_deref()
+    }
+
+    /// Notes who belongs to `shard`. What is said of a shard that does not exist is ignored.
+    pub fn note(&mut self, shard: ShardId, nodes: NodeSet) {
+        let at = shard.0 as usize;
+        let near = [at.checked_sub(1), Some(at), at.checked_add(1)].into_iter().flatten();
+        let known = near.filter_map(|at| self.0.get(at)?.as_ref()).find(|known| ***known == nodes);
+        let known = known.cloned().unwrap_or_else(|| Rc::new(nodes));
+        if let Some(place) = self.0.get_mut(at) {
+            *place = Some(known);
+        }
+    }
 }
 
 impl ClusterView {
@@ -87,7 +117,7 @@ impl ClusterView {
 
     /// Whether `node` belongs to `shard`, or may, for all that is known.
     pub fn may_hold(&self, node: NodeId, shard: ShardId) -> bool {
-        self.replicas.get(&shard).is_none_or(|nodes| nodes.contains(node))
+        self.replicas.get(shard).is_none_or(|nodes| nodes.contains(node))
     }
 
     /// Notes what was heard of a shard's leadership; older terms are ignored.
@@ -99,5 +129,28 @@ impl ClusterView {
         }
         *known = (term, leader);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_with_the_same_members_share_them() {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<NodeSet>();
+        let mut replicas = Replicas::unknown(4);
+        for shard in [0, 3, 1, 2, 9] {
+            replicas.note(ShardId(shard), nodes(&[1, 2, 3]));
+        }
+        let shared = |a: usize, b: usize| match (&replicas.0[a], &replicas.0[b]) {
+            (Some(a), Some(b)) => Rc::ptr_eq(a, b),
+            _ => false,
+        };
+        assert!(shared(0, 1) && shared(1, 2), "{replicas:?}");
+        replicas.note(ShardId(1), nodes(&[4]));
+        assert_eq!(replicas.get(ShardId(1)), Some(&nodes(&[4])));
+        assert_eq!(replicas.get(ShardId(2)), Some(&nodes(&[1, 2, 3])));
+        assert_eq!(replicas.get(ShardId(9)), None, "there is no such shard");
     }
 }

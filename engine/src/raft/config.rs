@@ -12,7 +12,7 @@ use crate::limits::{
 use crate::{LogIndex, NodeId, Term};
 
 /// Settings of one replica of one shard.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// This node.
     pub id: NodeId,

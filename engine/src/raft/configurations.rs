@@ -20,6 +20,7 @@
 //! every set rising.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -88,9 +89,9 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Configurations {
     /// In force before the first of `changes`, and the index from which it is known to be.
-    base: (LogIndex, Configuration),
+    base: (LogIndex, Arc<Configuration>),
     /// Index of each later entry that put one in force.
-    changes: VecDeque<(LogIndex, Configuration)>,
+    changes: VecDeque<(LogIndex, Arc<Configuration>)>,
     /// Grows with every difference.
     version: u64,
 }
@@ -102,18 +103,33 @@ impl Configurations {
         configuration: Configuration,
         later: impl IntoIterator<Item = (LogIndex, Configuration)>,
     ) -> Self {
-        let changes = later.into_iter().filter(|(at, _)| *at > index).collect();
-        Self { base: (index, configuration), changes, version: 0 }
+        let later = later.into_iter().filter(|(at, _)| *at > index);
+        let changes = later.map(|(at, configuration)| (at, Arc::new(configuration))).collect();
+        Self { base: (index, Arc::new(configuration)), changes, version: 0 }
+    }
+
+    /// Keeps what is in force only once in memory if it is the same as in `other`.
+    pub(super) fn share_with(&mut self, other: &Self) {
+        let known = other.changes.back().map_or(&other.base.1, |(_, configuration)| configuration);
+        let own = self.changes.back_mut().map_or(&mut self.base.1, |(_, own)| own);
+        if own == known {
+            *own = known.clone();
+        }
+    }
+
+    /// Gives back memory that is not used.
+    pub(super) fn rest(&mut self) {
+        self.changes.shrink_to_fit();
     }
 
     /// Whether nobody has said yet what is in force at the base.
     pub(super) fn is_unknown(&self) -> bool {
-        self.base.1 == Configuration::default()
+        *self.base.1 == Configuration::default()
     }
 
     /// What is in force at the base.
     pub(super) fn begin_with(&mut self, configuration: Configuration) {
-        self.base.1 = configuration;
+        self.base.1 = Arc::new(configuration);
         self.version += 1;
     }
 
@@ -146,7 +162,7 @@ impl Configurations {
     /// An entry was appended.
     pub(super) fn append(&mut self, entry: &Entry) {
         if let Some(configuration) = entry.configuration() {
-            self.changes.push_back((entry.index, configuration));
+            self.changes.push_back((entry.index, Arc::new(configuration)));
             self.version += 1;
         }
     }
@@ -175,7 +191,7 @@ impl Configurations {
     pub(super) fn begin_anew(&mut self, index: LogIndex) {
         let configuration = self.at(index).clone();
         self.version += u64::from(configuration != *self.current());
-        self.base = (index, configuration);
+        self.base = (index, Arc::new(configuration));
         self.changes.clear();
     }
 
@@ -187,7 +203,7 @@ impl Configurations {
         let differs = configuration != *self.current();
         sometimes!(configuration_from_snapshot, differs);
         self.version += u64::from(differs);
-        self.base = (index, configuration);
+        self.base = (index, Arc::new(configuration));
         self.changes.clear();
     }
 }

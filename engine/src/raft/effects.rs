@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::membership::{ChangeError, Configuration, Reconfiguration};
 use super::message::{Entry, HardState, Message};
 use super::reconfigure::Readiness;
+use crate::on_demand::Empty;
 use crate::{LogIndex, NodeId, Term};
 
 /// Something that happened.
@@ -478,6 +479,34 @@ pub struct Effects {
     pub configuration: Option<Configuration>,
     /// Present when something arrived that can't be; see [`Fault`].
     pub fault: Option<Fault>,
+}
+
+/// Nothing to do.
+const NOTHING: Effects = Effects {
+    base: None,
+    hard_state: None,
+    entries: Vec::new(),
+    write_mark: None,
+    messages: Vec::new(),
+    after_durable: Vec::new(),
+    committed: None,
+    fetches: Vec::new(),
+    offered: None,
+    read_states: Vec::new(),
+    reads_failed: Vec::new(),
+    transfers: Vec::new(),
+    soft_state: None,
+    proposed: None,
+    reconfigured: None,
+    configuration: None,
+    fault: None,
+};
+
+impl Empty for Effects {
+    fn empty() -> &'static Self {
+        static EMPTY: Effects = NOTHING;
+        &EMPTY
+    }
 }
 
 impl Effects {

@@ -177,7 +177,7 @@ impl Raft {
         let (commit, last) = (self.log.committed(), self.log.last_index());
         sometimes!(leader_inherits_entries, commit < last);
         for peer in &mut self.peers {
-            peer.progress = Progress::new(last, self.now, &self.config);
+            *peer.progress = Progress::new(last, self.now, &self.config);
         }
         self.uncommitted = self.log.range(commit.next(), last).map(Entry::cost).sum();
         self.term_start = last.next();

@@ -118,6 +118,11 @@ impl Lease {
         Self { heard: false, quiet_until, sent: VecDeque::new(), forfeited: false }
     }
 
+    /// Gives back memory for rounds that are not kept any more.
+    pub(super) fn rest(&mut self) {
+        self.sent.shrink_to_fit();
+    }
+
     /// A new term of this replica as leader begins.
     pub(super) fn begin_term(&mut self) {
         self.sent.clear();

@@ -182,6 +182,18 @@ impl RaftLog {
         }
     }
 
+    /// Keeps what is the same as in `other` only once in memory.
+    pub(super) fn share_with(&mut self, other: &Self) {
+        self.configurations.share_with(&other.configurations);
+    }
+
+    /// Nothing is appended for a while: gives back the memory for that.
+    pub(super) fn rest(&mut self) {
+        self.terms.shrink_to_fit();
+        self.entries.shrink_to_fit();
+        self.configurations.rest();
+    }
+
     /// Position before the first entry.
     #[must_use]
     pub fn base_index(&self) -> LogIndex {

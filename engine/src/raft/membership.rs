@@ -53,7 +53,7 @@ use crate::{LogIndex, NodeId};
 ///
 /// A sorted array and not a tree: it has at most [`VOTERS_MAX`] or [`LEARNERS_MAX`] ids, and it is walked on
 /// every acknowledgement.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeSet(Vec<NodeId>);
 
 impl NodeSet {

@@ -36,16 +36,16 @@ impl Raft {
 
     /// What made it decline is over. If it sleeps it wakes, so that the leader hears of it.
     pub fn stand_again(&mut self, effects: &mut Effects) {
-        self.priority = self.config.priority;
+        self.priority = self.wanted_priority;
         self.wake_to_tell(effects);
     }
 
     /// From now on this replica has another priority: -[`PRIORITY_MAX`] to [`PRIORITY_MAX`]. One that declines
     /// goes on declining, and has it when it stands again. If it sleeps it wakes, so that others hear of it. Not stored.
     pub fn set_priority(&mut self, priority: i8, effects: &mut Effects) {
-        self.config.priority = priority.clamp(-PRIORITY_MAX, PRIORITY_MAX);
+        self.wanted_priority = priority.clamp(-PRIORITY_MAX, PRIORITY_MAX);
         if !self.declines() {
-            self.priority = self.config.priority;
+            self.priority = self.wanted_priority;
             self.wake_to_tell(effects);
         }
     }

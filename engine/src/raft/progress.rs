@@ -24,6 +24,7 @@ use std::time::Duration;
 use super::config::Config;
 use super::reconfigure::Membership;
 use super::replica::FollowerStatus;
+use crate::on_demand::Empty;
 use crate::{LogIndex, NodeId, Term};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,30 +108,58 @@ pub(super) struct Progress {
     batch_bytes_min: usize,
 }
 
+/// What a replica knows that does not lead.
+const NOTHING: Progress = Progress {
+    matched: LogIndex(0),
+    counted: LogIndex(0),
+    next: LogIndex(1),
+    state: State::Probe { waiting: false },
+    contact: Duration::ZERO,
+    member_contact: Duration::ZERO,
+    returning: None,
+    goal: None,
+    readmitting: None,
+    fetching: Fetching::Idle,
+    round: 0,
+    quiet_round: 0,
+    asleep: false,
+    priority: 0,
+    answered: false,
+    quiet: false,
+    inflight: Inflight { messages: VecDeque::new(), bytes: 0 },
+    batch_bytes: 0,
+    batch_bytes_min: 0,
+};
+
+impl Default for Progress {
+    fn default() -> Self {
+        NOTHING
+    }
+}
+
+impl Empty for Progress {
+    fn empty() -> &'static Self {
+        static EMPTY: Progress = NOTHING;
+        &EMPTY
+    }
+}
+
 impl Progress {
     /// The state at the beginning of a term: only a probe can tell where the logs agree.
     pub(super) fn new(last_index: LogIndex, now: Duration, config: &Config) -> Self {
         Self {
-            matched: LogIndex(0),
-            counted: LogIndex(0),
             next: last_index.next(),
-            state: State::Probe { waiting: false },
             contact: now,
             member_contact: now,
-            returning: None,
-            goal: None,
-            readmitting: None,
-            fetching: Fetching::Idle,
-            round: 0,
-            quiet_round: 0,
-            asleep: false,
-            priority: 0,
-            answered: false,
-            quiet: false,
-            inflight: Inflight::default(),
             batch_bytes: config.append_bytes_min,
             batch_bytes_min: config.append_bytes_min,
+            ..NOTHING
         }
+    }
+
+    /// Nothing is under way: gives back the memory for that.
+    pub(super) fn rest(&mut self) {
+        self.inflight.messages.shrink_to_fit();
     }
 
     /// A look at it.

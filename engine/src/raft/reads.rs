@@ -31,6 +31,12 @@ impl Reads {
         true
     }
 
+    /// Nothing waits: gives back the memory for that.
+    pub(super) fn rest(&mut self) {
+        self.confirming.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+    }
+
     /// How many reads wait.
     pub(super) fn pending(&self) -> usize {
         self.confirming.len() + self.waiting.len()

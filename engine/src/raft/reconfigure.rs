@@ -283,15 +283,18 @@ impl Raft {
                 peer.leaving = None;
                 return true;
             }
-            peer.leaving.get_or_insert(Leaving { index, beats: 0 });
+            peer.leaving.get_or_insert_with(|| Box::new(Leaving { index, beats: 0 }));
             leads
         });
         // The first message to a new member is the entry that makes it one.
         let before = LogIndex(self.log.last_index().0.saturating_sub(1));
         for id in configuration.members().iter().filter(|id| *id != self.config.id) {
             if let Err(place) = self.peers.binary_search_by_key(&id, |peer| peer.id) {
-                let progress = Progress::new(before, self.now, &self.config);
-                self.peers.insert(place, Peer { id, vote: None, progress, leaving: None });
+                let mut peer = Peer::new(id);
+                if leads {
+                    *peer.progress = Progress::new(before, self.now, &self.config);
+                }
+                self.peers.insert(place, peer);
             }
         }
         effects.configuration = Some(configuration.clone());

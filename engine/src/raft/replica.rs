@@ -1,5 +1,6 @@
 //! The state of one replica, and where each event goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{Config, StartError};
@@ -14,12 +15,14 @@ use super::reads::Reads;
 use super::reconfigure::{Leaving, Membership};
 use super::returning::Asking;
 use super::transfer::Transfer;
+use crate::on_demand::OnDemand;
 use crate::{LogIndex, NodeId, Term};
 
 /// One replica of one shard. See the [module](super) for the protocol and the caller's duties.
 #[derive(Clone, Debug)]
 pub struct Raft {
-    pub(super) config: Config,
+    /// One for all replicas of a core, see [`Raft::share_with`]: without what differs between them.
+    pub(super) config: Arc<Config>,
     pub(super) log: RaftLog,
     pub(super) term: Term,
     pub(super) vote: Option<NodeId>,
@@ -57,17 +60,19 @@ pub struct Raft {
     /// know yet.
     pub(super) standing: Standing,
     /// While a replica that found nothing on its disk does not know whether the cluster is new.
-    pub(super) asking: Option<Asking>,
+    pub(super) asking: Option<Box<Asking>>,
     /// The entry in the log that readmits this replica.
     pub(super) readmission: Option<LogIndex>,
     pub(super) lease: Lease,
     pub(super) quiescence: Quiescence,
     /// What it tells others; see `priority.rs`.
     pub(super) priority: i8,
+    /// What its owner wants that to be, when it does not decline.
+    pub(super) wanted_priority: i8,
     /// When a leader looks again for a replica of higher priority.
     pub(super) preferred_due: Duration,
     /// While leadership is handed over.
-    pub(super) transfer: Option<Transfer>,
+    pub(super) transfer: Option<Box<Transfer>>,
 }
 
 /// Another member, as this replica sees it.
@@ -76,10 +81,16 @@ pub(super) struct Peer {
     pub(super) id: NodeId,
     /// Its answer in the election or pre-election under way.
     pub(super) vote: Option<bool>,
-    /// What a leader knows about it.
-    pub(super) progress: Progress,
+    /// What a leader knows about it; means nothing unless leading.
+    pub(super) progress: OnDemand<Progress>,
     /// It was removed.
-    pub(super) leaving: Option<Leaving>,
+    pub(super) leaving: Option<Box<Leaving>>,
+}
+
+impl Peer {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self { id, vote: None, progress: OnDemand::new(), leaving: None }
+    }
 }
 
 /// A look at a replica, for metrics and inspection.
@@ -163,10 +174,10 @@ impl Raft {
         if commit > log.last_index() {
             return Err(StartError::CommitBeyondLog { commit, last: log.last_index() });
         }
-        let progress = Progress::new(log.last_index(), now, &config);
-        let peer = |id| Peer { id, vote: None, progress: progress.clone(), leaving: None };
         let members = log.configuration().members();
-        let peers = members.iter().filter(|id| *id != config.id).map(peer).collect();
+        let others = members.iter().filter(|id| *id != config.id);
+        let mut peers: Vec<Peer> = others.map(Peer::new).collect();
+        peers.shrink_to_fit();
         let random = config.random_seed ^ config.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut raft = Self {
             configured: log.configurations().version(),
@@ -189,16 +200,16 @@ impl Raft {
             term_start: LogIndex(0),
             snapshot: None,
             standing,
-            asking: None,
+            asking: Asking::begin(&config, now).map(Box::new),
             readmission: None,
             lease: Lease::new(&config, now),
             quiescence: Quiescence::default(),
             priority: config.priority,
+            wanted_priority: config.priority,
             preferred_due: now,
             transfer: None,
-            config,
+            config: Arc::new(Config { blank: None, damaged: None, random_seed: 0, ..config }),
         };
-        raft.asking = Asking::begin(&raft.config, now);
         raft.find_readmission();
         sometimes!(restart_with_vote, raft.vote.is_some());
         sometimes!(restart_with_uncommitted, commit < raft.log.last_index());
@@ -208,6 +219,29 @@ impl Raft {
             raft.election_due = now; // nobody to wait for
         }
         Ok(raft)
+    }
+
+    /// Keeps what is the same as in `other`, settings and configuration, only once in memory. For the replicas
+    /// of one core: there are many.
+    pub fn share_with(&mut self, other: &Self) {
+        if self.config == other.config {
+            self.config = other.config.clone();
+        }
+        self.log.share_with(&other.log);
+    }
+
+    /// It will have nothing to do for a while: gives back the memory that it can do without.
+    pub fn rest(&mut self) {
+        self.log.rest();
+        self.reads.rest();
+        self.lease.rest();
+        self.peers.shrink_to_fit();
+        for peer in &mut self.peers {
+            match self.role {
+                Role::Leader => peer.progress.rest(),
+                _ => peer.progress.free(),
+            }
+        }
     }
 
     /// Takes in one event and adds to `effects` what is to be done.
@@ -336,7 +370,8 @@ impl Raft {
         }
     }
 
-    /// The settings it was started with.
+    /// The settings it was started with; but for [`Config::blank`], [`Config::damaged`] and [`Config::random_seed`],
+    /// which are not kept.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config

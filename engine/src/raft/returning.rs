@@ -159,7 +159,8 @@ impl Raft {
         self.log.begin_anew(index, term);
         self.readmission = None;
         self.standing = Standing::Returning(incarnation);
-        self.asking = Some(Asking { incarnation, damaged: true, due: self.now, empty: Vec::new() });
+        let (damaged, due, empty) = (true, self.now, Vec::new());
+        self.asking = Some(Box::new(Asking { incarnation, damaged, due, empty }));
         effects.hard_state = Some(HardState { standing: Standing::DAMAGED, ..self.hard_state() });
         effects.soft_state = Some(self.soft_state());
     }
@@ -361,8 +362,9 @@ impl Raft {
             return;
         }
         // It has the entry and still does not know: the entry is below its base, or it has restarted.
+        let known = committed.min(progress.matched);
         if let Some(own) = &mut progress.readmitting
-            && own.index <= committed.min(progress.matched)
+            && own.index <= known
         {
             own.beats += 1;
             if own.beats > READMISSION_BEATS {

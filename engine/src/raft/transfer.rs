@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use super::effects::{Effects, Role, TransferOutcome, TransferRefusal};
 use super::message::{Message, TimeoutNow};
-use super::replica::Raft;
+use super::replica::{Peer, Raft};
 use crate::{LogIndex, NodeId, Term};
 
 /// A transfer under way.
@@ -75,21 +75,22 @@ impl Raft {
     /// To whom leadership is being handed over, if it is.
     #[must_use]
     pub fn transferring_to(&self) -> Option<NodeId> {
-        self.transfer.map(|transfer| transfer.to)
+        self.transfer.as_ref().map(|transfer| transfer.to)
     }
 
     /// Whether what clients want is to wait, because it is about to be known who leads: from the moment when this
     /// leader takes no proposals until the transfer has ended.
     #[must_use]
     pub fn holds_clients(&self) -> bool {
-        let stage = self.transfer.map(|transfer| transfer.stage);
+        let stage = self.transfer.as_ref().map(|transfer| transfer.stage);
         matches!(stage, Some(Stage::Holding | Stage::Told { .. }))
             && cfg!(not(mutant = "transfer-keeps-proposing"))
     }
 
     /// Whether this leader takes no proposals because somebody is about to take over, and who that is.
     pub(super) fn holds_proposals_for(&self) -> Option<NodeId> {
-        let transfer = self.transfer.filter(|_| cfg!(not(mutant = "transfer-keeps-proposing")))?;
+        let transfer = self.transfer.as_ref();
+        let transfer = transfer.filter(|_| cfg!(not(mutant = "transfer-keeps-proposing")))?;
         match transfer.stage {
             Stage::CatchingUp { .. } => None,
             Stage::Holding | Stage::Told { .. } => Some(transfer.to),
@@ -115,6 +116,30 @@ impl Raft {
             true => Ok(place),
             false => Err(TransferRefusal::Silent { node: id }),
         }
+    }
+
+    /// Who could lead instead of this leader, at once and as well: voters of the same priority that count, have what is
+    /// committed, and were heard lately, or sleep. Nobody while the members change, leadership is handed over, or
+    /// somebody of a higher priority should have it.
+    pub fn peers_to_lead(&self) -> impl Iterator<Item = NodeId> {
+        let configuration = self.configuration();
+        let votes =
+            |peer: &Peer| configuration.incoming().contains(peer.id) && peer.leaving.is_none();
+        let settled = self.role == Role::Leader
+            && self.transfer.is_none()
+            && !self.declines()
+            && !configuration.is_joint()
+            && self.is_configuration_committed()
+            && self.log.committed() >= self.term_start
+            && !self.peers.iter().any(|peer| votes(peer) && peer.progress.priority > self.priority);
+        let places = if settled { 0..self.peers.len() } else { 0..0 };
+        places.map(|at| (at, &self.peers[at])).filter_map(move |(at, peer)| {
+            let progress = &peer.progress;
+            let has_all = self.is_near(at) || progress.matched == self.log.last_index();
+            let heard = progress.asleep || self.successor(peer.id).is_ok();
+            let able = votes(peer) && progress.returning.is_none() && has_all && heard;
+            (able && progress.priority == self.priority).then_some(peer.id)
+        })
     }
 
     /// Who could take over soonest: of those that are near the end of the log, who has the highest priority; then
@@ -153,7 +178,7 @@ impl Raft {
         if self.role != Role::Leader {
             return Err(TransferRefusal::NotLeader { leader: self.leader });
         }
-        if let Some(Transfer { to, .. }) = self.transfer {
+        if let Some(to) = self.transferring_to() {
             sometimes!(transfer_second);
             return Err(TransferRefusal::UnderWay { to });
         }
@@ -165,13 +190,13 @@ impl Raft {
             None => self.best_successor()?,
         };
         sometimes!(transfer_begun);
-        self.transfer = Some(Transfer {
+        self.transfer = Some(Box::new(Transfer {
             id,
             to: self.peers[place].id,
             term: self.term,
             due: self.now + self.config.election_timeout,
             stage: Stage::CatchingUp { goal: self.log.committed() },
-        });
+        }));
         Ok(true)
     }
 
@@ -183,7 +208,7 @@ impl Raft {
 
     /// At the end of each step: does what is next.
     pub(super) fn drive_transfer(&mut self, effects: &mut Effects) {
-        let Some(transfer) = self.transfer else { return };
+        let Some(transfer) = self.transfer.as_deref().copied() else { return };
         if self.role != Role::Leader || self.term != transfer.term {
             self.learn_of_successor(transfer, effects);
         } else if let Err(refusal) = self.voter_that_counts(transfer.to) {
@@ -218,7 +243,9 @@ impl Raft {
             self.lease.forfeit();
             effects.send(transfer.to, Message::TimeoutNow(TimeoutNow { term: self.term }));
         }
-        self.transfer = Some(transfer);
+        if let Some(own) = &mut self.transfer {
+            **own = transfer;
+        }
     }
 
     /// This replica does not lead the term any more that it was to hand over.

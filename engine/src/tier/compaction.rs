@@ -35,7 +35,6 @@
 //! nobody writes to comes to rest, also if nothing more can be freed.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coracle_wal::Lsn;
@@ -90,6 +89,28 @@ pub struct ShardState {
     pub rewriting: bool,
     /// It is unusable: its entries need not be kept. Its hard state and base are.
     pub given_up: bool,
+}
+
+/// What the replicas of a core say of themselves. One array and not a tree: with thousands of replicas that is one
+/// large piece of memory, which goes back to the system as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct ShardStates(Vec<(ShardId, ShardState)>);
+
+impl ShardStates {
+    /// What the replica of `shard` says.
+    #[must_use]
+    pub fn get(&self, shard: ShardId) -> Option<&ShardState> {
+        let at = self.0.binary_search_by_key(&shard, |(id, _)| *id).ok()?;
+        Some(&self.0[at].1)
+    }
+}
+
+impl FromIterator<(ShardId, ShardState)> for ShardStates {
+    fn from_iter<I: IntoIterator<Item = (ShardId, ShardState)>>(states: I) -> Self {
+        let mut states: Vec<_> = states.into_iter().collect();
+        states.sort_by_key(|(shard, _)| *shard);
+        Self(states)
+    }
 }
 
 /// How much disk there is for a core.
@@ -156,7 +177,7 @@ pub struct Situation<'a> {
     /// Where everything lies.
     pub index: &'a Index,
     /// The replicas. A shard that the index has and these have not keeps all it has.
-    pub shards: &'a BTreeMap<ShardId, ShardState>,
+    pub shards: &'a ShardStates,
 }
 
 /// Something to do.
@@ -409,7 +430,7 @@ impl<'a> Situation<'a> {
     fn target(&self) -> u64 {
         let Budget { segment_bytes, bytes, snapshot_log_bytes, keep_log_bytes, .. } = *self.budget;
         let needs = self.index.shards().map(|(shard, _)| {
-            let snapshot = self.shards.get(&shard).map_or(0, |state| state.snapshot_bytes);
+            let snapshot = self.shards.get(shard).map_or(0, |state| state.snapshot_bytes);
             snapshot_log_bytes.max(snapshot).saturating_add(keep_log_bytes)
         });
         let needs = needs.fold(0, u64::saturating_add);
@@ -434,7 +455,7 @@ impl<'a> Situation<'a> {
     /// Where what is needed begins; the end of the log if nothing is.
     fn needed_from(&self) -> Lsn {
         let oldest = self.index.shards().filter_map(|(shard, index)| {
-            let given_up = self.shards.get(&shard).is_some_and(|state| state.given_up);
+            let given_up = self.shards.get(shard).is_some_and(|state| state.given_up);
             let runs = index.runs.oldest().filter(|_| !given_up);
             let hard_state = index.hard_state_at();
             #[cfg(mutant = "trim-forgets-hard-state")]
@@ -466,7 +487,7 @@ impl<'a> Situation<'a> {
     /// Compacts the shards that have whole runs before `horizon` to lose.
     fn compact(&self, pressure: Pressure, horizon: Lsn, actions: &mut Vec<Action>) {
         for (shard, index) in self.index.shards() {
-            let Some(state) = self.shards.get(&shard).filter(|state| !state.given_up) else {
+            let Some(state) = self.shards.get(shard).filter(|state| !state.given_up) else {
                 continue;
             };
             if index.runs.oldest().is_none_or(|oldest| oldest >= horizon) {
@@ -496,7 +517,7 @@ impl<'a> Situation<'a> {
         let in_it = |at: Option<Lsn>| at.is_some_and(|at| at < oldest.end);
         let shards = self.index.shards().filter(|(_, index)| in_it(index.oldest()));
         let pieces = shards.map(|(shard, index)| {
-            let state = self.shards.get(&shard).unwrap_or(UNKNOWN);
+            let state = self.shards.get(shard).unwrap_or(UNKNOWN);
             let limit = self.limit(index, state, pressure);
             let mut piece = Piece {
                 shard,
@@ -530,7 +551,7 @@ impl<'a> Situation<'a> {
         for (shard, index) in self.index.shards() {
             let (base, _) = index.base();
             let limit =
-                self.shards.get(&shard).map_or(base, |state| self.limit(index, state, pressure));
+                self.shards.get(shard).map_or(base, |state| self.limit(index, state, pressure));
             for run in index.runs.iter().rev().take_while(|run| run.last > limit) {
                 alive += rewritten_bytes(run);
                 if alive > half {
@@ -547,7 +568,7 @@ impl<'a> Situation<'a> {
             if *snapshots == 0 {
                 return;
             }
-            let Some(state) = self.shards.get(&shard) else { continue };
+            let Some(state) = self.shards.get(shard) else { continue };
             let possible = state.snapshot_possible && !state.snapshot_running && !state.given_up;
             let action = Action::Snapshot { shard };
             if state.snapshot_due

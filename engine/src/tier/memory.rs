@@ -110,8 +110,9 @@ impl Memory {
         let Some(cost) = costs.next() else { return };
         let held = self.shards.entry(shard).or_insert_with(|| Held {
             first,
-            costs: VecDeque::new(),
-            groups: VecDeque::new(),
+            // Most shards have an entry or two in memory.
+            costs: VecDeque::with_capacity(1),
+            groups: VecDeque::with_capacity(1),
         });
         let mut bytes = u64::from(cost);
         held.costs.push_back(cost);

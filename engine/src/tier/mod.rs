@@ -32,7 +32,7 @@ mod runs;
 mod summary;
 
 pub use compaction::{
-    Action, Budget, Compactor, Decision, Pin, Pressure, Segment, ShardState, Situation,
+    Action, Budget, Compactor, Decision, Pin, Pressure, Segment, ShardState, ShardStates, Situation,
 };
 pub use index::{Appended, Index, ShardIndex};
 pub use memory::{Eviction, Memory};

@@ -13,6 +13,9 @@
 //! again elsewhere. What they count for in bytes then is their share by number: exact for entries of one
 //! size, and independent of the order in which they went.
 //!
+//! Most shards have few runs, and a core has thousands of shards. So up to [`RUNS_FEW_MAX`] of them lie in one vector,
+//! which is searched from end to end; more of them in trees.
+//!
 //! Order by index is order in the log, but for entries that were written again. During recovery there may
 //! be holes: entries whose first writing was trimmed and whose second comes later.
 
@@ -21,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coracle_wal::Lsn;
 
 use super::place::{Place, Stretch};
-use crate::limits::{RUN_BYTES_MAX, RUN_SPAN_BYTES_MAX};
+use crate::limits::{RUN_BYTES_MAX, RUN_SPAN_BYTES_MAX, RUNS_FEW_MAX};
 use crate::{LogIndex, Term};
 
 /// Consecutive entries of one shard and one term, and where they lie.
@@ -90,14 +93,39 @@ struct Open {
     first: LogIndex,
 }
 
-/// Where the entries of one shard lie.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Runs {
+/// Many runs.
+#[derive(Clone, Debug, Default)]
+struct Trees {
     /// By first index; they do not overlap.
     runs: BTreeMap<LogIndex, Run>,
     /// The same by position: batch and first index.
     places: BTreeSet<(Lsn, LogIndex)>,
+}
+
+/// Where the entries of one shard lie.
+#[derive(Clone, Debug, Default)]
+pub struct Runs {
+    /// Few runs, by first index; they do not overlap. None while there are trees.
+    few: Vec<Run>,
+    many: Option<Box<Trees>>,
     open: Option<Open>,
+}
+
+/// In whichever form the runs are kept.
+impl PartialEq for Runs {
+    fn eq(&self, other: &Self) -> bool {
+        self.open == other.open && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Runs {}
+
+impl Trees {
+    fn insert(&mut self, run: Run) {
+        self.places.insert((run.batch, run.first));
+        let before = self.runs.insert(run.first, run);
+        assert!(before.is_none(), "runs do not overlap: {run:?} and {before:?}");
+    }
 }
 
 impl Runs {
@@ -140,7 +168,7 @@ impl Runs {
     fn place(&mut self, run: Run, stretch: Option<Stretch>, kept: bool) {
         if let (Some(open), Some(stretch)) = (self.open, stretch)
             && (open.stretch, open.kept) == (stretch, kept)
-            && let Some(before) = self.runs.get_mut(&open.first)
+            && let Some(before) = self.get_mut(open.first)
             && before.takes(&run)
         {
             before.extend(&run);
@@ -151,19 +179,62 @@ impl Runs {
     }
 
     fn insert(&mut self, run: Run) {
-        self.places.insert((run.batch, run.first));
-        let before = self.runs.insert(run.first, run);
-        assert!(before.is_none(), "runs do not overlap: {run:?} and {before:?}");
+        if self.many.is_none() && self.few.len() >= RUNS_FEW_MAX {
+            let mut trees = Trees::default();
+            std::mem::take(&mut self.few).into_iter().for_each(|run| trees.insert(run));
+            self.many = Some(Box::new(trees));
+        }
+        match &mut self.many {
+            Some(trees) => trees.insert(run),
+            None => match self.few.binary_search_by_key(&run.first, |run| run.first) {
+                Ok(at) => panic!("runs do not overlap: {run:?} and {:?}", self.few[at]),
+                Err(at) => {
+                    self.few.reserve_exact(1);
+                    self.few.insert(at, run);
+                }
+            },
+        }
+    }
+
+    fn remove(&mut self, run: &Run) {
+        match &mut self.many {
+            Some(trees) => {
+                trees.runs.remove(&run.first);
+                trees.places.remove(&(run.batch, run.first));
+                if trees.runs.len() <= RUNS_FEW_MAX / 2 {
+                    self.few = std::mem::take(&mut trees.runs).into_values().collect();
+                    self.many = None;
+                }
+            }
+            None => self.few.retain(|other| other.first != run.first),
+        }
+    }
+
+    fn get_mut(&mut self, first: LogIndex) -> Option<&mut Run> {
+        match &mut self.many {
+            Some(trees) => trees.runs.get_mut(&first),
+            None => self.few.iter_mut().find(|run| run.first == first),
+        }
+    }
+
+    /// Those that begin at or below `last`, by index.
+    fn up_to(&self, last: LogIndex) -> impl DoubleEndedIterator<Item = &Run> {
+        let few = &self.few[..self.few.partition_point(|run| run.first <= last)];
+        let many = self.many.iter().flat_map(move |trees| trees.runs.range(..=last));
+        few.iter().chain(many.map(|(_, run)| run))
+    }
+
+    fn last_up_to(&self, last: LogIndex) -> Option<Run> {
+        self.up_to(last).next_back().copied()
     }
 
     /// Removes the entries from `first` to `last`. What is left of a run at either side stays, as a run
     /// that is not gone on with.
     fn cut(&mut self, first: LogIndex, last: LogIndex) {
-        while let Some((_, &run)) = self.runs.range(..=last).next_back()
+        while let Some(run) = self.last_up_to(last)
             && run.last >= first
         {
-            self.runs.remove(&run.first);
-            self.places.remove(&(run.batch, run.first));
+            self.remove(&run);
             if self.open.is_some_and(|open| open.first == run.first) {
                 self.open = None;
             }
@@ -179,8 +250,7 @@ impl Runs {
     /// The run that holds `index`. Its entry is in the log between the run's `batch` and `end`.
     #[must_use]
     pub fn locate(&self, index: LogIndex) -> Option<Run> {
-        let (_, run) = self.runs.range(..=index).next_back()?;
-        (run.last >= index).then_some(*run)
+        self.last_up_to(index).filter(|run| run.last >= index)
     }
 
     /// The term of the entry at `index`.
@@ -192,41 +262,45 @@ impl Runs {
     /// The first entry.
     #[must_use]
     pub fn first(&self) -> Option<LogIndex> {
-        self.runs.values().next().map(|run| run.first)
+        self.iter().next().map(|run| run.first)
     }
 
     /// The last entry.
     #[must_use]
     pub fn last(&self) -> Option<LogIndex> {
-        self.runs.values().next_back().map(|run| run.last)
+        self.iter().next_back().map(|run| run.last)
     }
 
     /// The lowest batch that is still needed.
     #[must_use]
     pub fn oldest(&self) -> Option<Lsn> {
-        self.places.first().map(|(batch, _)| *batch)
+        match &self.many {
+            Some(trees) => trees.places.first().map(|(batch, _)| *batch),
+            None => self.few.iter().map(|run| run.batch).min(),
+        }
     }
 
     /// All runs, by index.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Run> {
-        self.runs.values()
+        let many = self.many.iter().flat_map(|trees| trees.runs.values());
+        self.few.iter().chain(many)
     }
 
     /// How many runs there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.runs.len()
+        self.many.as_ref().map_or(self.few.len(), |trees| trees.runs.len())
     }
 
     /// Whether there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.len() == 0
     }
 
     /// The runs that have entries from `first` to `last`, from the last one down.
     pub fn overlapping(&self, first: LogIndex, last: LogIndex) -> impl Iterator<Item = &Run> {
-        let below = self.runs.range(..=last).rev().map(|(_, run)| run);
+        let below = self.up_to(last).rev();
         below.take_while(move |run| run.last >= first)
     }
 
@@ -234,7 +308,14 @@ impl Runs {
     pub fn between(&self, start: Lsn, end: Lsn) -> impl Iterator<Item = &Run> {
         let from = (start, LogIndex(0));
         let to = (end.max(start), LogIndex(0));
-        self.places.range(from..to).filter_map(|(_, first)| self.runs.get(first))
+        let within = |run: &&Run| start <= run.batch && run.batch < end;
+        let mut few: Vec<&Run> = self.few.iter().filter(within).collect();
+        few.sort_unstable_by_key(|run| (run.batch, run.first));
+        let many = self.many.iter().flat_map(move |trees| {
+            let places = trees.places.range(from..to);
+            places.filter_map(|(_, first)| trees.runs.get(first))
+        });
+        few.into_iter().chain(many)
     }
 
     /// Bytes of the live entries in a part of the log; see [`Runs::between`].
@@ -247,7 +328,7 @@ impl Runs {
     #[must_use]
     pub fn hole(&self, base: LogIndex) -> Option<(LogIndex, LogIndex)> {
         let mut after = base;
-        for run in self.runs.values() {
+        for run in self.iter() {
             if run.first > after.next() {
                 return Some((after, run.first));
             }
@@ -260,7 +341,7 @@ impl Runs {
     #[must_use]
     pub fn terms(&self) -> Vec<(LogIndex, Term)> {
         let mut terms: Vec<(LogIndex, Term)> = Vec::new();
-        for run in self.runs.values() {
+        for run in self.iter() {
             if terms.last().is_none_or(|(_, term)| *term != run.term) {
                 terms.push((run.first, run.term));
             }

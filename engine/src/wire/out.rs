@@ -9,7 +9,7 @@ use super::hello::{self, Hello, HelloReply};
 use super::members;
 use super::pulse::Pulse;
 use crate::ShardId;
-use crate::limits::GATHER_BYTES_MIN;
+use crate::limits::{GATHER_BYTES_MIN, OUT_BYTES_KEPT};
 use crate::members::MemberRecord;
 use crate::raft::{Append, Message};
 
@@ -40,6 +40,13 @@ impl OutBuf {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Gives back the memory of a buffer that was long and is empty now.
+    pub(crate) fn give_back(&mut self) {
+        if self.is_empty() && self.tail.capacity() > OUT_BYTES_KEPT {
+            self.tail = BytesMut::new();
+        }
     }
 
     /// Moves everything to the end of `pieces`, for one gather write.

@@ -550,6 +550,19 @@ pub const MUTANTS: &[Mutant] = &[
         "CockroachDB: quiesced leaders with epoch leases whose liveness others had incremented",
         "a read by lease of a shard that has slept while others elected another leader",
     ),
+    // Leaders that spread.
+    engine(
+        "leaders-spread-without-slack",
+        "a core hands over when it leads one shard more than another",
+        "balancers without a threshold, whose leaders go to and fro for ever",
+        "any number of shards that the nodes can't share evenly",
+    ),
+    engine(
+        "leaders-spread-by-old-counts",
+        "a look does not count what it hands over itself",
+        "schedulers that go by counts which their own decisions have made old",
+        "a node that comes back while others lead many shards",
+    ),
     // Client sessions.
     engine(
         "session-dropped-by-snapshot",

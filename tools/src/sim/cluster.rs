@@ -222,6 +222,19 @@ impl Cluster {
             .map(|leader| self.place(leader))
     }
 
+    /// Which core of a node hosts a shard.
+    #[must_use]
+    pub fn hosting(&self, at: usize, shard: ShardId) -> CoreId {
+        CoreId::hosting(shard, self.settings.shards, self.nodes[at].disks.len() as u16)
+    }
+
+    /// Shards that all running nodes have handed over because they led more than their share.
+    #[must_use]
+    pub fn leaders_spread(&self) -> u64 {
+        let handles = self.nodes.iter().flat_map(|node| node.report.handles.borrow().clone());
+        handles.flatten().map(|handle| handle.counters().leaders_spread).sum()
+    }
+
     /// The way into the core of a node that hosts a shard; `None` if no process runs.
     #[must_use]
     pub fn core_of(&self, at: usize, shard: ShardId) -> Option<RemoteCore> {
@@ -323,6 +336,7 @@ impl Cluster {
             lease: settings.lease(),
             quiesce: !settings.sleepless,
             detection: settings.detection(),
+            spread_leaders: settings.spread_leaders,
             priority: settings.priorities.get(at).copied().unwrap_or(0),
             peer_listen: String::new(),
             wal: settings.wal_options(),

@@ -257,6 +257,7 @@ impl Plan {
         }
         let mut rng = Rng::with_seed(super::world::derive(seed, "liveness"));
         settings.draw_liveness(&mut rng);
+        settings.spread_leaders = Rng::with_seed(super::world::derive(seed, "spread")).f64() < 0.4;
         Self { seed, settings, faults }
     }
 }

@@ -7,6 +7,7 @@
 //!    is brought up and connected; everybody else is cut off. Within a bound every shard must answer reads of
 //!    its whole state, and clients must get their work done: a stall is a bug.
 //! 3. **All**: everybody who is not lost comes back. Within a bound all members of each shard have applied the same.
+//!    Where leaders spread by themselves, they do, and stay then (see `run/spread.rs`).
 //! 4. **Scan**: all lose power at once and start again from what is durable; the whole state is read again.
 //!    Nothing that was acknowledged may be missing.
 //!
@@ -20,6 +21,7 @@
 
 mod churn;
 mod faults;
+mod spread;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -360,7 +362,7 @@ impl<W: Workload> Driver<W> {
             );
             return Err(self.failure("convergence", message));
         }
-        Ok(())
+        self.leaders_must_spread()
     }
 
     /// What was acknowledged survives a power cut of everybody.

@@ -84,6 +84,9 @@ pub struct Settings {
     /// Shards with nothing to do do not fall asleep.
     #[serde(default)]
     pub sleepless: bool,
+    /// Nodes hand over leaders until all lead about as many shards.
+    #[serde(default)]
+    pub spread_leaders: bool,
     /// Peers are suspected after a fixed time.
     #[serde(default)]
     pub fixed_detector: bool,
@@ -254,6 +257,7 @@ impl Settings {
             sleepless: false,
             fixed_detector: false,
             priorities: Vec::new(),
+            spread_leaders: false,
         }
     }
 

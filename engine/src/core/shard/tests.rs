@@ -30,7 +30,7 @@ fn shard(voters: &[NodeId], entries: Vec<Entry>) -> Shard {
     let state = HardState { term, commit, ..HardState::default() };
     let raft = Raft::new(config, state, log, Duration::ZERO).unwrap();
     let machine: Machine = Rc::new(RefCell::new(Box::new(Nothing)));
-    Shard::new(ShardId(0), raft, machine, LogIndex(0), Scratch::default(), Limits::default())
+    Shard::new(ShardId(0), raft, machine, LogIndex(0), Scratch::default(), Default::default())
 }
 
 fn elect(shard: &mut Shard, now: Duration) -> Term {
@@ -223,7 +223,8 @@ fn what_comes_during_a_transfer_waits_and_is_sent_to_the_new_leader() {
 #[test]
 fn what_waits_is_taken_when_the_transfer_is_given_up_and_is_bounded_until_then() {
     let (mut shard, _) = handing_over();
-    shard.limits.uncommitted_bytes_max = 3 * (ENTRY_COST_BYTES + 1);
+    let uncommitted_bytes_max = 3 * (ENTRY_COST_BYTES + 1);
+    shard.limits = Rc::new(Limits { uncommitted_bytes_max, ..Limits::default() });
     let pending: Vec<_> = (0..5).map(|_| propose(&mut shard)).collect();
     shard.step(Event::Tick { now: Duration::from_millis(2500) });
     shard.submit(Duration::ZERO, &mut CoreCounters::default());
@@ -237,4 +238,14 @@ fn what_waits_is_taken_when_the_transfer_is_given_up_and_is_bounded_until_then()
         pending.into_iter().map(refused).collect::<Vec<_>>(),
         [false, false, false, true, true]
     );
+}
+
+/// A core has thousands of them, and most sleep.
+#[test]
+fn a_replica_is_small() {
+    let sizes = [("Shard", size_of::<Shard>(), 1024), ("Raft", size_of::<Raft>(), 704)];
+    for (name, bytes, most) in sizes {
+        println!("{name}: {bytes} bytes");
+        assert!(bytes <= most, "{name} has {bytes} bytes, at most {most}");
+    }
 }

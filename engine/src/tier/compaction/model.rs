@@ -198,7 +198,7 @@ impl World {
 
     fn decide(&mut self) {
         let segments = self.segments();
-        let states: BTreeMap<_, _> =
+        let states: ShardStates =
             self.replicas.iter().map(|(id, replica)| (*id, replica.state.clone())).collect();
         let running = self.replicas.values().filter(|r| r.snapshot.is_some()).count();
         let decision = self.compactor.decide(&Situation {
