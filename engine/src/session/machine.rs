@@ -49,6 +49,11 @@ impl<M: StateMachine> Sessions<M> {
         self.table.limits()
     }
 
+    /// How many sessions there are.
+    pub fn count(&self) -> usize {
+        self.table.len()
+    }
+
     /// Gives a payload to the machine, with its reply behind what `reply` has. Returns where that begins.
     fn pass(&mut self, entry: Apply<'_>, payload: &Bytes, reply: &mut BytesMut) -> usize {
         let start = reply.len();
@@ -129,6 +134,10 @@ impl<M: StateMachine> StateMachine for Sessions<M> {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
+        if self.takes_bare && self.table == Table::default() {
+            // As it was before there were sessions.
+            return self.machine.snapshot();
+        }
         self.layers.snapshot(SessionRecords::new(&self.table), &mut self.machine)
     }
 

@@ -87,6 +87,11 @@ impl Table {
         self.limits
     }
 
+    /// How many sessions there are; a few of them may be due.
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// The latest wall clock, and the clock of the sessions.
     pub(super) fn clocks(&self) -> (u64, u64) {
         (self.wall_ms, self.clock_ms)
