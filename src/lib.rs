@@ -37,7 +37,8 @@
 //! ```
 //!
 //! [`Sessions`] around a state machine, and a [`SessionClient`] in front of it, apply a request once however often it
-//! is sent. [`LocalCluster`] runs a whole cluster in one process. [`server`] is the ready-made key-value server,
+//! is sent. [`Timers`] give it payloads later, once in the cluster, and a [`LeaderHook`] lets it do something now and then
+//! where its shard is led. [`LocalCluster`] runs a whole cluster in one process. [`server`] is the ready-made key-value server,
 //! itself built on this interface. [`wal`] is the write-ahead log alone.
 
 pub mod admin;
@@ -57,10 +58,12 @@ pub use config::{Config, ConfigError, FailureDetector, Member, Pin};
 pub use coracle_engine::core::{
     Committed, Consistency, CoreStatus, DrainReport, MemberStatus, Pending, Position, TierConfig,
 };
+pub use coracle_engine::hook::{self, HookCall, HookTimes, LeaderHook};
 pub use coracle_engine::members::MemberRecord;
 pub use coracle_engine::raft::membership;
 pub use coracle_engine::session::{self as sessions, ClientSession, Sessions};
 pub use coracle_engine::snapshot::{ChunkFull, ChunkSink};
+pub use coracle_engine::timers::{self, Timers};
 pub use coracle_engine::{
     AddMemberError, Apply, CoreId, Fold, ImageBuffer, LogIndex, NodeId, ProposeError, QueryError,
     ReconfigureError, RemoveMemberError, Restore, ShardId, SnapshotError, SnapshotRequestError,

@@ -397,10 +397,53 @@ pub const SESSION_IDLE_TIMEOUT_MS: u64 = 60 * 60 * 1000;
 /// Idle sessions that are freed with one entry: some ten microseconds.
 pub const SESSIONS_SWEPT_MAX: usize = 64;
 
+/// How often the clock of the sessions is moved within their timeout: one is kept for up to a tenth longer, and may
+/// cost that many small entries.
+pub const SESSION_TICKS_PER_TIMEOUT: u64 = 10;
+
 const _: () = assert!(SESSIONS * SESSION_WINDOW <= SESSION_SLOTS_MAX);
 const _: () = assert!(SESSIONS <= SESSIONS_MAX && SESSION_WINDOW <= SESSION_WINDOW_MAX);
 const _: () = assert!(SESSION_REPLY_BYTES <= SESSION_REPLY_BYTES_MAX);
 const _: () = assert!(SHARD_REPLIES_BYTES <= SHARD_REPLIES_BYTES_MAX);
+
+/// Timers of a shard unless configured otherwise.
+pub const TIMERS: u64 = 16 << 10;
+
+/// Most timers that may be configured: beginning a snapshot takes a pointer to each, in about a millisecond.
+pub const TIMERS_MAX: u64 = 64 << 10;
+
+/// Bytes of one timer's payload unless configured otherwise.
+pub const TIMER_PAYLOAD_BYTES: u64 = 4 << 10;
+
+/// Most that may be configured: restoring buffers one of them.
+pub const TIMER_PAYLOAD_BYTES_MAX: u64 = 64 << 10;
+
+/// What a timer counts for besides its payload.
+pub const TIMER_COST_BYTES: u64 = 128;
+
+/// What all timers of a shard may count for unless configured otherwise.
+pub const TIMERS_BYTES: u64 = 16 << 20;
+
+/// Most that may be configured.
+pub const TIMERS_BYTES_MAX: u64 = 256 << 20;
+
+/// Timers that a leader proposes to fire in one call of its hook: with a tick of 50 ms, five thousand a second.
+pub const TIMERS_FIRED_PER_CALL: usize = 256;
+
+/// Payloads of one call of a hook that are proposed: what all machines around each other may return together.
+pub const HOOK_PROPOSALS_MAX: usize = 512;
+
+/// Shards of a core whose hooks are called with one tick, each for some microseconds; the others wait for the next.
+pub const HOOKS_PER_TICK_MAX: usize = 256;
+
+/// How long a hook is not called after something that it returned was refused, or lost: a full disk or a busy shard
+/// should not be asked again with every tick.
+pub const HOOK_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(TIMERS <= TIMERS_MAX && TIMER_PAYLOAD_BYTES <= TIMER_PAYLOAD_BYTES_MAX);
+const _: () = assert!(TIMERS_BYTES <= TIMERS_BYTES_MAX);
+const _: () = assert!(TIMERS_FIRED_PER_CALL < HOOK_PROPOSALS_MAX);
+const _: () = assert!(TIMER_PAYLOAD_BYTES_MAX < PAYLOAD_BYTES_MAX as u64);
 
 /// The limits that an owner may lower. The defaults are the constants of this module, which are also
 /// the highest values allowed; the simulator draws small and odd ones, where the rare paths are.

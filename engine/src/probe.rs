@@ -43,6 +43,32 @@ macro_rules! declare_probes {
 }
 
 declare_probes! {
+    /// A hook was called because its interval was over.
+    hook_called_by_interval,
+    /// A hook was called because a wall clock showed its time.
+    hook_called_by_clock,
+    /// The hook of a shard that slept was called.
+    hook_called_asleep,
+    /// A hook that was due was not called, because leadership was being handed over or a snapshot restored.
+    hook_held,
+    /// Something that a hook returned was refused or lost.
+    hook_refused,
+    /// A hook was due again in the same term after it had been paused.
+    hook_retried,
+    /// A hook returned more, or something larger, than is proposed.
+    hook_went_too_far,
+    /// A leader's wall clock was proposed for the sessions.
+    session_clock_proposed,
+    /// A timer fired.
+    timer_fired,
+    /// A timer that was to fire was gone: cancelled, or fired before.
+    timer_gone,
+    /// A timer was to fire before its time.
+    timer_not_due,
+    /// A timer was refused because of a limit.
+    timer_refused,
+    /// An entry was none of timers.
+    timer_entry_malformed,
     /// A leader fell asleep.
     leader_asleep,
     /// A leader fell asleep although a member was silent for long.

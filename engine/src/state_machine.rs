@@ -21,6 +21,7 @@ mod whole_image;
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
+use crate::hook::LeaderHook;
 use crate::snapshot::{ChunkFull, ChunkSink};
 use crate::{LogIndex, ShardId, Term};
 
@@ -216,6 +217,12 @@ pub trait StateMachine: 'static {
     fn fold(&self) -> Option<Box<dyn Fold>> {
         None
     }
+
+    /// What is called now and then on the replica that leads, and there only; see [`hook`](crate::hook). Whether a
+    /// machine has one does not change in its life. `None`, as unless implemented: it costs nothing.
+    fn hook(&self) -> Option<&dyn LeaderHook> {
+        None
+    }
 }
 
 impl<M: StateMachine + ?Sized> StateMachine for Box<M> {
@@ -237,5 +244,9 @@ impl<M: StateMachine + ?Sized> StateMachine for Box<M> {
 
     fn fold(&self) -> Option<Box<dyn Fold>> {
         (**self).fold()
+    }
+
+    fn hook(&self) -> Option<&dyn LeaderHook> {
+        (**self).hook()
     }
 }

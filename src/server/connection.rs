@@ -11,15 +11,18 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::{Buf, Bytes, BytesMut};
+use coracle_engine::ProposeError;
+use coracle_engine::core::{Committed, Pending};
 use coracle_engine::env::{Env, StreamReader, StreamWriter};
 
 use super::fan;
 use super::limits::{LINGER_BYTES_MAX, READ_BYTES_MAX, READ_BYTES_MIN, READ_BYTES_PER_CORE_MAX};
+use super::once;
 use super::output::Output;
 use super::refusal;
 use super::resp::Decoder;
 use super::session::{Session, Step};
-use super::state::{Client, Shared, Slot, add};
+use super::state::{Asked, Client, Shared, Slot, add};
 
 /// Takes a client off the list when both of its tasks have ended.
 pub(super) struct Registration<E: Env> {
@@ -259,19 +262,14 @@ async fn resolve<E: Env>(
             finished(server, client, &asked, false);
             reply
         }
-        Slot::Write(mut asked) => {
-            let result = outcome(server, client, writer, output, &mut asked.pending).await;
-            finished(server, client, &asked, true);
-            if asked.sets_expiry {
-                server.expiry.note_write(asked.shard);
-            }
-            Some(result?.map_or_else(
-                |why| {
-                    add(&server.stats.errors, 1);
-                    refusal::of_proposal(&server.core.view(), asked.slot, &why)
-                },
-                |committed| committed.reply,
-            ))
+        Slot::Write(asked) => {
+            let written = written(server, client, writer, output, asked).await?;
+            Some(written.unwrap_or_else(|refusal| refusal))
+        }
+        Slot::InSession(asked) => {
+            let shard = asked.shard;
+            let written = written(server, client, writer, output, asked).await?;
+            Some(written.map_or_else(|refusal| refusal, |reply| once::reply(shard, &reply)))
         }
         Slot::LoggedRead(mut asked) => {
             let result = outcome(server, client, writer, output, &mut asked.pending).await;
@@ -289,12 +287,27 @@ async fn resolve<E: Env>(
     }
 }
 
-fn finished<E: Env, P>(
+/// What the state machine replied to a proposal, or the error reply. `None` ends the connection.
+async fn written<E: Env>(
     server: &Shared<E>,
     client: &Client,
-    asked: &super::state::Asked<P>,
-    logged: bool,
-) {
+    writer: &mut E::Writer,
+    output: &mut Output,
+    mut asked: Asked<Pending<Committed, ProposeError>>,
+) -> Option<Result<Bytes, Bytes>> {
+    let result = outcome(server, client, writer, output, &mut asked.pending).await;
+    finished(server, client, &asked, true);
+    if asked.sets_expiry {
+        server.expiry.note_write(asked.shard);
+    }
+    let refused = |why| {
+        add(&server.stats.errors, 1);
+        refusal::of_proposal(&server.core.view(), asked.slot, &why)
+    };
+    Some(result?.map(|committed| committed.reply).map_err(refused))
+}
+
+fn finished<E: Env, P>(server: &Shared<E>, client: &Client, asked: &Asked<P>, logged: bool) {
     server.payload_bytes.set(server.payload_bytes.get() - asked.bytes);
     client.finished(asked.shard, asked.bytes, logged);
 }

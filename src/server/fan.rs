@@ -10,6 +10,7 @@ use super::commands::{self, CommandError, Fan, ScanRequest};
 use super::kv::op::{Encoder, Read, Write};
 use super::kv::{ExpiryReport, ScanPage, TIME_MUST_ADVANCE};
 use super::limits::{REPLY_BYTES_MAX, SCAN_SHARDS_MAX, TIME_ADVANCES_MAX};
+use super::machine::COUNT_SESSIONS;
 use super::refusal;
 use super::resp::{Args, Writer, parse_i64};
 use super::state::{Asked, Client, Shared, add};
@@ -133,6 +134,7 @@ pub(super) struct Totals {
     /// Of the shards that this core leads.
     pub(super) keys: u64,
     pub(super) expiring: u64,
+    pub(super) sessions: u64,
     /// Of all replicas.
     pub(super) bytes: u64,
     pub(super) expired: u64,
@@ -324,6 +326,10 @@ pub(super) async fn totals<E: Env>(server: &Shared<E>) -> Totals {
         if led.binary_search(&shard).is_ok() {
             totals.keys += report.keys;
             totals.expiring += report.expiring;
+            let question = Bytes::from_static(COUNT_SESSIONS);
+            let count = server.core.query(shard, question, Consistency::Stale).await;
+            let count = count.ok().and_then(|count| count[..].try_into().ok());
+            totals.sessions += count.map_or(0, u64::from_be_bytes);
         }
     }
     totals

@@ -222,9 +222,14 @@ impl<E: Env> Session<E> {
                 self.answer(|out| out.ok())
             }
             Sub::ConfigRewrite => Err(CommandError::NoConfigFile),
-            Sub::ClientHelp | Sub::ClusterHelp | Sub::CommandHelp | Sub::ConfigHelp => {
-                self.answer(|out| introspect::help(&args[0], out))
+            Sub::SessionOpen | Sub::SessionKeepalive | Sub::SessionClose => {
+                self.client_session(sub, args)
             }
+            Sub::ClientHelp
+            | Sub::ClusterHelp
+            | Sub::CommandHelp
+            | Sub::ConfigHelp
+            | Sub::SessionHelp => self.answer(|out| introspect::help(&args[0], out)),
         }
     }
 

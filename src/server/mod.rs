@@ -7,7 +7,8 @@
 //! bytes -> resp::Decoder -> commands (table, arity, slot, arguments) -> cluster::route
 //!       -> query or proposal of the shard -> kv::Kv -> reply, in the order of the requests
 //! ```
-//! [`Kv`] is the state machine of each shard and can be used without the rest. [`Server`] listens;
+//! [`Kv`] is the state machine of each shard and can be used without the rest; the server has it in client sessions
+//! ([`KvSessions`]), which `SESSION` and `ONCE` use (`once.rs`). [`Server`] listens;
 //! [`start`] runs a node with both.
 //!
 //! # What clients are told
@@ -16,7 +17,7 @@
 //! | `MOVED slot host:port` | another core leads the shard | go there |
 //! | `CLUSTERDOWN ...` | no leader is known, or the node stops | try again, elsewhere too |
 //! | `TRYAGAIN ...` | a limit was reached; nothing was done | try again later |
-//! | `UNKNOWN ...` | the write was under way when leadership was lost | look before repeating it |
+//! | `UNKNOWN ...` | the write was under way when leadership was lost | look before repeating it; under `ONCE`: repeat it |
 //! | `NOSPACE ...` | the disk is full; nothing was written | make room; reads go on |
 //! | `IOERR ...` | the core's log failed | mend the disk, restart the node |
 //!
@@ -35,7 +36,9 @@ pub mod kv;
 pub mod limits;
 mod listen;
 mod local;
+mod machine;
 mod node;
+mod once;
 mod output;
 mod refusal;
 pub mod resp;
@@ -49,4 +52,5 @@ mod tests;
 pub use cluster::{node_id, shard_of_slot, slot_of, slots_of_shard};
 pub use kv::Kv;
 pub use listen::{ServeError, Server, ServerOptions};
+pub use machine::KvSessions;
 pub use node::{builder, start};

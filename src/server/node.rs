@@ -1,13 +1,13 @@
 //! The server as a node: the key-value state machine on every shard, clients on every core.
 
-use super::{Kv, Server, ServerOptions};
+use super::{KvSessions, Server, ServerOptions};
 use crate::node::{NodeBuilder, ServiceContext};
 use crate::{Config, Node, StartError};
 
 /// Describes a node that serves Redis clients and has the admin port of its configuration; more can be asked of it before it is started.
 pub fn builder(config: Config) -> NodeBuilder {
     let (clients_max, admin) = (config.clients_max, config.admin_address());
-    let node = Node::builder(config, |_shard| Box::new(Kv::default()))
+    let node = Node::builder(config, |_shard| Box::new(KvSessions::default()))
         .service(move |context| serve_core(context, clients_max));
     match admin {
         Some(address) => node.admin(address),

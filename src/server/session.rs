@@ -12,6 +12,7 @@ use super::commands::{self, CommandError, Handler, Parse, ParseFn, Spec};
 use super::fan::FanRequest;
 use super::kv::op::{Encoder, Head};
 use super::limits::PAYLOADS_PER_CORE_BYTES_MAX;
+use super::once::Once;
 use super::refusal;
 use super::resp::{Args, Writer};
 use super::state::{Asked, Client, Shared, Slot, add};
@@ -31,10 +32,21 @@ pub(super) enum Step {
 
 /// Where a command with keys is served.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    shard: ShardId,
+pub(super) struct Place {
+    pub(super) shard: ShardId,
     slot: u16,
     stale: bool,
+}
+
+/// What is asked of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A query.
+    Read,
+    /// A proposal that is answered by the key-value machine.
+    Write { sets_expiry: bool },
+    /// A proposal that is answered by the sessions.
+    InSession { sets_expiry: bool },
 }
 
 /// The reading side of one connection.
@@ -75,8 +87,8 @@ impl<E: Env> Session<E> {
         }
         self.client.last_command.set(spec.name);
         match spec.handler {
-            Handler::Read(parse) => self.keyed(spec, parse, args, false),
-            Handler::Write(parse) => self.keyed(spec, parse, args, true),
+            Handler::Read(parse) | Handler::Write(parse) => self.keyed(spec, parse, args, None),
+            Handler::Once => self.once(args),
             Handler::Local(local) => self.local(local, args),
             Handler::Container(subcommands) => {
                 let sub = commands::find_sub(spec, subcommands, args)?;
@@ -86,41 +98,60 @@ impl<E: Env> Session<E> {
         }
     }
 
-    fn keyed(
+    /// A command with keys, perhaps one that is to be done once.
+    pub(super) fn keyed(
         &mut self,
         spec: &Spec,
         parse: ParseFn,
         args: Args<'_>,
-        writes: bool,
+        once: Option<Once>,
     ) -> Result<Step, CommandError> {
+        let writes = matches!(spec.handler, Handler::Write(_));
         // All commands with a shard have a key: their arity says so.
         let Some(slot) = spec.slot_of(args)? else { return Err(CommandError::NoKeys) };
-        let Place { shard, stale, .. } = match self.place(slot, writes) {
+        let place = match self.find_place(slot, writes) {
             Ok(place) => place,
-            Err(redirection) => {
-                add(&self.server.stats.errors, 1);
-                self.client.push(Slot::Ready(redirection));
-                return Ok(Step::Next);
-            }
+            Err(step) => return Ok(step),
         };
-        if writes && self.client.reads_unfinished(shard) {
-            return Ok(Step::AfterReads(shard));
-        }
         let protocol = self.client.protocol.get();
-        self.encoder.set_head(Head { protocol, stale, now_ms: self.now_ms });
+        self.encoder.set_head(Head { protocol, stale: place.stale, now_ms: self.now_ms });
         let mut parsing =
             Parse { encoder: &mut self.encoder, now_ms: self.now_ms, sets_expiry: false };
         let payload = parse(args, &mut parsing)?;
         let sets_expiry = parsing.sets_expiry;
+        let (payload, kind) = match once {
+            Some(once) => (once.entry(place.shard, payload)?, Kind::InSession { sets_expiry }),
+            None if writes => (payload, Kind::Write { sets_expiry }),
+            None => (payload, Kind::Read),
+        };
+        self.accept(payload, place, kind);
+        Ok(Step::Next)
+    }
+
+    /// Where a command about a slot goes, or what is done instead.
+    pub(super) fn find_place(&mut self, slot: u16, writes: bool) -> Result<Place, Step> {
+        let place = match self.place(slot, writes) {
+            Ok(place) => place,
+            Err(redirection) => {
+                add(&self.server.stats.errors, 1);
+                self.client.push(Slot::Ready(redirection));
+                return Err(Step::Next);
+            }
+        };
+        match writes && self.client.reads_unfinished(place.shard) {
+            true => Err(Step::AfterReads(place.shard)),
+            false => Ok(place),
+        }
+    }
+
+    /// Asks a shard, unless too much is under way.
+    pub(super) fn accept(&mut self, payload: Bytes, place: Place, kind: Kind) {
         if self.server.payload_bytes.get() + payload.len() > PAYLOADS_PER_CORE_BYTES_MAX {
             add(&self.server.stats.errors, 1);
             let limit = "too many request bytes under way on this core";
-            self.client.push(Slot::Ready(refusal::overloaded(limit)));
-            return Ok(Step::Next);
+            return self.client.push(Slot::Ready(refusal::overloaded(limit)));
         }
-        let place = Place { shard, slot, stale };
-        self.submit(payload, place, writes, sets_expiry);
-        Ok(Step::Next)
+        self.submit(payload, place, kind);
     }
 
     /// Where a slot is served on this core, or the redirection.
@@ -138,8 +169,12 @@ impl<E: Env> Session<E> {
         }
     }
 
-    fn submit(&mut self, payload: Bytes, place: Place, writes: bool, sets_expiry: bool) {
+    fn submit(&mut self, payload: Bytes, place: Place, kind: Kind) {
         let Place { shard, slot, stale } = place;
+        let sets_expiry = match kind {
+            Kind::Read => false,
+            Kind::Write { sets_expiry } | Kind::InSession { sets_expiry } => sets_expiry,
+        };
         let core = &self.server.core;
         let bytes = payload.len();
         self.server.payload_bytes.set(self.server.payload_bytes.get() + bytes);
@@ -156,8 +191,10 @@ impl<E: Env> Session<E> {
                 }
             };
         }
-        let entry = if writes {
+        let entry = if matches!(kind, Kind::Write { .. }) {
             Slot::Write(asked!(core.propose(shard, payload), Bytes::new()))
+        } else if matches!(kind, Kind::InSession { .. }) {
+            Slot::InSession(asked!(core.propose(shard, payload), Bytes::new()))
         } else if !stale && self.client.writes_unfinished(shard) {
             // Only the log can put it behind writes that are not committed yet.
             Slot::LoggedRead(asked!(core.propose(shard, payload.clone()), payload))

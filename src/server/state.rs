@@ -121,6 +121,8 @@ pub(super) enum Slot {
     LoggedRead(Asked<Pending<Committed, ProposeError>>),
     /// A proposal is under way.
     Write(Asked<Pending<Committed, ProposeError>>),
+    /// A proposal to the sessions of a shard is under way.
+    InSession(Asked<Pending<Committed, ProposeError>>),
 }
 
 /// What was asked of a shard.
@@ -224,6 +226,7 @@ impl Client {
             Slot::Ready(_) => {}
             Slot::Read(asked) => self.begin(asked.shard, asked.bytes, false),
             Slot::Write(Asked { shard, bytes, .. })
+            | Slot::InSession(Asked { shard, bytes, .. })
             | Slot::LoggedRead(Asked { shard, bytes, .. }) => self.begin(*shard, *bytes, true),
         }
         let mut slots = self.slots.borrow_mut();

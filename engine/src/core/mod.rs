@@ -29,6 +29,7 @@ mod cold;
 mod detector;
 mod events;
 mod handle;
+mod hooks;
 mod inbox;
 mod installing;
 mod leadership;

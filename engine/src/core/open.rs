@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::cold::Cold;
 use super::detector::Detection;
+use super::hooks::Hooks;
 use super::inbox::Inbox;
 use super::installing::{self, Installing, RestoreError};
 use super::liveness::Liveness;
@@ -306,6 +307,7 @@ impl<E: Env> Core<E> {
             touched: Vec::new(),
             links: BTreeMap::new(),
             liveness,
+            hooks: Hooks::default(),
             counters: CoreCounters::default(),
             recovery,
             news_missed: false,

@@ -10,6 +10,7 @@ use coracle_wal::Recovery;
 
 use super::events::{ClusterEvent, Subscribers};
 use super::handle::{Consistency, CoreHandle, Request};
+use super::hooks::Hooks;
 use super::inbox::{Event, Inbox};
 use super::leadership::Drain;
 use super::link::{Link, PeerCore};
@@ -47,6 +48,7 @@ pub struct Core<E: Env> {
     pub(super) touched: Vec<usize>,
     pub(super) links: BTreeMap<PeerCore, Rc<Link>>,
     pub(super) liveness: Liveness,
+    pub(super) hooks: Hooks,
     pub(super) counters: CoreCounters,
     pub(super) recovery: Recovery,
     /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
@@ -165,6 +167,7 @@ impl<E: Env> Core<E> {
     pub(super) fn halt(&mut self, at: usize, reason: &str) {
         self.shards[at].halt(reason);
         self.account(at);
+        self.account_hook(at, self.env.now());
         let shard = self.shards[at].id;
         self.subscribers.tell(|| ClusterEvent::ReplicaHalted { shard, reason: reason.to_owned() });
         let (term, _) = self.shards[at].leadership();
@@ -406,6 +409,7 @@ impl<E: Env> Core<E> {
         self.keep_up(now);
         self.watch_peers(now);
         self.tick_shards(now);
+        self.call_hooks(now);
         self.watch_log(now);
         if self.drain.is_some() {
             self.hand_over_all();
@@ -463,6 +467,7 @@ impl<E: Env> Core<E> {
         self.show(done);
         for i in 0..done {
             self.account(self.touched[i]);
+            self.account_hook(self.touched[i], now);
         }
         self.touched.drain(..done);
     }

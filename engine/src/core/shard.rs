@@ -15,7 +15,7 @@
 //! [`Shard::wants_cold`] says so, and they wait in `cold` until they are applied. While a snapshot of
 //! the leader takes the place of the state, nothing is applied or answered.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 use futures_channel::oneshot;
 
 use super::handle::{Committed, Position};
+use super::hooks::HookState;
 use super::leadership::Transfers;
 use super::liveness::Sleepers;
 use super::status::{CoreCounters, ShardStatus};
@@ -104,6 +105,8 @@ pub(super) struct Shard {
     pub(super) sleepers: Sleepers,
     /// The newest snapshot, 0 without one, and when it was taken, or seen first.
     pub(super) snapshot_seen: Option<(LogIndex, Duration)>,
+    /// `None` if its machine has no hook.
+    pub(super) hook: Option<Box<HookState>>,
     /// Why this replica takes no part any more, if it does not.
     halted: Option<Box<str>>,
     /// Cost of the entries stored since the commit index was stored last.
@@ -144,6 +147,7 @@ impl Shard {
         scratch: Scratch,
         limits: Rc<Limits>,
     ) -> Self {
+        let hook = machine.borrow().hook().map(|_| Box::default());
         Self {
             id,
             raft,
@@ -152,6 +156,7 @@ impl Shard {
             ticking: true,
             sleepers: Sleepers::default(),
             snapshot_seen: None,
+            hook,
             halted: None,
             unhinted: 0,
             machine,
@@ -527,6 +532,32 @@ impl Shard {
     /// What the state machine says.
     pub(super) fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
         self.machine.borrow_mut().snapshot()
+    }
+
+    /// The term in which the hook of the state machine may be called: that in which this replica leads, if all of
+    /// earlier terms is applied.
+    pub(super) fn hook_term(&self) -> Option<Term> {
+        if cfg!(mutant = "hook-on-follower") {
+            return Some(self.raft.term());
+        }
+        let early = cfg!(mutant = "hook-before-own-commit");
+        let settled = self.raft.term_start().is_some_and(|start| start <= self.applied || early);
+        settled.then(|| self.raft.term())
+    }
+
+    /// Whether nothing that is under way keeps the hook from being called now.
+    pub(super) fn may_call_hook(&self) -> bool {
+        self.halted.is_none() && !self.restoring && !self.raft.holds_clients()
+    }
+
+    /// The state machine, to be asked something at once.
+    pub(super) fn machine(&self) -> Ref<'_, Box<dyn StateMachine>> {
+        self.machine.borrow()
+    }
+
+    /// The largest payload that is proposed.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        self.limits.payload_bytes_max
     }
 
     /// What the state machine has applied.

@@ -44,6 +44,8 @@ pub struct CoreCounters {
     pub applied: u64,
     /// Queries answered.
     pub queries: u64,
+    /// Calls of the hooks of state machines.
+    pub hook_calls: u64,
     /// Frames received from peers.
     pub frames_in: u64,
     /// Messages sent to peers.

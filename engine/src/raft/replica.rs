@@ -312,6 +312,12 @@ impl Raft {
         self.leader
     }
 
+    /// Index of the first entry of the term that it leads; `None` unless it leads.
+    #[must_use]
+    pub fn term_start(&self) -> Option<LogIndex> {
+        (self.role == Role::Leader).then_some(self.term_start)
+    }
+
     /// Everything up to here is committed.
     #[must_use]
     pub fn commit(&self) -> LogIndex {

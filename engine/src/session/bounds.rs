@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use super::varint::{self, Taken};
+use crate::layer::varint::{self, Taken};
 use crate::limits::{
     SESSION_IDLE_TIMEOUT_MS, SESSION_REPLIES_BYTES, SESSION_REPLY_BYTES, SESSION_REPLY_BYTES_MAX,
     SESSION_SLOTS_MAX, SESSION_WINDOW, SESSION_WINDOW_MAX, SESSIONS, SESSIONS_MAX,

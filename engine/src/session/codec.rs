@@ -28,8 +28,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 use super::bounds::SessionLimits;
-use super::varint::{self, Taken};
 use super::{RequestId, SessionId};
+use crate::layer::varint::{self, Taken};
 
 /// The version, in the high half of the first byte.
 const VERSION: u8 = 0xe0;

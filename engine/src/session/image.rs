@@ -13,34 +13,26 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::vec;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 
 use super::bounds::SessionLimits;
 use super::table::{Session, Table, cost};
-use super::varint::{self, Taken};
 use super::{RequestId, SessionId};
+use crate::layer::{CutOff, Parse, Records, take, varint};
 use crate::limits::{SESSION_REPLY_BYTES_MAX, SESSION_WINDOW_MAX, SESSIONS_MAX};
-use crate::snapshot::ChunkSink;
 use crate::{LogIndex, SnapshotError};
 
-pub(super) const MAGIC: &[u8; 4] = b"CSE1";
-const CRC_BYTES: usize = 4;
-
-/// The sessions of a moment, on their way into chunks.
-pub(super) struct ImageWriter {
+/// The sessions of a moment, on their way into an image.
+pub(super) struct SessionRecords {
+    /// The first record, until it is written.
+    head: Option<Vec<u8>>,
     sessions: vec::IntoIter<(SessionId, Rc<Session>)>,
     /// The session whose replies are being written, and the next of them.
     open: Option<(Rc<Session>, RequestId)>,
     clock_ms: u64,
-    /// What is encoded and in no chunk yet: one record at most.
-    pending: Vec<u8>,
-    written: usize,
-    is_begun: bool,
-    has_crc: bool,
-    crc: crc32fast::Hasher,
 }
 
-impl ImageWriter {
+impl SessionRecords {
     /// Takes the sessions as they are now, with a pointer for each.
     pub(super) fn new(table: &Table) -> Self {
         let mut sessions = table.share();
@@ -48,49 +40,20 @@ impl ImageWriter {
             sessions.clear();
         }
         let (wall_ms, clock_ms) = table.clocks();
-        let mut pending = MAGIC.to_vec();
-        table.limits().encode(&mut pending);
+        let mut head = SessionParse::MAGIC.to_vec();
+        table.limits().encode(&mut head);
         for number in [wall_ms, clock_ms, sessions.len() as u64] {
-            varint::put(&mut pending, number);
+            varint::put(&mut head, number);
         }
-        Self {
-            sessions: sessions.into_iter(),
-            open: None,
-            clock_ms,
-            pending,
-            written: 0,
-            is_begun: false,
-            has_crc: false,
-            crc: crc32fast::Hasher::new(),
-        }
+        Self { head: Some(head), sessions: sessions.into_iter(), open: None, clock_ms }
     }
+}
 
-    /// Writes until the chunk is full or all is written. Returns whether more is to come.
-    pub(super) fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
-        if !self.is_begun {
-            self.crc.update(&self.pending);
-            chunk.put(&self.pending)?;
-            self.pending.clear();
-            self.is_begun = true;
-        }
-        loop {
-            let rest = &self.pending[self.written..];
-            self.written += chunk.put_some(&rest[..rest.len().min(chunk.until_full())]);
-            if self.written < self.pending.len() {
-                return Ok(true);
-            }
-            self.pending.clear();
-            self.written = 0;
-            if self.has_crc {
-                return Ok(false);
-            }
-            self.next_record();
-        }
-    }
-
-    fn next_record(&mut self) {
-        let out = &mut self.pending;
-        if let Some((session, from)) = &mut self.open
+impl Records for SessionRecords {
+    fn next(&mut self, out: &mut Vec<u8>) -> bool {
+        if let Some(head) = self.head.take() {
+            *out = head;
+        } else if let Some((session, from)) = &mut self.open
             && let Some((request, reply)) = session.replies.range(*from..).next()
         {
             sometimes!(session_replies_in_snapshot);
@@ -118,16 +81,16 @@ impl ImageWriter {
             let first = session.first;
             self.open = Some((session, first));
         } else {
-            out.put_u32_le(self.crc.clone().finalize());
-            self.has_crc = true;
+            return false;
         }
-        self.crc.update(&self.pending);
+        true
     }
 }
 
-/// What the reader waits for.
-#[derive(Debug)]
+/// What comes next.
+#[derive(Debug, Default)]
 enum Expect {
+    #[default]
     Head,
     /// So many sessions.
     Sessions(u64),
@@ -141,99 +104,36 @@ enum Expect {
     End,
 }
 
-/// Sessions on their way out of chunks.
-#[derive(Debug)]
-pub(super) struct ImageReader {
+/// Sessions on their way out of an image.
+#[derive(Debug, Default)]
+pub(super) struct SessionParse {
     expect: Expect,
     table: Table,
-    last: SessionId,
-    /// The beginning of a record whose rest is in the next chunk.
-    pending: Vec<u8>,
-    crc: crc32fast::Hasher,
+    /// The last session's id.
+    last: u64,
 }
 
-/// A record is not there as a whole.
-struct CutOff;
+impl Parse for SessionParse {
+    const MAGIC: &'static [u8; 4] = b"CSE1";
+    const NAME: &'static str = "its sessions";
+    type State = Table;
 
-fn damaged(what: &str) -> SnapshotError {
-    SnapshotError::Damaged(format!("its sessions: {what}"))
-}
-
-fn number(rest: &mut &[u8]) -> Result<Result<u64, CutOff>, SnapshotError> {
-    match varint::take(rest) {
-        Taken::Number(number) => Ok(Ok(number)),
-        Taken::CutOff => Ok(Err(CutOff)),
-        Taken::Wrong => Err(damaged("a number is not in its shortest form")),
-    }
-}
-
-/// Takes numbers, or returns that a record is cut off.
-macro_rules! take {
-    ($rest:expr) => {
-        match number($rest)? {
-            Ok(number) => number,
-            Err(CutOff) => return Ok(Err(CutOff)),
-        }
-    };
-}
-
-impl ImageReader {
-    pub(super) fn new() -> Self {
-        Self {
-            expect: Expect::Head,
-            table: Table::default(),
-            last: SessionId(0),
-            pending: Vec::new(),
-            crc: crc32fast::Hasher::new(),
-        }
-    }
-
-    /// Takes the next chunk; the one that ends the image gives the table.
-    pub(super) fn chunk(&mut self, chunk: &[u8]) -> Result<Option<Table>, SnapshotError> {
-        let mut pending = std::mem::take(&mut self.pending);
-        let all = match pending.is_empty() {
-            true => chunk,
-            false => {
-                pending.extend_from_slice(chunk);
-                &pending
-            }
-        };
-        let mut rest = all;
-        loop {
-            if matches!(self.expect, Expect::End) {
-                return self.end(rest);
-            }
-            let mut behind = rest;
-            match self.record(&mut behind)? {
-                Ok(()) => {
-                    self.crc.update(&rest[..rest.len() - behind.len()]);
-                    rest = behind;
-                }
-                Err(CutOff) => {
-                    self.pending = rest.to_vec();
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    /// Reads one record, all of it or nothing.
     fn record(&mut self, rest: &mut &[u8]) -> Result<Result<(), CutOff>, SnapshotError> {
         match &mut self.expect {
             Expect::Head => {
-                if rest.split_off(..4).unwrap_or_default() != MAGIC {
-                    return Err(damaged("they do not start with CSE1"));
+                if rest.split_off(..4).unwrap_or_default() != Self::MAGIC {
+                    return Err(Self::damaged("they do not start with CSE1"));
                 }
                 let limits = match SessionLimits::take(rest) {
                     Ok(limits) => limits,
-                    Err(_) => return Err(damaged("their limits are cut off")),
+                    Err(_) => return Err(Self::damaged("their limits are cut off")),
                 };
                 if let Some(flaw) = limits.flaw() {
-                    return Err(damaged(&flaw));
+                    return Err(Self::damaged(&flaw));
                 }
                 let (wall_ms, clock_ms, sessions) = (take!(rest), take!(rest), take!(rest));
                 if sessions > limits.sessions.min(SESSIONS_MAX) {
-                    return Err(damaged("there are too many"));
+                    return Err(Self::damaged("there are too many"));
                 }
                 self.table = Table::restored(limits, wall_ms, clock_ms);
                 self.expect = Expect::Sessions(sessions);
@@ -242,13 +142,17 @@ impl ImageReader {
             Expect::Sessions(sessions) => {
                 let (id, unused_since, idle_ms) = (take!(rest), take!(rest), take!(rest));
                 let (first, replies) = (take!(rest), take!(rest));
-                let used = id.checked_add(unused_since).ok_or_else(|| damaged("a last use"))?;
+                let used =
+                    id.checked_add(unused_since).ok_or_else(|| Self::damaged("a last use"))?;
                 let used_ms = self.table.clocks().1.checked_sub(idle_ms);
-                let used_ms = used_ms.ok_or_else(|| damaged("one is older than the clock"))?;
-                if id <= self.last.0 || first == 0 || replies > SESSION_WINDOW_MAX {
-                    return Err(damaged("one is not where it belongs, or has too many replies"));
+                let used_ms =
+                    used_ms.ok_or_else(|| Self::damaged("one is older than the clock"))?;
+                if id <= self.last || first == 0 || replies > SESSION_WINDOW_MAX {
+                    return Err(Self::damaged(
+                        "one is not where it belongs, or has too many replies",
+                    ));
                 }
-                self.last = SessionId(id);
+                self.last = id;
                 let session = Session {
                     used: LogIndex(used),
                     used_ms,
@@ -257,7 +161,7 @@ impl ImageReader {
                     kept_bytes: 0,
                 };
                 let sessions = *sessions - 1;
-                self.expect = Expect::Replies { sessions, id: self.last, session, replies };
+                self.expect = Expect::Replies { sessions, id: SessionId(id), session, replies };
             }
             Expect::Replies { sessions, replies: 0, .. } => {
                 let then = Expect::Sessions(*sessions);
@@ -265,20 +169,20 @@ impl ImageReader {
                 if let Expect::Replies { id, session, .. } = done
                     && !self.table.insert(id, session)
                 {
-                    return Err(damaged("two were used by the same entry"));
+                    return Err(Self::damaged("two were used by the same entry"));
                 }
             }
             Expect::Replies { session, replies, .. } => {
                 let (behind, length) = (take!(rest), take!(rest));
                 let request = session.first.0.checked_add(behind);
-                let request = RequestId(request.ok_or_else(|| damaged("a request"))?);
+                let request = RequestId(request.ok_or_else(|| Self::damaged("a request"))?);
                 if session.replies.last_key_value().is_some_and(|(last, _)| *last >= request) {
-                    return Err(damaged("replies are in no order"));
+                    return Err(Self::damaged("replies are in no order"));
                 }
                 let reply = match length {
                     0 => None,
                     length if length - 1 > SESSION_REPLY_BYTES_MAX => {
-                        return Err(damaged("a reply is too large"));
+                        return Err(Self::damaged("a reply is too large"));
                     }
                     length => match rest.split_off(..length as usize - 1) {
                         Some(reply) => Some(Bytes::copy_from_slice(reply)),
@@ -294,18 +198,12 @@ impl ImageReader {
         Ok(Ok(()))
     }
 
-    fn end(&mut self, mut rest: &[u8]) -> Result<Option<Table>, SnapshotError> {
-        if rest.len() < CRC_BYTES {
-            self.pending = rest.to_vec();
-            return Ok(None);
-        }
-        if rest.get_u32_le() != self.crc.clone().finalize() {
-            return Err(damaged("their checksum is wrong"));
-        }
-        match rest.is_empty() {
-            true => Ok(Some(std::mem::take(&mut self.table))),
-            false => Err(damaged("something follows their end")),
-        }
+    fn is_whole(&self) -> bool {
+        matches!(self.expect, Expect::End)
+    }
+
+    fn finish(&mut self) -> Table {
+        std::mem::take(&mut self.table)
     }
 }
 
@@ -316,7 +214,9 @@ mod tests {
     use coracle_wal::AlignedBuf;
 
     use super::*;
+    use crate::layer::{ImageReader, ImageWriter};
     use crate::session::table::Admission;
+    use crate::snapshot::ChunkSink;
 
     fn table() -> Table {
         let mut table = Table::default();
@@ -339,7 +239,7 @@ mod tests {
     }
 
     fn chunks(table: &Table, target: usize) -> Vec<Vec<u8>> {
-        let mut writer = ImageWriter::new(table);
+        let mut writer = ImageWriter::new(SessionRecords::new(table));
         let mut buf = AlignedBuf::zeroed(4096);
         let mut chunks = Vec::new();
         loop {
@@ -353,7 +253,7 @@ mod tests {
     }
 
     fn read(chunks: &[Vec<u8>]) -> Result<Option<Table>, SnapshotError> {
-        let mut reader = ImageReader::new();
+        let mut reader = ImageReader::<SessionParse>::default();
         let mut table = None;
         for chunk in chunks {
             assert!(table.is_none(), "it had ended");
@@ -381,7 +281,7 @@ mod tests {
     fn a_writer_shows_what_was_when_it_was_made() {
         let mut table = table();
         let whole = chunks(&table, 4096).concat();
-        let mut writer = ImageWriter::new(&table);
+        let mut writer = ImageWriter::new(SessionRecords::new(&table));
         let mut buf = AlignedBuf::zeroed(4096);
         let (mut written, mut index) = (Vec::new(), 100);
         loop {

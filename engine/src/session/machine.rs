@@ -1,15 +1,13 @@
 //! [`Sessions`]: a state machine around another one.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::SessionLimits;
 use super::codec::{APPLIED_BYTE, Entry, SessionReply};
-use super::image::{ImageReader, ImageWriter, MAGIC};
+use super::image::{SessionParse, SessionRecords};
 use super::table::{Admission, Table};
-use crate::snapshot::ChunkSink;
+use crate::hook::{HookCall, HookTimes, LeaderHook};
+use crate::layer::{Layers, Restored};
 use crate::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 
 /// Gives a state machine client sessions; see the [module](super).
@@ -22,32 +20,14 @@ pub struct Sessions<M> {
     table: Table,
     /// Whether entries and images that are not of sessions belong to the machine.
     takes_bare: bool,
-    restoring: Restoring,
-    /// Restorations so far; a stream of an earlier count has failed.
-    restorations: Rc<Cell<u64>>,
-}
-
-/// How far a restoration is.
-#[derive(Debug)]
-enum Restoring {
-    No,
-    /// No chunk has come.
-    Begun,
-    Sessions(Box<ImageReader>),
-    Machine,
+    layers: Layers<SessionParse>,
 }
 
 impl<M: StateMachine> Sessions<M> {
     /// Sessions around `machine`, which must be empty. Every entry of the shard must be an [`Entry`], from the
     /// first one on: others are refused as malformed.
     pub fn new(machine: M) -> Self {
-        Self {
-            machine,
-            table: Table::default(),
-            takes_bare: false,
-            restoring: Restoring::No,
-            restorations: Rc::default(),
-        }
+        Self { machine, table: Table::default(), takes_bare: false, layers: Layers::default() }
     }
 
     /// Sessions around a machine that has been used without them. Payloads and snapshots which are not of
@@ -67,6 +47,11 @@ impl<M: StateMachine> Sessions<M> {
     /// What sessions may take in this shard now.
     pub fn limits(&self) -> SessionLimits {
         self.table.limits()
+    }
+
+    /// How many sessions there are.
+    pub fn count(&self) -> usize {
+        self.table.len()
     }
 
     /// Gives a payload to the machine, with its reply behind what `reply` has. Returns where that begins.
@@ -149,75 +134,44 @@ impl<M: StateMachine> StateMachine for Sessions<M> {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
-        let machine = self.machine.snapshot()?;
-        let sessions = Some(ImageWriter::new(&self.table));
-        let restorations = self.restorations.clone();
-        let begun_at = restorations.get();
-        Ok(Box::new(Stream { sessions, machine, restorations, begun_at }))
+        if self.takes_bare && self.table == Table::default() {
+            // As it was before there were sessions.
+            return self.machine.snapshot();
+        }
+        self.layers.snapshot(SessionRecords::new(&self.table), &mut self.machine)
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
-        let early = || SnapshotError::Damaged("its chunks come without a beginning".to_owned());
-        match part {
-            Restore::Begin => {
-                self.restorations.set(self.restorations.get() + 1);
-                self.table = Table::default();
-                self.restoring = Restoring::Begun;
-                self.machine.restore(part)
-            }
-            Restore::Chunk(chunk) => {
-                if matches!(self.restoring, Restoring::Begun) {
-                    self.restoring = match self.takes_bare && !chunk.starts_with(MAGIC) {
-                        true => Restoring::Machine,
-                        false => Restoring::Sessions(Box::new(ImageReader::new())),
-                    };
-                }
-                match &mut self.restoring {
-                    Restoring::No | Restoring::Begun => Err(early()),
-                    Restoring::Machine => self.machine.restore(part),
-                    Restoring::Sessions(reader) => {
-                        if let Some(table) = reader.chunk(chunk)? {
-                            self.table = table;
-                            self.restoring = Restoring::Machine;
-                        }
-                        Ok(())
-                    }
-                }
-            }
-            Restore::End => match std::mem::replace(&mut self.restoring, Restoring::No) {
-                Restoring::Machine => self.machine.restore(part),
-                // An image of nothing, from before there were sessions.
-                Restoring::Begun if self.takes_bare => self.machine.restore(part),
-                Restoring::No => Err(early()),
-                Restoring::Begun | Restoring::Sessions(_) => {
-                    Err(SnapshotError::Damaged("it ends within its sessions".to_owned()))
-                }
-            },
+        match self.layers.restore(part, self.takes_bare, &mut self.machine)? {
+            Restored::Begun => self.table = Table::default(),
+            Restored::Outer(table) => self.table = table,
+            Restored::Inner => {}
         }
+        Ok(())
+    }
+
+    fn hook(&self) -> Option<&dyn LeaderHook> {
+        Some(self)
     }
 }
 
-/// Sessions, then the machine.
-struct Stream {
-    sessions: Option<ImageWriter>,
-    machine: Box<dyn SnapshotStream>,
-    restorations: Rc<Cell<u64>>,
-    begun_at: u64,
-}
+/// The clock of the sessions: while there are any, the leader's wall clock is proposed now and then.
+impl<M: StateMachine> LeaderHook for Sessions<M> {
+    fn times(&self) -> HookTimes {
+        HookTimes::of(self.machine.hook()).or_at(self.table.tick_due_ms())
+    }
 
-impl SnapshotStream for Stream {
-    fn fill(&mut self, chunk: &mut ChunkSink<'_>) -> Result<bool, SnapshotError> {
-        if self.restorations.get() != self.begun_at {
-            return Err(SnapshotError::Abandoned("another state was restored".to_owned()));
+    fn call(&self, call: HookCall) -> Vec<Bytes> {
+        let plain = |payload: Bytes| match self.takes_bare && !Entry::is_one(&payload) {
+            true => payload,
+            false => Entry::Plain(payload).encode(),
+        };
+        let mut payloads: Vec<Bytes> =
+            call.pass(self.machine.hook()).into_iter().map(plain).collect();
+        if self.table.tick_due_ms().is_some_and(|due| due <= call.unix_ms) {
+            sometimes!(session_clock_proposed);
+            payloads.push(Entry::Tick { now_ms: call.unix_ms }.encode());
         }
-        match &mut self.sessions {
-            Some(sessions) => {
-                if !sessions.fill(chunk)? {
-                    self.sessions = None;
-                }
-                Ok(true)
-            }
-            None => self.machine.fill(chunk),
-        }
+        payloads
     }
 }

@@ -44,7 +44,8 @@
 //! quarter of the timeout at most, so that a wall clock that jumps does not drop everybody. A session is used by each
 //! of its entries, also those that are answered from memory or refused. One that was not used for the timeout is
 //! gone: it is not found any more from the very tick on, and its memory is freed a few sessions with each entry.
-//! Nothing expires in a shard that gets no ticks; the bound on the number holds all the same.
+//! Ticks are proposed by the [hook](crate::hook) of the leader, as long as there are sessions: a shard without any sleeps.
+//! So the first tick after a time without sessions may age the new ones by a quarter of the timeout.
 //!
 //! # Limits
 //! [`SessionLimits`] are state as well: a shard begins with the defaults, and only an entry changes them. Two
@@ -118,7 +119,6 @@ mod machine;
 #[cfg(test)]
 mod model_tests;
 mod table;
-mod varint;
 
 use std::fmt;
 

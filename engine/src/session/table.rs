@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::bounds::SessionLimits;
 use super::{RequestId, SessionId};
 use crate::LogIndex;
-use crate::limits::{SESSION_REPLY_COST_BYTES, SESSIONS_SWEPT_MAX};
+use crate::limits::{SESSION_REPLY_COST_BYTES, SESSION_TICKS_PER_TIMEOUT, SESSIONS_SWEPT_MAX};
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,11 @@ impl Table {
 
     pub(super) fn limits(&self) -> SessionLimits {
         self.limits
+    }
+
+    /// How many sessions there are; a few of them may be due.
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
     }
 
     /// The latest wall clock, and the clock of the sessions.
@@ -195,6 +200,14 @@ impl Table {
             self.clock_ms = self.clock_ms.saturating_add(step);
         }
         self.wall_ms = self.wall_ms.max(now_ms);
+    }
+
+    /// When a leader's wall clock is news: `None` while there are no sessions.
+    pub(super) fn tick_due_ms(&self) -> Option<u64> {
+        let period_ms = (self.limits.idle_timeout_ms / SESSION_TICKS_PER_TIMEOUT).max(1);
+        // Before the first tick, any clock is.
+        let due = if self.wall_ms == 0 { 0 } else { self.wall_ms.saturating_add(period_ms) };
+        (!self.sessions.is_empty()).then_some(due)
     }
 
     /// New limits, which make sense. Replies that are kept stay.
@@ -354,6 +367,21 @@ mod tests {
         assert_eq!(table.clocks(), (1 << 60, 125), "a jump counts as a quarter");
         assert!(table.keep_alive(LogIndex(10), two, FIRST));
         table.assert_whole();
+    }
+
+    #[test]
+    fn a_clock_is_wanted_while_there_are_sessions() {
+        let mut table = Table::default();
+        assert_eq!(table.tick_due_ms(), None);
+        let id = table.open(LogIndex(1));
+        assert_eq!(table.tick_due_ms(), Some(0), "any, for the first time");
+        table.configure(small());
+        table.tick(5000);
+        assert_eq!(table.tick_due_ms(), Some(5000 + 100 / SESSION_TICKS_PER_TIMEOUT));
+        table.tick(u64::MAX);
+        assert_eq!(table.tick_due_ms(), Some(u64::MAX));
+        assert!(table.close(id));
+        assert_eq!(table.tick_due_ms(), None);
     }
 
     #[test]

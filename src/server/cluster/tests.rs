@@ -167,7 +167,7 @@ fn cluster_slots_in_redis_form() {
 fn who_holds_no_copy_is_no_replica() {
     let mut cluster = view(2, &[1, 1, 1], &[1, 1]);
     let of_first = Configuration::of_voters([1, 2].map(NodeId)).unwrap().members();
-    cluster.replicas.insert(ShardId(0), of_first);
+    cluster.replicas.note(ShardId(0), of_first);
     let topology = Topology::of(&cluster);
     let replicas: Vec<_> = topology.ranges.iter().map(|range| range.replicas.clone()).collect();
     assert_eq!(replicas, [vec![1], vec![1, 2]]);

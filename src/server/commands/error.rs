@@ -125,6 +125,18 @@ pub enum CommandError {
     /// A setting that does not exist.
     #[error("ERR Unknown option or number of arguments for CONFIG SET - '{0}'")]
     ConfigUnknown(String),
+    /// An id that `SESSION OPEN` did not answer.
+    #[error("ERR invalid session id: it is what SESSION OPEN answers")]
+    InvalidSession,
+    /// A session and a key of different shards.
+    #[error("ERR the session belongs to another shard than the key; SESSION OPEN one for the key")]
+    OtherShard,
+    /// Request ids of a session that can't be.
+    #[error("ERR request ids count from 1, and the first one that waits is not above the request")]
+    InvalidRequest,
+    /// `ONCE` of something else than a write.
+    #[error("ERR ONCE takes a command that writes keys of one slot, not '{0}'")]
+    NotOnce(String),
     /// There is no file that settings could be written to.
     #[error("ERR The server is running without a config file")]
     NoConfigFile,

@@ -62,6 +62,7 @@ fn lines<E: Env>(
             ("connected_clients", server.clients.borrow().len().to_string()),
             ("maxclients", server.options.clients_max.to_string()),
             ("blocked_clients", "0".to_owned()),
+            ("sessions", totals.sessions.to_string()),
         ],
         "memory" => vec![
             ("used_memory", (totals.bytes + server.read_bytes.get() as u64).to_string()),

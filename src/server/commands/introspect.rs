@@ -71,7 +71,8 @@ fn key_specification(spec: &Spec, out: &mut Writer<'_>) {
     out.map(3);
     out.text("flags");
     out.set(1);
-    out.simple(if matches!(spec.handler, Handler::Write(_)) { "RW" } else { "RO" });
+    let writes = spec.flags.split(' ').any(|flag| flag == "write");
+    out.simple(if writes { "RW" } else { "RO" });
     out.text("begin_search");
     out.map(2);
     out.text("type");
@@ -145,6 +146,15 @@ pub fn keys<'a>(full: Args<'a>) -> Result<Vec<&'a [u8]>, CommandError> {
     }
     if !spec.takes(full.len()) {
         return Err(CommandError::InvalidArity);
+    }
+    if let Handler::Once = spec.handler {
+        let wrapped = full.from(4);
+        return match find(&wrapped[0]) {
+            Some(write) if matches!(write.handler, Handler::Write(_)) => {
+                Ok(write.keys_of(wrapped).collect())
+            }
+            _ => Err(CommandError::InvalidCommand),
+        };
     }
     Ok(spec.keys_of(full).collect())
 }

@@ -23,6 +23,8 @@ pub enum Handler {
     Read(ParseFn),
     /// The shard of its keys, through the log.
     Write(ParseFn),
+    /// The shard of the keys of a write that it wraps, through the log, in a session.
+    Once,
     /// All shards that this core leads.
     Fan(Fan),
 }
@@ -94,6 +96,10 @@ pub enum Sub {
     ConfigResetstat,
     ConfigRewrite,
     ConfigHelp,
+    SessionOpen,
+    SessionKeepalive,
+    SessionClose,
+    SessionHelp,
 }
 
 /// A subcommand of a container command.
@@ -126,7 +132,7 @@ pub struct Spec {
     pub categories: &'static str,
     /// Group in the documentation.
     pub group: &'static str,
-    /// Version of Redis that brought it.
+    /// Version of Redis that brought it; of Coracle for its own.
     pub since: &'static str,
     /// How the effort grows.
     pub complexity: &'static str,

@@ -48,7 +48,18 @@ const CONFIG: &[Subcommand] = &[
     sub("help", 2, Sub::ConfigHelp),
 ];
 
-/// All commands, by group. Arity, positions, flags and categories are those of Redis 7.0.
+const SESSION: &[Subcommand] = &[
+    sub("open", 3, Sub::SessionOpen),
+    sub("keepalive", -4, Sub::SessionKeepalive),
+    sub("close", 4, Sub::SessionClose),
+    sub("help", 2, Sub::SessionHelp),
+];
+
+/// The version of Coracle.
+const OWN: &str = env!("CARGO_PKG_VERSION");
+
+/// All commands, by group. Arity, positions, flags and categories are those of Redis 7.0; `session` and `once` are
+/// Coracle's own.
 pub(super) static COMMANDS: &[Spec] = &[
     spec("ping", -1, (0, 0, 0), "fast", "@fast @connection").docs(
         "connection",
@@ -499,5 +510,19 @@ pub(super) static COMMANDS: &[Spec] = &[
         "O(N)",
         "Copies a key",
         Handler::Write(keys::copy),
+    ),
+    spec("session", -2, (2, 2, 1), "write", "@write @slow").docs(
+        "generic",
+        OWN,
+        "O(1)",
+        "Opens, keeps and closes client sessions in the shard of a key, for ONCE",
+        Handler::Container(SESSION),
+    ),
+    spec("once", -6, (5, 5, 1), "write denyoom movablekeys", "@write @slow").docs(
+        "generic",
+        OWN,
+        "That of the command",
+        "Does a write of a session once, however often it is sent",
+        Handler::Once,
     ),
 ];

@@ -6,5 +6,6 @@ mod expiry;
 mod golden;
 mod hostile;
 mod ordering;
+mod sessions;
 mod snapshots;
 mod world;

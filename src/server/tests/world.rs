@@ -21,7 +21,7 @@ use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
 use futures_executor::{LocalPool, LocalSpawner};
 use futures_util::task::LocalSpawnExt;
 
-use crate::server::{Kv, Server, ServerOptions};
+use crate::server::{KvSessions, Server, ServerOptions};
 
 /// 2026-01-01, the wall clock of every test at its start.
 pub(super) const START_MS: u64 = 1_767_225_600_000;
@@ -269,7 +269,7 @@ pub(super) struct World {
     pub(super) clock: Rc<Clock>,
     accepting: Rc<Accepting>,
     pub(super) core: CoreHandle,
-    pub(super) machines: BTreeMap<ShardId, Kv>,
+    pub(super) machines: BTreeMap<ShardId, KvSessions>,
     index: u64,
     /// The core takes no requests out.
     pub(super) holds: bool,
@@ -318,7 +318,8 @@ impl World {
         let clock = Rc::new(Clock::default());
         clock.unix_ms.set(START_MS);
         let accepting = Rc::new(Accepting::default());
-        let machines = (0..view.shards).map(|shard| (ShardId(shard), Kv::new())).collect();
+        let machines =
+            (0..view.shards).map(|shard| (ShardId(shard), KvSessions::default())).collect();
         let core = CoreHandle::detached(view);
         let (stop, ended) = (Rc::new(Pipe::default()), Rc::new(Cell::new(false)));
         let env =

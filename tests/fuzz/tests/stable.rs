@@ -97,6 +97,7 @@ each!(
     manifest,
     transfer,
     session,
+    timers,
     wal_batch,
     wal_recovery,
     wal_records,

@@ -588,6 +588,43 @@ pub const MUTANTS: &[Mutant] = &[
         "a reply cache without LogCabin's first outstanding request",
         "a copy of a request that arrives after its client has gone on",
     ),
+    // Hooks and timers.
+    engine(
+        "hook-on-follower",
+        "the hook of a state machine is called on every replica",
+        "a periodic task that every node does: as many times as there are nodes, or with as many clocks",
+        "any hook that is due",
+    ),
+    engine(
+        "hook-before-own-commit",
+        "a new leader calls the hook before it has applied what earlier leaders proposed",
+        "Raft paper, section 8: a leader knows what is committed only after an entry of its own term",
+        "a new leader with a hook that is due, before its first commit",
+    ),
+    engine(
+        "timer-not-removed",
+        "a timer that has fired is still there",
+        "at-least-once, as by a job queue without acknowledgements",
+        "any timer that fires",
+    ),
+    engine(
+        "timer-fires-again-after-snapshot",
+        "a timer that has fired is due no more, but goes into snapshots",
+        "two structures for one fact, of which one is stored",
+        "a timer that fired before a snapshot, and a leader that starts from it",
+    ),
+    engine(
+        "timers-dropped-by-snapshot",
+        "snapshots have no timers",
+        "as session-dropped-by-snapshot",
+        "a leader that starts from a snapshot, or was sent one",
+    ),
+    engine(
+        "timer-fires-early",
+        "a timer fires whatever the time of the entry is",
+        "trust in whoever proposes, where the state could know better",
+        "an entry that fires before the time; engine/src/timers/model_tests.rs",
+    ),
     // The key-value server.
     server(
         "expiry-by-local-time",

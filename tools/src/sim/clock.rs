@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Where the wall clocks begin, milliseconds since 1970: early enough that a machine which asks its real
 /// clock is far off.
-const UNIX_START_MS: u64 = 1_000_000_000_000;
+pub(super) const UNIX_START_MS: u64 = 1_000_000_000_000;
 
 const PPM: i128 = 1_000_000;
 
@@ -48,6 +48,11 @@ impl HostClock {
         self.ppm.set(ppm);
     }
 
+    /// Undoes all jumps of the wall clock.
+    pub fn set_right(&self) {
+        self.wall_offset_ms.set(0);
+    }
+
     /// Moves the wall clock.
     pub fn jump(&self, ms: i64) {
         self.wall_offset_ms.set(self.wall_offset_ms.get().saturating_add(ms));
@@ -84,5 +89,7 @@ mod tests {
         let before = clock.unix_ms(Duration::ZERO);
         clock.jump(-5000);
         assert_eq!(clock.unix_ms(Duration::from_secs(1)), before - 4000);
+        clock.set_right();
+        assert_eq!(clock.unix_ms(Duration::ZERO), before);
     }
 }

@@ -23,6 +23,7 @@ pub mod sessions;
 pub mod settings;
 pub mod shrink;
 mod story;
+pub mod timers;
 #[cfg(test)]
 mod transfer_tests;
 mod wal_model;

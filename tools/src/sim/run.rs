@@ -281,6 +281,7 @@ impl<W: Workload> Driver<W> {
             let mut cluster = self.cluster.borrow_mut();
             cluster.device(at).heal();
             cluster.device(at).calm();
+            cluster.clock(at).set_right();
             cluster.resume(at);
             if quorum.contains(&at) {
                 continue;
@@ -375,7 +376,14 @@ impl<W: Workload> Driver<W> {
         for at in &sound {
             self.revive(*at);
         }
-        self.work_must_get_done(2000)
+        self.work_must_get_done(2000)?;
+        let deadline = self.world.now() + self.patience();
+        if self.advance(deadline, |driver| driver.workload.borrow().is_done())? {
+            return Ok(());
+        }
+        let message =
+            format!("what has to happen by itself did not happen within {:?}", self.patience());
+        Err(self.failure("progress", message))
     }
 
     fn sound(&self) -> Vec<usize> {

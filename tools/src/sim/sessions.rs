@@ -25,6 +25,7 @@ use fastrand::Rng;
 
 use super::kv::KvWorkload;
 use super::settings::{Settings, log_uniform, one_of};
+use super::timers::WithTimers;
 use super::workload::{Ask, Outcome, Request, Then, Workload};
 use super::world::World;
 
@@ -123,10 +124,11 @@ enum Aside {
     Resumed(RequestId),
 }
 
-impl WithSessions<KvWorkload> {
-    /// Clients of the key-value server.
+impl WithSessions<WithTimers<KvWorkload>> {
+    /// Clients of the key-value server, some of which set timers.
     pub fn make(settings: &Settings, world: &World) -> Self {
-        Self::over(KvWorkload::make(settings, world), settings, world)
+        let inner = WithTimers::over(KvWorkload::make(settings, world), settings, world);
+        Self::over(inner, settings, world)
     }
 }
 
@@ -407,6 +409,10 @@ impl<W: Workload> Workload for WithSessions<W> {
         let client = ask.client;
         let (words, request) = self.inner.final_read(number, ask)?;
         Some((words, self.send(client, request)))
+    }
+
+    fn is_done(&self) -> bool {
+        self.inner.is_done()
     }
 
     fn verdict(&mut self) -> Result<(), String> {

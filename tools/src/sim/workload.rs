@@ -162,6 +162,12 @@ pub trait Workload: 'static {
     /// through [`Workload::ended`], as an operation of client `ask.client`. `None` after the last one.
     fn final_read(&mut self, number: usize, ask: Ask<'_>) -> Option<(String, Request)>;
 
+    /// Whether all has happened that the state machines do by themselves, by their hooks. Waited for at the end of a
+    /// run, when all faults are over.
+    fn is_done(&self) -> bool {
+        true
+    }
+
     /// Judges the whole history, the final reads included.
     ///
     /// # Errors

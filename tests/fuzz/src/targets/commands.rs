@@ -138,7 +138,7 @@ impl Shard {
                 let refused = reply::check(&self.apply(&payload));
                 assert!(!refused || self.image() == before, "a refused change changes nothing");
             }
-            Handler::Local(_) | Handler::Fan(_) => {}
+            Handler::Local(_) | Handler::Once | Handler::Fan(_) => {}
             Handler::Container(subcommands) => {
                 commands::find_sub(spec, subcommands, args)?;
             }

@@ -10,6 +10,7 @@ mod reply;
 mod resp;
 mod session;
 mod snapshot;
+mod timers;
 mod transfer;
 mod wal_batch;
 mod wal_image;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     manifest::TARGET,
     transfer::TARGET,
     session::TARGET,
+    timers::TARGET,
     wal_batch::TARGET,
     wal_recovery::TARGET,
     wal_records::TARGET,

@@ -11,6 +11,7 @@
 //! | [`Checker::sent`] | a frame when it is sent | that no vote or acknowledgement comes before its durability |
 //! | [`DurableView`] | the durable bytes of a disk | hard states and logs as a power cut would leave them |
 //! | [`Checker::applied`] | an entry and its reply | that all replicas apply the same, in order |
+//! | [`Checker::hook_called`] | a call of a hook | that it is the leader's, and not too early |
 //! | [`Checker::digest`] | the state of a replica | that equal logs give equal states |
 //! | [`Checker::started`], [`Checker::stopped`], [`Checker::wiped`], [`Checker::damaged`] | life and death | that a restart brings back what was durable |
 //!
@@ -43,6 +44,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_engine::core::{CoreView, Queues};
+use coracle_engine::hook::HookCall;
 use coracle_engine::limits::{FRAME_BYTES_MAX, LINK_RESERVE_BYTES, Limits, MEMORY_GROUP_BYTES_MAX};
 use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{HardState, Role, Standing};
@@ -249,6 +251,25 @@ impl Checker {
         truth
             .note_applied(place, hash, hash_bytes(reply))
             .map_err(|violation| Box::new(violation.on(node, entry.shard)))
+    }
+
+    /// The hook of a state machine is called.
+    ///
+    /// # Errors
+    /// A violation unless the replica leads, and has applied something of its own term.
+    pub fn hook_called(&mut self, node: NodeId, call: &HookCall) -> Checked {
+        let Some(truth) = self.truth(call.shard) else { return Ok(()) };
+        let mirror = truth.mirrors.get(&node);
+        let leads = self.is_leading(node, call.shard, call.term);
+        let applied = mirror.and_then(|mirror| mirror.log.at(mirror.applied));
+        let seen = match (leads, applied) {
+            (true, Some(link)) if link.term == call.term => return Ok(()),
+            (true, _) => "it has not applied the first entry of its term",
+            (false, _) => "it does not lead",
+        };
+        let expected = "a replica that leads, with everything of earlier terms applied";
+        let violation = Violation::new(Invariant::HookCalled, expected, seen);
+        fail(violation.on(node, call.shard).term(call.term))
     }
 
     /// The state of a replica, as a hash of all of it, after it has applied everything up to `applied`.

@@ -74,6 +74,8 @@ pub enum Invariant {
     ApplyResult,
     /// Replicas that have applied the same entries have the same state.
     Convergence,
+    /// The hook of a state machine is called on a replica that leads and has applied everything of earlier terms.
+    HookCalled,
     /// The configuration in force on a replica is the one that its log says.
     Configuration,
     /// Configurations follow each other one at a time, by leaders that have committed an entry of their term, and

@@ -5,6 +5,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::core::{CoreView, Observer};
+use coracle_engine::hook::{HookCall, HookTimes, LeaderHook};
 use coracle_engine::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use coracle_engine::snapshot::ChunkSink;
 use coracle_engine::wire::Frame;
@@ -214,6 +215,21 @@ impl StateMachine for Watched {
 
     fn fold(&self) -> Option<Box<dyn Fold>> {
         self.inner.fold()
+    }
+
+    fn hook(&self) -> Option<&dyn LeaderHook> {
+        self.inner.hook().map(|_| self as &dyn LeaderHook)
+    }
+}
+
+impl LeaderHook for Watched {
+    fn times(&self) -> HookTimes {
+        HookTimes::of(self.inner.hook())
+    }
+
+    fn call(&self, call: HookCall) -> Vec<Bytes> {
+        self.watch.feed(|checker| checker.hook_called(self.node, &call));
+        self.inner.hook().map_or_else(Vec::new, |hook| hook.call(call))
     }
 }
 

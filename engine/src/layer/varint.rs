@@ -3,10 +3,10 @@
 use bytes::BufMut;
 
 /// Bytes of the longest number.
-pub(super) const VARINT_BYTES_MAX: usize = 10;
+pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// Appends a number.
-pub(super) fn put(out: &mut impl BufMut, mut number: u64) {
+pub(crate) fn put(out: &mut impl BufMut, mut number: u64) {
     while number >= 0x80 {
         out.put_u8(number as u8 | 0x80);
         number >>= 7;
@@ -16,7 +16,7 @@ pub(super) fn put(out: &mut impl BufMut, mut number: u64) {
 
 /// What the beginning of some bytes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// A number; the bytes are behind it now.
     Number(u64),
     /// The beginning of a number.
@@ -26,7 +26,7 @@ pub(super) enum Taken {
 }
 
 /// Takes a number from the front of some bytes.
-pub(super) fn take(bytes: &mut &[u8]) -> Taken {
+pub(crate) fn take(bytes: &mut &[u8]) -> Taken {
     let mut number = 0_u64;
     for (place, byte) in bytes.iter().enumerate().take(VARINT_BYTES_MAX) {
         let bits = u64::from(byte & 0x7f);

@@ -1,0 +1,4 @@
+//! libFuzzer entry of the target `timers`.
+#![no_main]
+
+coracle_fuzz_libfuzzer::entry!("timers");
