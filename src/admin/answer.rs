@@ -198,13 +198,13 @@ impl Administered {
                 return self.not_leader(*leader, message, deadline);
             }
             TransferError::Refused { reason, .. } => match reason {
-                TransferRefusal::NotAVoter { .. } | TransferRefusal::Declines { .. } => {
-                    FailureKind::Refused
-                }
+                TransferRefusal::NotAVoter { .. } => FailureKind::Refused,
                 TransferRefusal::NotLeader { .. }
                 | TransferRefusal::UnderWay { .. }
                 | TransferRefusal::Returning { .. }
                 | TransferRefusal::Silent { .. }
+                // It may have been started again since it said so.
+                | TransferRefusal::Declines { .. }
                 | TransferRefusal::NobodyElse => FailureKind::NotYet,
             },
             TransferError::TimedOut { .. }

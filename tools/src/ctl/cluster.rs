@@ -29,11 +29,6 @@ impl Node {
     fn priority(&self) -> Option<i64> {
         self.heard.as_ref().ok()?.status.settings.get("priority")?.parse().ok()
     }
-
-    /// Whether it would take over leadership.
-    fn is_willing(&self) -> bool {
-        self.heard.as_ref().is_ok_and(|heard| !heard.status.drained && !heard.status.stalled)
-    }
 }
 
 /// A member of a shard, as its leader knows it.
@@ -165,6 +160,17 @@ impl Cluster {
         self.nodes.get(&node)?.heard.as_ref().err().map(String::as_str)
     }
 
+    /// Why a node would not take over leadership, if it says that it would not.
+    #[must_use]
+    pub fn unwillingness(&self, node: NodeId) -> Option<&'static str> {
+        let status = &self.nodes.get(&node)?.heard.as_ref().ok()?.status;
+        match (status.drained, status.stalled) {
+            (true, _) => Some("it was drained, and leads nothing until it is started again"),
+            (_, true) => Some("its disk does not answer"),
+            _ => None,
+        }
+    }
+
     /// Nodes that could lead `shard` and would: voters that keep pace, do not decline, and of those the ones with the
     /// highest priority. The leader itself is among them if it is one.
     #[must_use]
@@ -178,7 +184,7 @@ impl Cluster {
             .iter()
             .filter(|id| shard.leader == Some(**id) || keeps_pace(id))
             .filter_map(|id| self.nodes.get(id).map(|node| (*id, node)))
-            .filter(|(_, node)| node.is_willing())
+            .filter(|(id, node)| node.heard.is_ok() && self.unwillingness(*id).is_none())
             .map(|(id, node)| (id, node.priority().unwrap_or(0)))
             .collect();
         let highest = willing.iter().map(|(_, priority)| *priority).max();

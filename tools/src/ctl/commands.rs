@@ -394,6 +394,9 @@ fn transfer(
             session.pause(RETRY_PAUSE);
             continue;
         };
+        if let Some((to, why)) = to.and_then(|to| Some((to, cluster.unwillingness(to)?))) {
+            return Err(CtlError::Unfit(format!("node {to} would not lead shard {shard}: {why}")));
+        }
         let request = Request::Transfer { shard: shard.0, to: to.map(|to| to.0) };
         let error = match session.call(leader, request, session.left()) {
             Ok(Answer::Transferred { leader }) => return Ok(led_by(shard, NodeId(leader))),
