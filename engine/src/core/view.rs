@@ -46,7 +46,7 @@ pub struct ClusterView {
 
 /// Who belongs to each shard, as far as it is known. Most shards have the same members: neighbours with the same
 /// ones share them in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Replicas(Vec<Option<Rc<NodeSet>>>);
 
 impl Replicas {

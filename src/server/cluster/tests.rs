@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
-use coracle_engine::core::{ClusterView, MemberView};
+use coracle_engine::core::{ClusterView, MemberView, Replicas};
 use coracle_engine::raft::membership::Configuration;
 use coracle_engine::{CoreId, NodeId, ShardId, Term};
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn view(shards: u32, cores: &[u16], leaders: &[u64]) -> ClusterView {
         shards,
         members: (1..).zip(cores).map(member).collect(),
         leaders: (0..shards).map(|shard| (Term(7), leader(shard))).collect(),
-        replicas: Default::default(),
+        replicas: Replicas::unknown(shards),
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use coracle_engine::ReconfigureError;
 use coracle_engine::core::testing::{TestRequest, take_request};
-use coracle_engine::core::{ClusterView, Committed, CoreHandle, MemberView};
+use coracle_engine::core::{ClusterView, Committed, CoreHandle, MemberView, Replicas};
 use coracle_engine::env::{Env, Listener, StreamReader, StreamWriter};
 use coracle_engine::{
     Apply, CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term,
@@ -304,7 +304,7 @@ pub(super) fn view(shards: u32, cores: u16) -> ClusterView {
         shards,
         members: (1..=3).map(member).collect(),
         leaders: vec![(Term(1), Some(NodeId(1))); shards as usize],
-        replicas: Default::default(),
+        replicas: Replicas::unknown(shards),
     }
 }
 
