@@ -323,6 +323,7 @@ impl Cluster {
             lease: settings.lease(),
             quiesce: !settings.sleepless,
             detection: settings.detection(),
+            replica_read_staleness: None,
             priority: settings.priorities.get(at).copied().unwrap_or(0),
             peer_listen: String::new(),
             wal: settings.wal_options(),
