@@ -168,6 +168,11 @@ pub struct Config {
     /// restarted has its share again soon. It also moves what somebody has handed over by hand.
     #[serde(default)]
     pub spread_leaders: bool,
+    /// How old what a replica answers may be that does not lead, in milliseconds: reads of connections that said
+    /// `READONLY`. One that can't show that its state is so new asks the leader; if that does not help, the client is sent
+    /// there. 0 is without bound.
+    #[serde(default)]
+    pub replica_read_staleness_ms: u64,
     /// How the node tells that another one has fallen silent. Shards with nothing to do exchange no heartbeats: their
     /// replicas go by that.
     #[serde(default)]
@@ -368,6 +373,7 @@ impl Config {
             lease_drift_ppm: None,
             priority: 0,
             spread_leaders: false,
+            replica_read_staleness_ms: 0,
             failure_detector: FailureDetector::default(),
             sync_method: SyncMethod::default(),
             segment_mib: default_segment_mib(),
@@ -413,6 +419,7 @@ impl Config {
         range("lease_drift_ppm", self.lease_drift_ppm.unwrap_or(0).into(), 0, 1_000_000)?;
         let priority_max = u64::from(PRIORITY_MAX.unsigned_abs());
         range("priority (without its sign)", self.priority.unsigned_abs().into(), 0, priority_max)?;
+        range("replica_read_staleness_ms", self.replica_read_staleness_ms, 0, STALENESS_MS_MAX)?;
         range("segment_mib", self.segment_mib.into(), 16, 4096)?;
         range("clients_max", self.clients_max as u64, 1, 1_000_000)?;
         self.validate_tiers()?;
@@ -543,6 +550,12 @@ impl Config {
         }
     }
 
+    /// How old what a replica answers may be; `None` is without bound.
+    pub(crate) fn replica_read_staleness(&self) -> Option<Duration> {
+        let ms = self.replica_read_staleness_ms;
+        (ms != 0).then(|| Duration::from_millis(ms))
+    }
+
     /// All shards of the cluster.
     pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.shards).map(ShardId)
@@ -554,6 +567,9 @@ pub(crate) const MIB_MAX: u64 = 1 << 30;
 
 /// Longest time that can be configured, in seconds: a year.
 pub(crate) const SECONDS_MAX: u64 = 366 * 86_400;
+
+/// Longest time that can be configured, in milliseconds.
+pub(crate) const STALENESS_MS_MAX: u64 = SECONDS_MAX * 1000;
 
 fn range(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
     if (min..=max).contains(&value) {

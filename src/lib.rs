@@ -56,7 +56,8 @@ pub mod wal;
 
 pub use config::{Config, ConfigError, FailureDetector, Member, Pin};
 pub use coracle_engine::core::{
-    Committed, Consistency, CoreStatus, DrainReport, MemberStatus, Pending, Position, TierConfig,
+    Committed, Consistency, CoreStatus, DrainReport, MemberStatus, Pending, Position, ShardStatus,
+    TierConfig,
 };
 pub use coracle_engine::hook::{self, HookCall, HookTimes, LeaderHook};
 pub use coracle_engine::members::MemberRecord;

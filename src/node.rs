@@ -18,7 +18,7 @@ use bytes::Bytes;
 use coracle_engine::core::{
     ClusterEvent, ClusterEvents, Committed, Consistency, Core, CoreConfig, CoreHandle, CoreStatus,
     DrainReport, Mailbox, MemberStatus, MemberView, NewsQueue, Pending, Position, RemoteCore,
-    Setting, SettingError,
+    Setting, SettingError, ShardStatus,
 };
 use coracle_engine::env::Env;
 use coracle_engine::limits::{Limits, SUBSCRIBERS_MAX};
@@ -364,7 +364,9 @@ impl NodeHandle {
         }
     }
 
-    /// Asks the state machine of `shard`.
+    /// Asks the state machine of `shard`. With [`Consistency::Linearizable`] this node has to lead it. With
+    /// [`Consistency::Bounded`] any node that has a replica answers, from a state that is shown to be new enough; with
+    /// [`Consistency::Stale`], from whatever it has.
     ///
     /// # Errors
     /// [`QueryError`]; a query may always be asked again.
@@ -376,6 +378,19 @@ impl NodeHandle {
     ) -> Pending<Bytes, QueryError> {
         match self.core_of(shard) {
             Some(core) => core.query(shard, request.into(), consistency),
+            None => Pending::ready(Err(QueryError::UnknownShard(shard))),
+        }
+    }
+
+    /// How `shard`, which this node must lead, is at some moment between call and answer, as a quorum has confirmed:
+    /// who leads it in which term, what is committed and applied, who belongs to it and how far each of them is.
+    /// [`NodeHandle::status`] tells at once, and on every node, what that node knew last, which may be old.
+    ///
+    /// # Errors
+    /// [`QueryError`]: `NotLeader` names who is to be asked instead. It may always be asked again.
+    pub fn shard_status(&self, shard: ShardId) -> Pending<ShardStatus, QueryError> {
+        match self.core_of(shard) {
+            Some(core) => core.shard_status(shard),
             None => Pending::ready(Err(QueryError::UnknownShard(shard))),
         }
     }
@@ -523,7 +538,8 @@ impl NodeHandle {
         Some(Subscription { events, _counted: counted })
     }
 
-    /// How each core is; those that have ended are left out.
+    /// How each core is and what it knows of its shards, without asking anybody; those that have ended are left out.
+    /// What a leader knows for sure, [`NodeHandle::shard_status`] tells.
     pub async fn status(&self) -> Vec<CoreStatus> {
         let mut all = Vec::with_capacity(self.0.cores.len());
         for core in &self.0.cores {
@@ -586,6 +602,7 @@ fn core_config(
         detection: config.failure_detector.into(),
         priority: config.priority,
         spread_leaders: config.spread_leaders,
+        replica_read_staleness: config.replica_read_staleness(),
         heartbeat_interval: config.heartbeat_interval(),
         peer_listen: String::new(),
         wal,

@@ -209,7 +209,7 @@ fn a_peer_of_another_version_is_told_both_versions() {
         let mut header = [0; 24];
         header[..4].copy_from_slice(&[0xC0, 0xAC, 9, 1]);
         let answer = answer_to(dev.peer_address(3), &header);
-        assert!(answer.contains("version 9") && answer.contains("speaks 4"), "{answer}");
+        assert!(answer.contains("version 9") && answer.contains("speaks 5"), "{answer}");
     });
 }
 

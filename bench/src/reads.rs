@@ -1,9 +1,11 @@
 //! `coracle-bench reads`: linearizable reads by rounds of ReadIndex and by leases, in one run, beside reads that may
-//! be old.
+//! be old, and reads that followers answer.
 //!
 //! Two clusters in this process, one without leases and one with, take turns: each is read from with one read in
 //! flight, which shows the latency, and with many, which shows the throughput. Reads are of a state machine that answers
-//! with eight bytes. Stale reads take the same way without asking whether the replica leads: they are the bound.
+//! with eight bytes. Stale reads take the same way without asking whether the replica leads: they are the bound. Reads on
+//! followers go to one that does not lead; with no staleness allowed it has to ask the leader for each batch of them, with
+//! some it asks now and then.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,12 +87,27 @@ struct Way {
     name: &'static str,
     leases: bool,
     consistency: Consistency,
+    /// Not asked of the leader.
+    on_follower: bool,
 }
 
-const WAYS: [Way; 3] = [
-    Way { name: "by ReadIndex", leases: false, consistency: Consistency::Linearizable },
-    Way { name: "by lease", leases: true, consistency: Consistency::Linearizable },
-    Way { name: "stale", leases: false, consistency: Consistency::Stale },
+impl Way {
+    const fn of_leader(name: &'static str, leases: bool, consistency: Consistency) -> Self {
+        Self { name, leases, consistency, on_follower: false }
+    }
+
+    const fn on_follower(name: &'static str, staleness: Duration) -> Self {
+        let consistency = Consistency::Bounded { staleness };
+        Self { name, leases: false, consistency, on_follower: true }
+    }
+}
+
+const WAYS: [Way; 5] = [
+    Way::of_leader("by ReadIndex", false, Consistency::Linearizable),
+    Way::of_leader("by lease", true, Consistency::Linearizable),
+    Way::on_follower("on a follower, 0 ms old", Duration::ZERO),
+    Way::on_follower("on a follower, 10 ms old", Duration::from_millis(10)),
+    Way::of_leader("stale", false, Consistency::Stale),
 ];
 
 /// What one way has come to with so many reads in flight.
@@ -163,7 +180,9 @@ impl Sum {
             warmup: Duration::from_millis(200),
             duration: Duration::from_secs(args.seconds.into()),
         };
-        let target = Reads { cluster, consistency: self.way.consistency };
+        let instead =
+            if self.way.on_follower { cluster.followers(args.shards) } else { Vec::new() };
+        let target = Reads { cluster, consistency: self.way.consistency, instead };
         let driven = drive(&target, demand, |_, _| {})?;
         if let Some((kind, &count)) = driven.errors.iter().next() {
             let (way, kind) = (self.way.name, kind.clone());
@@ -225,7 +244,7 @@ mod tests {
         run(&Line::parse_from(["reads"].into_iter().chain(paths).chain(few)).args).unwrap();
         let file = std::fs::File::open(&json).unwrap();
         let found: Vec<serde_json::Value> = serde_json::from_reader(file).unwrap();
-        assert_eq!(found.len(), 6);
+        assert_eq!(found.len(), 2 * WAYS.len());
         assert!(found.iter().all(|figure| figure["latency"]["count"].as_u64() > Some(0)));
     }
 }

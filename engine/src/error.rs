@@ -57,6 +57,15 @@ pub enum ProposeError {
 /// Why a query gave no result. A query changes nothing, so it may always be asked again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum QueryError {
+    /// This replica could not show in time that its state is as new as was asked for: it does not reach a leader, has
+    /// not applied enough, or is damaged.
+    #[error("the replica of shard {shard} here may be too old for this read: {}", hint(.leader))]
+    TooStale {
+        /// The shard asked for.
+        shard: ShardId,
+        /// Who leads it, as far as this replica knows, if that is another one.
+        leader: Option<NodeId>,
+    },
     /// This replica does not lead the shard, or lost leadership before the answer was safe.
     #[error("not the leader of shard {shard}: {}", hint(.leader))]
     NotLeader {

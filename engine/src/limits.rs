@@ -180,6 +180,13 @@ pub const DETECTOR_PULSES_MISSED_MIN: u32 = 2;
 /// less than that.
 pub const PULSES_UNLIKE_MAX: u32 = 3;
 
+/// Election timeouts that a read with a bound on staleness waits at most: a change of leaders takes less, mostly.
+pub const BOUNDED_READ_TIMEOUTS: u32 = 2;
+
+/// How often in an election timeout a replica asks its leader anew that does not answer: seldom enough that an answer
+/// is not overtaken by the next question.
+pub const QUESTIONS_PER_TIMEOUT: u32 = 2;
+
 /// Highest priority of a replica, and lowest below 0: a replica of the lowest waits ten election timeouts at most.
 pub const PRIORITY_MAX: i8 = 8;
 

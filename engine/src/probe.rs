@@ -69,6 +69,26 @@ declare_probes! {
     timer_refused,
     /// An entry was none of timers.
     timer_entry_malformed,
+    /// A replica that does not know a leader was to ask it for a read index.
+    question_without_leader,
+    /// A leader answered a question without a round: it and who asks are a quorum.
+    question_answered_at_once,
+    /// A leader takes a round to answer a question.
+    question_waits_for_round,
+    /// A replica's question was given up: another leader, or another term.
+    question_lost,
+    /// An answer to a question that was given up, or comes twice.
+    answer_outdated,
+    /// A question was not answered for so long that another one is asked.
+    question_asked_again,
+    /// Reads came after the question that was answered, and wait for the next.
+    question_served_not_all,
+    /// A read with a bound on staleness was answered at once.
+    bounded_read_at_once,
+    /// A follower answered a read with a bound on staleness that had waited.
+    bounded_read_on_follower,
+    /// A read with a bound on staleness was refused: nothing could be shown in time.
+    bounded_read_given_up,
     /// A leader fell asleep.
     leader_asleep,
     /// A leader fell asleep although a member was silent for long.

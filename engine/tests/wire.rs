@@ -14,8 +14,8 @@ use coracle_engine::members::MemberRecord;
 use coracle_engine::raft::membership::{Change, Configuration};
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, Readmission,
-    SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, ReadIndex,
+    ReadIndexReply, Readmission, SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     EncodeError, Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, Pulse, RefuseReason,
@@ -109,7 +109,7 @@ fn append() -> impl Strategy<Value = Message> {
 
 fn message() -> impl Strategy<Value = Message> {
     let numbers = (1..=TERM_MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
-    let small = (0..14_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
+    let small = (0..16_usize, numbers).prop_map(|(kind, (t, a, b, c, yes))| {
         let term = Term(t);
         let standing = if yes { Standing::Returning(c) } else { Standing::Member };
         let (last_index, last_term) = (LogIndex(a), Term(b));
@@ -139,7 +139,9 @@ fn message() -> impl Strategy<Value = Message> {
             9 => Message::TimeoutNow(TimeoutNow { term }),
             10 => Message::Quiesce(Quiesce { term, last: last_index }),
             11 => Message::Quiesced(Quiesced { term, last: last_index, asleep: yes }),
-            12 => {
+            12 => Message::ReadIndex(ReadIndex { term, id: b, standing }),
+            13 => Message::ReadIndexReply(ReadIndexReply { term, id: b, committed }),
+            14 => {
                 let outcome = AppendOutcome::Accepted { matched: LogIndex(a) };
                 Message::AppendReply(AppendReply { term, outcome, standing })
             }
@@ -218,7 +220,7 @@ proptest! {
     /// The header is right and so are both checksums: only the body decides.
     #[test]
     fn rubbish_in_a_sealed_frame_never_panics(
-        kind in prop_oneof![1..=6_u8, 16..=27_u8],
+        kind in prop_oneof![1..=6_u8, 16..=31_u8],
         body in vec(any::<u8>(), 0..64),
     ) {
         if let Ok(frames) = decode(&sealed(kind, 0, &body), &[1000]) {
@@ -473,6 +475,11 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("CensusReply", raft(Message::CensusReply(census_reply))),
         ("Quiesce", raft(Message::Quiesce(Quiesce { term, last: last_index }))),
         ("Quiesced", raft(Message::Quiesced(Quiesced { term, last: last_index, asleep: true }))),
+        ("ReadIndex", raft(Message::ReadIndex(ReadIndex { term, id: 21, standing }))),
+        (
+            "ReadIndexReply",
+            raft(Message::ReadIndexReply(ReadIndexReply { term, id: 21, committed })),
+        ),
         ("SnapshotHello", Frame::SnapshotHello(golden_hello())),
         ("SnapshotHelloReply refused", Frame::SnapshotHelloReply(busy)),
     ]
@@ -531,7 +538,7 @@ fn the_largest_address_book_fits_a_frame() {
     assert!(matches!(refused, Err(EncodeError::TooLong { kind: 6, .. })), "{refused:?}");
 }
 
-/// The format is what `testdata/wire/v4.txt` says. A change of the file without a new version number
+/// The format is what `testdata/wire/v5.txt` says. A change of the file without a new version number
 /// cuts off every node that runs the old program.
 #[test]
 fn the_format_is_the_documented_one() {
@@ -545,7 +552,7 @@ fn the_format_is_the_documented_one() {
             writeln!(text, "  {:04x}  {}", number * 16, hex.join(" ")).unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v4.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire/v5.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coracle_engine::core::{Setting, Settings};
 
-use crate::config::{MIB_MAX, SECONDS_MAX};
+use crate::config::{MIB_MAX, SECONDS_MAX, STALENESS_MS_MAX};
 
 /// The log filter, which is not of a node but of its process.
 pub const LOG: &str = "log";
@@ -18,17 +18,20 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("snapshot_interval_s", "seconds until a shard that was written to gets a snapshot; 0: never"),
     ("keep_log_s", "seconds that log stays for a follower that is down"),
     ("transfer_mib_per_s", "MiB that a core sends of snapshots per second; 0: no limit"),
+    ("replica_read_staleness_ms", "how old what followers answer to READONLY may be; 0: no limit"),
 ];
 
 /// The values that hold, by name; without the log filter.
 pub fn by_name(settings: &Settings) -> BTreeMap<String, String> {
     let interval_s = settings.snapshot_interval.map_or(0, |interval| interval.as_secs());
+    let staleness_ms = settings.replica_read_staleness.map_or(0, |bound| bound.as_millis());
     let values = [
         ("priority", settings.priority.to_string()),
         ("spread_leaders", if settings.spread_leaders { "on" } else { "off" }.to_owned()),
         ("snapshot_interval_s", interval_s.to_string()),
         ("keep_log_s", settings.keep_log_time.as_secs().to_string()),
         ("transfer_mib_per_s", (settings.transfer_bytes_per_s >> 20).to_string()),
+        ("replica_read_staleness_ms", staleness_ms.to_string()),
     ];
     values.map(|(name, value)| (name.to_owned(), value)).into()
 }
@@ -58,6 +61,10 @@ pub fn parse(name: &str, value: &str) -> Result<Setting, String> {
         }
         "keep_log_s" => Ok(Setting::KeepLogTime(Duration::from_secs(number(SECONDS_MAX)?))),
         "transfer_mib_per_s" => Ok(Setting::TransferBytesPerS(number(MIB_MAX)? << 20)),
+        "replica_read_staleness_ms" => {
+            let ms = number(STALENESS_MS_MAX)?;
+            Ok(Setting::ReplicaReadStaleness((ms != 0).then(|| Duration::from_millis(ms))))
+        }
         _ => Err(unknown(name)),
     }
 }

@@ -185,6 +185,8 @@ fn settings_change_while_the_node_runs() {
         ("snapshot_interval_s", "90"),
         ("keep_log_s", "7"),
         ("transfer_mib_per_s", "12"),
+        ("replica_read_staleness_ms", "250"),
+        ("replica_read_staleness_ms", "0"),
     ] {
         assert_eq!(fixture.ask(set(name, value)), Reply::Ok(Answer::Done));
         let Reply::Ok(Answer::Settings(now)) = fixture.ask(Request::Settings) else { panic!() };
@@ -198,6 +200,7 @@ fn settings_change_while_the_node_runs() {
         ("snapshot_interval_s", "-1"),
         ("keep_log_s", "99999999999999999999"),
         ("transfer_mib_per_s", "2000000000"),
+        ("replica_read_staleness_ms", "1.5"),
         ("log", "loud"),
         ("shards", "7"),
     ] {

@@ -65,6 +65,10 @@ pub struct Args {
     /// Hand over leaders until all nodes lead about as many shards; to be given to all of them [default: off].
     #[arg(long)]
     spread_leaders: bool,
+    /// How old what this node answers as a follower may be, on connections that said READONLY; 0 is without bound
+    /// [default: 0].
+    #[arg(long, value_name = "MS")]
+    replica_read_staleness_ms: Option<u64>,
     /// How it is told that a node has fallen silent: phi (by how regular it was before), fixed (after the election
     /// timeout) [default: phi].
     #[arg(long, value_name = "KIND", value_parser = parse_detector)]
@@ -201,6 +205,7 @@ impl Args {
         config.lease_drift_ppm = self.lease_drift_ppm.or(config.lease_drift_ppm);
         set(&mut config.priority, self.priority);
         config.spread_leaders |= self.spread_leaders;
+        set(&mut config.replica_read_staleness_ms, self.replica_read_staleness_ms);
         set(&mut config.failure_detector, self.failure_detector);
         set(&mut config.sync_method, self.sync_method);
         set(&mut config.segment_mib, self.segment_mib);

@@ -21,7 +21,7 @@ pub(super) async fn settle<E: Env, P>(
     asked: &Asked<P>,
     first: Result<Bytes, QueryError>,
 ) -> Bytes {
-    let consistency = if asked.stale { Consistency::Stale } else { Consistency::Linearizable };
+    let consistency = server.consistency(asked.stale);
     settle_query(server, (asked.shard, asked.slot), &asked.payload, consistency, first)
         .await
         .unwrap_or_else(|refusal| refusal)
@@ -152,7 +152,7 @@ impl<E: Env> Asking<'_, E> {
     }
 
     fn consistency(&self) -> Consistency {
-        if self.stale { Consistency::Stale } else { Consistency::Linearizable }
+        self.server.consistency(self.stale)
     }
 
     /// Shards that a command about all keys looks at: those led here, or all copies for `READONLY`.

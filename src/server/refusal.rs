@@ -60,7 +60,10 @@ pub(super) fn of_proposal(view: &ClusterView, slot: u16, why: &ProposeError) -> 
 /// The reply to a read that has no result.
 pub(super) fn of_query(view: &ClusterView, slot: u16, why: &QueryError) -> Bytes {
     match why {
-        QueryError::NotLeader { shard, leader } => not_leader(view, slot, *shard, *leader),
+        // Who may be asked instead is the same: the leader can show how new its state is, if anybody can.
+        QueryError::NotLeader { shard, leader } | QueryError::TooStale { shard, leader } => {
+            not_leader(view, slot, *shard, *leader)
+        }
         QueryError::Overloaded(limit) => overloaded(limit),
         QueryError::ShuttingDown => error(STOPPING),
         QueryError::UnknownShard(_) => error(SLOT_DOWN),

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use coracle_engine::ShardId;
-use coracle_engine::core::Consistency;
 use coracle_engine::env::Env;
 
 use super::cluster::{Route, route};
@@ -199,7 +198,7 @@ impl<E: Env> Session<E> {
             // Only the log can put it behind writes that are not committed yet.
             Slot::LoggedRead(asked!(core.propose(shard, payload.clone()), payload))
         } else {
-            let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
+            let consistency = self.server.consistency(stale);
             Slot::Read(asked!(core.query(shard, payload.clone(), consistency), payload))
         };
         self.client.push(entry);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_engine::ShardId;
-use coracle_engine::core::{Committed, CoreHandle, Pending};
+use coracle_engine::core::{Committed, Consistency, CoreHandle, Pending};
 use coracle_engine::env::Env;
 use coracle_engine::{ProposeError, QueryError};
 
@@ -98,6 +98,11 @@ impl<E: Env> Shared<E> {
         let mut encoder = self.encoder.borrow_mut();
         encoder.set_head(Head { protocol, stale, now_ms: self.env.unix_ms() });
         build(&mut encoder)
+    }
+
+    /// What a read may return; a stale one, which a replica answers that need not lead, what the operator allows.
+    pub(super) fn consistency(&self, stale: bool) -> Consistency {
+        if stale { self.core.replica_reads() } else { Consistency::Linearizable }
     }
 
     /// Shards that this core leads; with `copies`, those of which it has a replica at all.

@@ -108,7 +108,7 @@ struct Customers {
 
 impl Customers {
     fn ask(&mut self, client: u32, shard: ShardId, payload: Bytes) -> Request {
-        let request = Request { shard, write: !payload.is_empty(), payload };
+        let request = Request { shard, write: !payload.is_empty(), payload, staleness: None };
         let before = self.answered.entry(shard).or_default().len();
         self.asked.insert(client, (request.clone(), before));
         request

@@ -125,6 +125,23 @@ pub struct Reads<'a> {
     pub cluster: &'a Cluster,
     /// What they may return.
     pub consistency: Consistency,
+    /// For each shard a node that answers in place of whoever is asked; empty: whoever is asked does.
+    pub instead: Vec<usize>,
+}
+
+impl Cluster {
+    /// For each shard a node that does not lead it, as far as is known; the only one there is, where that leads.
+    pub fn followers(&self, shards: u32) -> Vec<usize> {
+        let follower = |shard| {
+            let leads = |handle: &NodeHandle| {
+                let leader =
+                    block_on(handle.leader(ShardId(shard)), Instant::now() + ANSWER_WITHIN);
+                leader.flatten() == Some(handle.id())
+            };
+            self.handles.iter().position(|handle| !leads(handle)).unwrap_or(0)
+        };
+        (0..shards).map(follower).collect()
+    }
 }
 
 impl Target for Reads<'_> {
@@ -132,6 +149,7 @@ impl Target for Reads<'_> {
     type Answer = MapErr<Pending<Bytes, QueryError>, fn(QueryError) -> ProposeError>;
 
     fn request(&self, node: usize, shard: ShardId, payload: Bytes) -> Self::Answer {
+        let node = self.instead.get(shard.0 as usize).copied().unwrap_or(node);
         self.cluster.handles[node].query(shard, payload, self.consistency).map_err(as_proposal)
     }
 
@@ -147,7 +165,9 @@ impl Target for Reads<'_> {
 /// All that befalls a read befalls proposals, too.
 fn as_proposal(error: QueryError) -> ProposeError {
     match error {
-        QueryError::NotLeader { shard, leader } => ProposeError::NotLeader { shard, leader },
+        QueryError::NotLeader { shard, leader } | QueryError::TooStale { shard, leader } => {
+            ProposeError::NotLeader { shard, leader }
+        }
         QueryError::Overloaded(what) => ProposeError::Overloaded(what),
         QueryError::ShuttingDown => ProposeError::ShuttingDown,
         QueryError::UnknownShard(shard) => ProposeError::UnknownShard(shard),

@@ -5,13 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
 
 use super::inbox::Inbox;
 use super::leadership::TransferAnswer;
-use super::status::CoreCounters;
+use super::status::{CoreCounters, ShardStatus};
 use super::view::ClusterView;
 use crate::limits::{CONFIGURATION_BYTES_MAX, Limits, PAYLOAD_BYTES_MAX};
 use crate::raft::membership::Reconfiguration;
@@ -25,7 +26,20 @@ use crate::{
 pub enum Consistency {
     /// The state at some moment between call and answer; only the leader can give it.
     Linearizable,
-    /// Whatever this replica has applied; may be old.
+    /// A state that has everything which was committed `staleness` before the call, or more; any replica can give it,
+    /// learners included. Each goes by its own clock, so that clocks which differ do no harm. One that can't tell how
+    /// new its state is asks the leader first, which takes a round trip, and then waits until it has applied
+    /// enough; reads that come meanwhile wait together. What can't be shown within two election timeouts is refused
+    /// with [`QueryError::TooStale`].
+    ///
+    /// With zero this is a linearizable read that a follower answers; every such read has the leader asked. With
+    /// more, a replica that was asked within that time answers at once. One read may go back behind another one
+    /// that another replica has answered. A machine that is suspended does not count the time.
+    Bounded {
+        /// How old the state may be at most.
+        staleness: Duration,
+    },
+    /// Whatever this replica has applied; may be old without bound.
     Stale,
 }
 
@@ -102,6 +116,8 @@ pub(crate) enum Request {
         consistency: Consistency,
         answer: oneshot::Sender<Result<Bytes, QueryError>>,
     },
+    /// How the shard is, as its leader knows it.
+    Status { shard: ShardId, answer: oneshot::Sender<Result<ShardStatus, QueryError>> },
     /// Somebody wants to change who belongs to the shard.
     Reconfigure {
         shard: ShardId,
@@ -120,7 +136,7 @@ impl Request {
         match self {
             Self::Propose { payload, .. } | Self::Query { payload, .. } => payload.len(),
             Self::Reconfigure { .. } => CONFIGURATION_BYTES_MAX,
-            Self::Snapshot { .. } | Self::Transfer { .. } => 0,
+            Self::Status { .. } | Self::Snapshot { .. } | Self::Transfer { .. } => 0,
         }
     }
 
@@ -134,6 +150,9 @@ impl Request {
                 let _ = answer.send(Err(ProposeError::ShuttingDown));
             }
             Self::Query { answer, .. } => {
+                let _ = answer.send(Err(QueryError::ShuttingDown));
+            }
+            Self::Status { answer, .. } => {
                 let _ = answer.send(Err(QueryError::ShuttingDown));
             }
             Self::Reconfigure { answer, .. } => {
@@ -173,6 +192,12 @@ pub(crate) fn query(
     let (answer, pending) = oneshot::channel();
     let request = Request::Query { shard, payload, consistency, answer };
     (request, Pending::waiting(pending, QueryError::ShuttingDown))
+}
+
+/// Makes a question how a shard is and the future of its answer.
+pub(crate) fn shard_status(shard: ShardId) -> (Request, Pending<ShardStatus, QueryError>) {
+    let (answer, pending) = oneshot::channel();
+    (Request::Status { shard, answer }, Pending::waiting(pending, QueryError::ShuttingDown))
 }
 
 /// Makes a request to change who belongs to a shard and the future of its answer.
@@ -248,6 +273,18 @@ impl CoreHandle {
         }
     }
 
+    /// How `shard`, which this node must lead, is at some moment between call and answer: who leads it in which term,
+    /// what is committed, who belongs to it. Answered when a quorum has confirmed, after the call, that this replica
+    /// leads; what was committed before the call is applied in it. The stale way is
+    /// [`RemoteCore::status`](super::RemoteCore::status): what a replica knows, be it old.
+    pub fn shard_status(&self, shard: ShardId) -> Pending<ShardStatus, QueryError> {
+        let (request, pending) = shard_status(shard);
+        match self.0.submit(request) {
+            Ok(()) => pending,
+            Err(refused) => Pending::ready(Err(refused.into())),
+        }
+    }
+
     /// Asks for a snapshot of this replica's state of `shard`, whether one is due or not. Resolves with the
     /// index of the last entry in it when it is durable. One that is under way is waited for if it shows
     /// everything that was applied here before this call; else another follows it.
@@ -299,6 +336,14 @@ impl CoreHandle {
     /// The cluster as this core sees it now. Do not hold it across an await.
     pub fn view(&self) -> Ref<'_, ClusterView> {
         self.0.view.borrow()
+    }
+
+    /// What reads may return that any replica may answer, as the node's operator says:
+    /// [`Consistency::Stale`], or [`Consistency::Bounded`] if there is a bound
+    /// ([`Settings::replica_read_staleness`](super::Settings::replica_read_staleness)).
+    pub fn replica_reads(&self) -> Consistency {
+        let bound = self.0.replica_read_staleness.get();
+        bound.map_or(Consistency::Stale, |staleness| Consistency::Bounded { staleness })
     }
 
     /// Counters of this core, as of its last turn.

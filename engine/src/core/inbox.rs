@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::cold::ColdRead;
 use super::handle::Request;
@@ -112,6 +113,8 @@ pub(crate) struct Inbox {
     /// Who keeps it.
     news: Option<NewsQueue>,
     pub(crate) counters: Cell<CoreCounters>,
+    /// What the operator allows; see [`super::Settings::replica_read_staleness`].
+    pub(crate) replica_read_staleness: Cell<Option<Duration>>,
     pub(crate) stopping: Cell<bool>,
     stop_began: Signal,
 }
@@ -131,6 +134,7 @@ impl Inbox {
             book: RefCell::default(),
             news: None,
             counters: Cell::default(),
+            replica_read_staleness: Cell::new(None),
             stopping: Cell::new(false),
             stop_began: Signal::default(),
         }

@@ -126,6 +126,7 @@ impl<E: Env> Core<E> {
             }
             shard.step(raft::Event::Tick { now });
             shard.give_up_on_lost(now, 2 * self.config.election_timeout);
+            shard.refuse_late_reads(now);
             self.touch(at);
             let shard = &mut self.shards[at];
             shard.ticking = shard.raft.needs_ticks() || shard.is_busy();

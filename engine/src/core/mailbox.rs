@@ -19,7 +19,7 @@ use super::handle::{self, Committed, Consistency, Pending, Position, Request};
 use super::leadership::DrainReport;
 use super::membership::{MemberStatus, MemberUpdate};
 use super::settings::{Setting, SettingError};
-use super::status::CoreStatus;
+use super::status::{CoreStatus, ShardStatus};
 use crate::limits::{MAILBOX_LETTERS_MAX, REQUEST_BYTES_PER_CORE_MAX};
 use crate::raft::membership::{NodeSet, Reconfiguration};
 use crate::{
@@ -253,6 +253,15 @@ impl RemoteCore {
         consistency: Consistency,
     ) -> Pending<Bytes, QueryError> {
         let (request, pending) = handle::query(shard, payload, consistency);
+        match self.0.post(Letter::Request(request)) {
+            Ok(()) => pending,
+            Err(_) => Pending::ready(Err(QueryError::Overloaded(FULL))),
+        }
+    }
+
+    /// Like [`CoreHandle::shard_status`](super::CoreHandle::shard_status).
+    pub fn shard_status(&self, shard: ShardId) -> Pending<ShardStatus, QueryError> {
+        let (request, pending) = handle::shard_status(shard);
         match self.0.post(Letter::Request(request)) {
             Ok(()) => pending,
             Err(_) => Pending::ready(Err(QueryError::Overloaded(FULL))),

@@ -28,6 +28,7 @@
 mod cold;
 mod detector;
 mod events;
+mod freshness;
 mod handle;
 mod hooks;
 mod inbox;

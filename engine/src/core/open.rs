@@ -85,6 +85,9 @@ pub struct CoreConfig {
     pub priority: i8,
     /// Whether this core hands over leaders until all nodes lead about as many shards.
     pub spread_leaders: bool,
+    /// How old what followers answer may be, for services that leave that to the operator:
+    /// [`CoreHandle::replica_reads`](super::CoreHandle::replica_reads). `None` is without bound.
+    pub replica_read_staleness: Option<Duration>,
     /// Where this core accepts its peers, `host:port`.
     pub peer_listen: String,
     /// The log.
@@ -217,6 +220,7 @@ impl<E: Env> Core<E> {
         env.spawn(async move { drop(driver.run().await) });
 
         let inbox = Inbox::new(first_view(&config), limits);
+        inbox.replica_read_staleness.set(config.replica_read_staleness);
         let inbox = Rc::new(inbox.with_book(config.book.clone(), config.news.clone()));
         let gate = Gate::new(inbox.clone(), hello(&config), silence_max(&config));
         let scratch = Scratch::default();

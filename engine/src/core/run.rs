@@ -297,23 +297,33 @@ impl<E: Env> Core<E> {
                 self.touch(at);
                 self.shards[at].transfer(to, Some(answer));
             }
+            Request::Status { shard, answer } => {
+                let at = self.position_of(shard).filter(|_| !self.failed);
+                let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
+                    return drop(answer.send(Err(self.no_replica(shard))));
+                };
+                self.touch(at);
+                self.shards[at].confirm_status(answer);
+            }
             Request::Query { shard, payload, consistency, answer } => {
                 let at = self.position_of(shard);
                 let Some(at) = at.filter(|at| self.shards[*at].halted().is_none()) else {
-                    let here = at.is_some() || self.lost.contains_key(&shard);
-                    let leader = self.leader_elsewhere(shard);
-                    let moved = QueryError::NotLeader { shard, leader };
-                    let error = if here { moved } else { QueryError::UnknownShard(shard) };
-                    return drop(answer.send(Err(error)));
+                    return drop(answer.send(Err(self.no_replica(shard))));
                 };
                 match consistency {
                     Consistency::Stale => self.shards[at].query_stale(&payload, answer),
-                    Consistency::Linearizable if self.failed => {
+                    Consistency::Linearizable | Consistency::Bounded { .. } if self.failed => {
                         let _ = answer.send(Err(QueryError::NotLeader { shard, leader: None }));
                     }
                     Consistency::Linearizable => {
                         self.touch(at);
                         self.shards[at].query(payload, answer);
+                    }
+                    Consistency::Bounded { staleness } => {
+                        let now = self.env.now();
+                        if self.shards[at].query_bounded(payload, staleness, now, answer) {
+                            self.touch(at);
+                        }
                     }
                 }
             }
@@ -341,6 +351,14 @@ impl<E: Env> Core<E> {
         if let Message::Append(_) | Message::Heartbeat(_) = message {
             self.note_leader(shard, message.term(), Some(link.peer.node));
         }
+    }
+
+    /// What a query of a shard is told that has no replica here that takes part.
+    fn no_replica(&self, shard: ShardId) -> QueryError {
+        if self.position_of(shard).is_some() || self.lost.contains_key(&shard) {
+            return QueryError::NotLeader { shard, leader: self.leader_elsewhere(shard) };
+        }
+        QueryError::UnknownShard(shard)
     }
 
     /// Who leads a shard whose replica here takes no part.

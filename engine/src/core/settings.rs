@@ -26,6 +26,8 @@ pub enum Setting {
     KeepLogTime(Duration),
     /// See [`TierConfig::transfer_bytes_per_s`](super::TierConfig::transfer_bytes_per_s).
     TransferBytesPerS(u64),
+    /// See [`Settings::replica_read_staleness`].
+    ReplicaReadStaleness(Option<Duration>),
 }
 
 /// The values that a core goes by now.
@@ -41,6 +43,9 @@ pub struct Settings {
     pub keep_log_time: Duration,
     /// See [`Setting::TransferBytesPerS`].
     pub transfer_bytes_per_s: u64,
+    /// How old the state may be that a follower answers from, for services that leave that to the operator, as the
+    /// server does for `READONLY`; `None` is without bound.
+    pub replica_read_staleness: Option<Duration>,
     /// The core was drained: it declines to lead until its node is started again.
     pub drained: bool,
     /// Its disk is stalled: it declines to lead until that is over.
@@ -71,6 +76,7 @@ impl<E: Env> Core<E> {
             snapshot_interval: tiers.snapshot_interval,
             keep_log_time: tiers.keep_log_time,
             transfer_bytes_per_s: tiers.transfer_bytes_per_s,
+            replica_read_staleness: self.inbox.replica_read_staleness.get(),
             drained: self.drained,
             stalled: !self.drained && self.shards.iter().any(|shard| shard.raft.declines()),
         }
@@ -96,6 +102,7 @@ impl<E: Env> Core<E> {
             Setting::SnapshotInterval(interval) => tiers.snapshot_interval = interval,
             Setting::KeepLogTime(time) => tiers.keep_log_time = time,
             Setting::TransferBytesPerS(rate) => tiers.transfer_bytes_per_s = rate,
+            Setting::ReplicaReadStaleness(bound) => self.inbox.replica_read_staleness.set(bound),
         }
         if let Some(flaw) = tiers.flaw(&self.config.wal) {
             return Err(SettingError::Flaw(flaw));

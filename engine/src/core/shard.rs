@@ -9,7 +9,8 @@
 //! told exactly that.
 //!
 //! Reads gather in `reads_new` until the end of the turn, share one ReadIndex round, and are answered
-//! when what was committed at its start has been applied.
+//! when what was committed at its start has been applied. Reads with a bound on staleness go another way, which leads to
+//! any replica: `shard/bounded.rs`.
 //!
 //! Entries that are no longer in memory come from the log's segments: the loop asks for them when
 //! [`Shard::wants_cold`] says so, and they wait in `cold` until they are applied. While a snapshot of
@@ -23,6 +24,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_channel::oneshot;
 
+use super::freshness::Freshness;
 use super::handle::{Committed, Position};
 use super::hooks::HookState;
 use super::leadership::Transfers;
@@ -75,7 +77,24 @@ impl Answer {
 
 pub(super) type SnapshotAnswer = oneshot::Sender<Result<LogIndex, SnapshotRequestError>>;
 
-type Query = (Bytes, QueryAnswer);
+pub(super) type StatusAnswer = oneshot::Sender<Result<ShardStatus, QueryError>>;
+
+/// What waits for the leader to be confirmed.
+enum Query {
+    /// Of the state machine.
+    State(Bytes, QueryAnswer),
+    /// Of the shard itself.
+    Status(StatusAnswer),
+}
+
+impl Query {
+    fn refuse(self, error: QueryError) {
+        match self {
+            Self::State(_, answer) => drop(answer.send(Err(error))),
+            Self::Status(answer) => drop(answer.send(Err(error))),
+        }
+    }
+}
 
 /// A state machine, shared with the task that restores it from a snapshot.
 pub(super) type Machine = Rc<RefCell<Box<dyn StateMachine>>>;
@@ -131,8 +150,10 @@ pub(super) struct Shard {
     give_up_at: Option<Duration>,
     reads_new: Vec<Query>,
     reads: VecDeque<ReadBatch>,
+    /// All that wait, here and there.
     reads_count: usize,
     read_id_last: u64,
+    freshness: Freshness<(Bytes, QueryAnswer)>,
     scratch: Scratch,
     /// Those of the core.
     limits: Rc<Limits>,
@@ -175,6 +196,7 @@ impl Shard {
             reads: VecDeque::new(),
             reads_count: 0,
             read_id_last: 0,
+            freshness: Freshness::default(),
             scratch,
             limits,
         }
@@ -207,17 +229,30 @@ impl Shard {
 
     /// Takes a linearizable query; it is asked for at the end of the turn.
     pub(super) fn query(&mut self, payload: Bytes, answer: QueryAnswer) {
+        self.ask_leader(Query::State(payload, answer));
+    }
+
+    /// Takes the question how the shard is, which is answered as a linearizable query.
+    pub(super) fn confirm_status(&mut self, answer: StatusAnswer) {
+        self.ask_leader(Query::Status(answer));
+    }
+
+    fn ask_leader(&mut self, query: Query) {
         if self.raft.role() != Role::Leader && !self.raft.holds_clients() {
-            let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
-            return drop(answer.send(Err(error)));
+            let leader = self.raft.leader();
+            return query.refuse(QueryError::NotLeader { shard: self.id, leader });
         }
-        if self.reads_count >= self.limits.queries_per_shard_max {
-            sometimes!(queries_full);
-            let error = QueryError::Overloaded("too many queries are waiting on this shard");
-            return drop(answer.send(Err(error)));
+        if let Some(error) = self.too_many_reads() {
+            return query.refuse(error);
         }
         self.reads_count += 1;
-        self.reads_new.push((payload, answer));
+        self.reads_new.push(query);
+    }
+
+    fn too_many_reads(&self) -> Option<QueryError> {
+        let full = self.reads_count >= self.limits.queries_per_shard_max;
+        sometimes!(queries_full, full);
+        full.then_some(QueryError::Overloaded("too many queries are waiting on this shard"))
     }
 
     /// Answers a query from whatever this replica has applied.
@@ -258,6 +293,7 @@ impl Shard {
                 None => Event::ReadIndex { id },
             });
         }
+        self.ask_for_proof(now);
     }
 
     fn submit_proposals(&mut self, counters: &mut CoreCounters) {
@@ -350,6 +386,7 @@ impl Shard {
         }
         self.confirm_reads();
         self.answer_reads(counters);
+        self.answer_fresh(counters);
         sometimes!(entries_left_over, self.applied < commit);
         self.applied < commit && !self.lacks_next()
     }
@@ -458,8 +495,10 @@ impl Shard {
             if let Some(batch) = self.reads.iter_mut().find(|batch| batch.id == id) {
                 batch.ready_at = Some(index);
             }
+            self.freshness.answered(id, index);
         }
         for id in self.effects.reads_failed.drain(..) {
+            self.freshness.failed(id);
             let Some(at) = self.reads.iter().position(|batch| batch.id == id) else { continue };
             let Some(batch) = self.reads.remove(at) else { continue };
             if self.raft.holds_clients() {
@@ -470,9 +509,7 @@ impl Shard {
             sometimes!(queries_lost);
             self.reads_count -= batch.queries.len();
             let error = QueryError::NotLeader { shard: self.id, leader: self.raft.leader() };
-            for (_, answer) in batch.queries {
-                let _ = answer.send(Err(error.clone()));
-            }
+            batch.queries.into_iter().for_each(|query| query.refuse(error.clone()));
         }
     }
 
@@ -482,9 +519,18 @@ impl Shard {
             let Some(batch) = self.reads.pop_front() else { break };
             self.reads_count -= batch.queries.len();
             counters.queries += batch.queries.len() as u64;
-            for (payload, answer) in batch.queries {
-                let reply = self.ask(&payload);
-                let _ = answer.send(Ok(reply));
+            for query in batch.queries {
+                match query {
+                    Query::State(payload, answer) => drop(answer.send(Ok(self.ask(&payload)))),
+                    Query::Status(answer) if self.raft.role() == Role::Leader => {
+                        let _ = answer.send(Ok(self.status()));
+                    }
+                    // It led when it was asked, and does not know any more how things are.
+                    status @ Query::Status(_) => {
+                        let leader = self.raft.leader();
+                        status.refuse(QueryError::NotLeader { shard: self.id, leader });
+                    }
+                }
             }
         }
     }
@@ -638,6 +684,7 @@ impl Shard {
         self.waiting.shrink_to_fit();
         self.reads_new.shrink_to_fit();
         self.reads.shrink_to_fit();
+        self.freshness.shrink();
     }
 
     /// The log failed: nothing that waits can be acknowledged any more.
@@ -653,8 +700,10 @@ impl Shard {
             answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
         }
         let reads = std::mem::take(&mut self.reads).into_iter().flat_map(|batch| batch.queries);
-        for (_, answer) in reads.chain(std::mem::take(&mut self.reads_new)) {
-            let _ = answer.send(Err(QueryError::NotLeader { shard: self.id, leader: None }));
+        let bounded = self.freshness.take_all().into_iter();
+        let bounded = bounded.map(|(payload, answer)| Query::State(payload, answer));
+        for query in reads.chain(std::mem::take(&mut self.reads_new)).chain(bounded) {
+            query.refuse(QueryError::NotLeader { shard: self.id, leader: None });
         }
         self.reads_count = 0;
     }
@@ -702,5 +751,6 @@ fn take(scratch: &mut BytesMut) -> Bytes {
     reply
 }
 
+mod bounded;
 #[cfg(test)]
 mod tests;

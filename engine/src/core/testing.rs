@@ -15,7 +15,7 @@ use futures_channel::oneshot;
 use super::handle::{Committed, Consistency, CoreHandle, Position, Request};
 use super::inbox::{Event, Inbox};
 use super::peers::Gate;
-use super::status::CoreCounters;
+use super::status::{CoreCounters, ShardStatus};
 use super::view::{ClusterView, MemberView, Replicas};
 use crate::env::Env;
 use crate::limits::Limits;
@@ -63,6 +63,13 @@ pub enum TestRequest {
         /// Where the outcome goes.
         answer: Answer<Bytes, QueryError>,
     },
+    /// How a shard is.
+    Status {
+        /// The shard.
+        shard: ShardId,
+        /// Where the outcome goes.
+        answer: Answer<ShardStatus, QueryError>,
+    },
     /// Who belongs to a shard is to change.
     Reconfigure {
         /// The shard.
@@ -100,6 +107,7 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
         Request::Query { shard, payload, consistency, answer } => {
             TestRequest::Query { shard, payload, consistency, answer: Answer(answer) }
         }
+        Request::Status { shard, answer } => TestRequest::Status { shard, answer: Answer(answer) },
         Request::Reconfigure { shard, change, answer } => {
             TestRequest::Reconfigure { shard, change, answer: Answer(answer) }
         }
@@ -115,6 +123,11 @@ pub fn take_request(handle: &CoreHandle) -> Option<TestRequest> {
 /// Changes what the handle and its clones see of the cluster.
 pub fn change_view(handle: &CoreHandle, change: impl FnOnce(&mut ClusterView)) {
     change(&mut handle.inbox().view.borrow_mut());
+}
+
+/// Sets how old what followers answer may be; see [`CoreHandle::replica_reads`].
+pub fn set_replica_read_staleness(handle: &CoreHandle, bound: Option<Duration>) {
+    handle.inbox().replica_read_staleness.set(bound);
 }
 
 /// Changes the counters that the handle and its clones see.

@@ -60,7 +60,8 @@ pub struct Config {
     /// Whether a shard with nothing to do falls asleep. Then the owner of this replica has to say when a node has
     /// fallen silent: see `quiescence.rs`.
     pub quiesce: bool,
-    /// Seeds the election timeouts. May be the same on all nodes: the node's id is mixed in.
+    /// Seeds the election timeouts and the names of questions (`reads.rs`). May be the same on all nodes, for the node's
+    /// id is mixed in, but another one at each start.
     pub random_seed: u64,
 }
 

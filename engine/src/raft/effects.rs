@@ -62,6 +62,15 @@ pub enum Event {
         /// The time, read from the clock of the ticks *after* the reads of the batch had come in.
         now: Duration,
     },
+    /// Like [`Event::ReadIndex`] or, with leases, [`Event::LeaseRead`], but on any replica: one that doesn't lead asks its
+    /// leader. Then no more than one of these is under way: a newer one ends the one before, which fails. The
+    /// question or its answer may get lost, and nothing comes back: the caller asks again after a while.
+    AskReadIndex {
+        /// As in [`Event::ReadIndex`].
+        id: u64,
+        /// As in [`Event::LeaseRead`].
+        now: Duration,
+    },
     /// Leadership is to be handed over: see [`TransferOutcome`] for how that ends. Proposals are refused while
     /// the successor gets the rest of the log ([`Refusal::Transferring`]).
     TransferLeadership {
@@ -463,7 +472,8 @@ pub struct Effects {
     pub offered: Option<(NodeId, LogIndex, Term)>,
     /// Reads that may be answered once everything up to the index is applied.
     pub read_states: Vec<(u64, LogIndex)>,
-    /// Reads that can't be answered: this replica does not lead (any more), or too many wait.
+    /// Reads that can't be answered: this replica does not lead (any more), or too many wait. Of
+    /// [`Event::AskReadIndex`]: no leader is known, or it is another one than was asked.
     pub reads_failed: Vec<u64>,
     /// Transfers of leadership that have ended.
     pub transfers: Vec<(u64, TransferOutcome)>,

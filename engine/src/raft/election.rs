@@ -187,13 +187,17 @@ impl Raft {
     }
 
     fn commit_mark(&self) -> CommitMark {
-        let index = self.log.committed();
+        self.mark_at(self.log.committed())
+    }
+
+    /// The same of an entry that was committed some time ago.
+    pub(super) fn mark_at(&self, index: LogIndex) -> CommitMark {
         CommitMark { index, term: self.log.term_at(index).unwrap_or_default() }
     }
 
     /// Commits what a peer knows to be committed, if it is the same entry here. A leader counts for itself; who has lost
     /// its data may not have what it seems to have.
-    fn learn_committed(&mut self, mark: CommitMark, effects: &mut Effects) {
+    pub(super) fn learn_committed(&mut self, mark: CommitMark, effects: &mut Effects) {
         let has_it = self.log.term_at(mark.index) == Some(mark.term);
         let learns = has_it && self.role != Role::Leader && self.standing == Standing::Member;
         if learns && mark.index > self.log.committed() {

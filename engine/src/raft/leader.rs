@@ -5,9 +5,10 @@ use bytes::Bytes;
 use super::effects::{Effects, Fault, Proposed, Refusal, Role};
 use super::message::{
     Append, AppendOutcome, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply, Message,
-    Standing,
+    ReadIndexReply, Standing,
 };
 use super::progress::State;
+use super::reads::Reader;
 use super::replica::Raft;
 use crate::{LogIndex, NodeId};
 
@@ -309,10 +310,8 @@ impl Raft {
 
     /// Begins a round of confirmation for the reads that wait, if none is under way. Until an entry
     /// of the own term is committed, the commit index may be older than that of an earlier leader.
-    fn begin_read_round(&mut self, effects: &mut Effects) {
-        let commit = self.log.committed();
-        let too_early = commit < self.term_start && cfg!(not(mutant = "read-before-own-commit"));
-        if too_early || !self.reads.begin(commit) {
+    pub(super) fn begin_read_round(&mut self, effects: &mut Effects) {
+        if !self.may_confirm_reads() || !self.reads.begin(self.log.committed()) {
             return;
         }
         if self.is_only_voter() {
@@ -320,6 +319,11 @@ impl Raft {
         } else {
             self.send_heartbeats(effects);
         }
+    }
+
+    /// Whether the commit index is as new as that of all leaders before.
+    pub(super) fn may_confirm_reads(&self) -> bool {
+        self.log.committed() >= self.term_start || cfg!(mutant = "read-before-own-commit")
     }
 
     pub(super) fn confirm_reads(&mut self, effects: &mut Effects) {
@@ -334,8 +338,16 @@ impl Raft {
         if !self.deciders().has_quorum(stands) {
             return;
         }
-        let (index, ids) = self.reads.confirmed();
-        effects.read_states.extend(ids.map(|id| (id, index)));
+        let (term, committed) = (self.term, self.mark_at(self.reads.index()));
+        for reader in self.reads.confirmed() {
+            match reader {
+                Reader::Owner { id } => effects.read_states.push((id, committed.index)),
+                Reader::Peer { node, id } => {
+                    let reply = ReadIndexReply { term, id, committed };
+                    effects.send(node, Message::ReadIndexReply(reply));
+                }
+            }
+        }
         self.begin_read_round(effects);
     }
 }

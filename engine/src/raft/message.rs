@@ -303,6 +303,28 @@ pub struct Quiesced {
     pub asleep: bool,
 }
 
+/// Asks the leader up to where the sender has to apply before it may answer reads: see `reads.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    /// The term that the receiver leads, as far as the sender knows.
+    pub term: Term,
+    /// Names the question. No other one of this sender has it, nor had it in an earlier life.
+    pub id: u64,
+    /// Whether the sender counts for reads.
+    pub standing: Standing,
+}
+
+/// Answers a [`ReadIndex`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndexReply {
+    /// The leader's term.
+    pub term: Term,
+    /// [`ReadIndex::id`].
+    pub id: u64,
+    /// An entry that is committed. Everything that was committed when the question was sent is it, or lies before it.
+    pub committed: CommitMark,
+}
+
 /// A message between two replicas of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -334,6 +356,10 @@ pub enum Message {
     Quiesce(Quiesce),
     /// See [`Quiesced`].
     Quiesced(Quiesced),
+    /// See [`ReadIndex`].
+    ReadIndex(ReadIndex),
+    /// See [`ReadIndexReply`].
+    ReadIndexReply(ReadIndexReply),
 }
 
 impl Message {
@@ -361,6 +387,8 @@ impl Message {
             Self::CensusReply(m) => m.term,
             Self::Quiesce(m) => m.term,
             Self::Quiesced(m) => m.term,
+            Self::ReadIndex(m) => m.term,
+            Self::ReadIndexReply(m) => m.term,
         }
     }
 }

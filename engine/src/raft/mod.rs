@@ -19,7 +19,8 @@
 //!
 //! Reads without log entries: the leader notes its commit index, sends a numbered round of heartbeats
 //! and, when a majority has answered that round or a later one, the reads that came before the
-//! round may be answered from any state at that index or later. With leases, if they are turned on, the answers
+//! round may be answered from any state at that index or later. Other replicas may ask the leader for such an index, and
+//! answer reads from their own state: see `reads.rs`. With leases, if they are turned on, the answers
 //! to heartbeats also say for how long nobody else can lead, and reads within that time need no round: see `lease.rs`.
 //!
 //! A leader that is to go hands over to a follower of choice: it holds proposals back until that one has everything,
@@ -119,7 +120,7 @@ pub use log::RaftLog;
 pub use message::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
     HardState, Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced,
-    Readmission, SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
+    ReadIndex, ReadIndexReply, Readmission, SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 pub use reconfigure::{Membership, Readiness};
 pub use replica::{FollowerStatus, Raft, Status};

@@ -230,7 +230,9 @@ impl Raft {
             | Event::ReadIndex { .. }
             | Event::LeaseRead { .. }
             | Event::TransferLeadership { .. } => leads,
-            Event::Installed { .. }
+            // A follower's leader is to be awake, or to be missed.
+            Event::AskReadIndex { .. }
+            | Event::Installed { .. }
             | Event::Fetched { .. }
             | Event::SnapshotPreferred { .. }
             | Event::FetchFailed { .. } => true,
@@ -249,6 +251,7 @@ impl Raft {
         match message {
             // Part of falling asleep, and late answers: they must not wake a leader.
             Message::Quiesce(m) => m.term != self.term,
+            Message::ReadIndexReply(m) => m.term > self.term,
             Message::Quiesced(m) => m.term != self.term || (self.role == Role::Leader && !m.asleep),
             Message::HeartbeatReply(m) => m.term > self.term || m.standing != Standing::Member,
             Message::AppendReply(m) => {

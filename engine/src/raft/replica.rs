@@ -11,7 +11,7 @@ use super::membership::Configuration;
 use super::message::{Entry, HardState, HeartbeatReply, Message, Standing};
 use super::progress::Progress;
 use super::quiescence::Quiescence;
-use super::reads::Reads;
+use super::reads::{Question, Reads};
 use super::reconfigure::{Leaving, Membership};
 use super::returning::Asking;
 use super::transfer::Transfer;
@@ -50,6 +50,10 @@ pub struct Raft {
     /// The version of the configurations that `peers` are in line with.
     pub(super) configured: u64,
     pub(super) reads: Reads,
+    /// What this replica has asked its leader.
+    pub(super) question: Option<Question>,
+    /// Name of its next question; drawn at the start.
+    pub(super) question_id: u64,
     /// [`Entry::cost`] of all entries beyond the commit index. Kept by a leader only.
     pub(super) uncommitted: usize,
     /// Index of the leader's first entry of its term.
@@ -196,6 +200,8 @@ impl Raft {
             own_vote: None,
             peers,
             reads: Reads::default(),
+            question: None,
+            question_id: super::reads::first_question(random),
             uncommitted: 0,
             term_start: LogIndex(0),
             snapshot: None,
@@ -258,6 +264,7 @@ impl Raft {
             Event::Durable(mark) => self.on_durable(mark, effects),
             Event::ReadIndex { id } => self.on_read_index(id, effects),
             Event::LeaseRead { id, now } => self.on_lease_read(id, now, effects),
+            Event::AskReadIndex { id, now } => self.on_ask_read_index(id, now, effects),
             Event::TransferLeadership { id, to } => self.on_transfer_leadership(id, to, effects),
             Event::PeerReachable { node } => self.on_reachable(node, effects),
             Event::PeerUnreachable { node } => self.on_unreachable(node),
@@ -279,6 +286,7 @@ impl Raft {
         self.settle_configuration(effects);
         self.follow_configuration(effects);
         self.drive_transfer(effects);
+        self.drop_lost_question(effects);
         if (self.term, self.vote) != (before.0, before.1) {
             self.store_hard_state(effects);
         }
@@ -389,10 +397,16 @@ impl Raft {
         self.durable_term
     }
 
-    /// Batches of reads that wait for confirmation.
+    /// Batches of reads of the owner that wait for confirmation.
     #[must_use]
     pub fn reads_pending(&self) -> usize {
-        self.reads.pending()
+        self.reads.of_owner()
+    }
+
+    /// Questions of other replicas that wait for confirmation: two of each at most.
+    #[must_use]
+    pub fn questions_pending(&self) -> usize {
+        self.reads.pending() - self.reads.of_owner()
     }
 
     /// The newest round of reads of this term that a majority has confirmed, as a leader counts; 0 if none.
@@ -443,6 +457,8 @@ impl Raft {
             Message::TimeoutNow(_) => self.on_timeout_now(from, effects),
             Message::Quiesce(m) => self.on_quiesce(from, m, effects),
             Message::Quiesced(m) => self.on_quiesced(from, m),
+            Message::ReadIndex(m) => self.on_question(from, m, effects),
+            Message::ReadIndexReply(m) => self.on_question_answered(m, effects),
             Message::Census(_) | Message::CensusReply(_) => {} // belong to no term
         }
     }
@@ -476,7 +492,8 @@ impl Raft {
         | Message::Heartbeat(_)
         | Message::SnapshotOffer(_)
         | Message::Quiesce(_)
-        | Message::Quiesced(_) = message
+        | Message::Quiesced(_)
+        | Message::ReadIndex(_) = message
         {
             sometimes!(outdated_answered);
             let (term, standing) = (self.term, self.standing);

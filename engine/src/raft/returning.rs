@@ -219,7 +219,9 @@ impl Raft {
             Message::AppendReply(_)
             | Message::HeartbeatReply(_)
             | Message::Quiesce(_)
-            | Message::Quiesced(_) => return self.asking.is_none(),
+            | Message::Quiesced(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_) => return self.asking.is_none(),
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::Vote(_)

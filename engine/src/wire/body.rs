@@ -10,8 +10,8 @@ use super::header::Kind;
 use crate::limits::{PAYLOAD_BYTES_MAX, TERM_MAX};
 use crate::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, Readmission,
-    SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, ReadIndex,
+    ReadIndexReply, Readmission, SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 use crate::{LogIndex, Term};
 
@@ -50,6 +50,8 @@ pub(super) fn kind_of(message: &Message) -> Kind {
         Message::CensusReply(_) => Kind::CensusReply,
         Message::Quiesce(_) => Kind::Quiesce,
         Message::Quiesced(_) => Kind::Quiesced,
+        Message::ReadIndex(_) => Kind::ReadIndex,
+        Message::ReadIndexReply(_) => Kind::ReadIndexReply,
     }
 }
 
@@ -105,6 +107,16 @@ pub(super) fn encode_fixed(message: &Message, out: &mut BytesMut) {
         Message::Quiesced(m) => {
             encode_answer(m.term, m.asleep, out);
             out.put_u64_le(m.last.0);
+        }
+        Message::ReadIndex(m) => {
+            out.put_u64_le(m.term.0);
+            out.put_u64_le(m.id);
+            encode_standing(m.standing, out);
+        }
+        Message::ReadIndexReply(m) => {
+            out.put_u64_le(m.term.0);
+            out.put_u64_le(m.id);
+            encode_mark(m.committed, out);
         }
     }
 }
@@ -234,6 +246,14 @@ pub(super) fn decode(kind: Kind, mut body: Bytes) -> Result<Option<Message>, Pro
         Kind::Quiesced => {
             let (term, asleep) = decode_answer(b)?;
             Message::Quiesced(Quiesced { term, last: LogIndex(get_u64(b)?), asleep })
+        }
+        Kind::ReadIndex => {
+            let (term, id) = (begun_term(b)?, get_u64(b)?);
+            Message::ReadIndex(ReadIndex { term, id, standing: decode_standing(b)? })
+        }
+        Kind::ReadIndexReply => {
+            let (term, id) = (begun_term(b)?, get_u64(b)?);
+            Message::ReadIndexReply(ReadIndexReply { term, id, committed: decode_mark(b)? })
         }
     };
     finish(&body)?;

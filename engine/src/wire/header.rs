@@ -11,15 +11,15 @@ const PULSE_BYTES: usize = 12;
 pub const HEADER_BYTES: usize = 24;
 
 /// Version of the peer protocol.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 const MAGIC: [u8; 2] = [0xC0, 0xAC];
 
 /// Bytes that the header checksum covers.
 const CHECKED_BYTES: usize = 20;
 
-/// What a frame is. The numbers are part of the format; 30 and 31 are reserved for
-/// more of Raft's messages, 34 and up for more about snapshots; 4 was used by earlier versions.
+/// What a frame is. The numbers are part of the format; 34 and up are reserved for more about snapshots; 4 was used by
+/// earlier versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -42,6 +42,8 @@ pub(super) enum Kind {
     CensusReply = 27,
     Quiesce = 28,
     Quiesced = 29,
+    ReadIndex = 30,
+    ReadIndexReply = 31,
     SnapshotHello = 32,
     SnapshotHelloReply = 33,
 }
@@ -68,6 +70,8 @@ impl Kind {
             27 => Self::CensusReply,
             28 => Self::Quiesce,
             29 => Self::Quiesced,
+            30 => Self::ReadIndex,
+            31 => Self::ReadIndexReply,
             32 => Self::SnapshotHello,
             33 => Self::SnapshotHelloReply,
             _ => return None,

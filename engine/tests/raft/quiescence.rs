@@ -319,3 +319,24 @@ fn a_single_voter_sleeps_alone() {
     settle(&mut cluster, &[]);
     assert_eq!(cluster.raft(NodeId(1)).unwrap().commit(), LogIndex(2));
 }
+
+/// A follower that sleeps is asked how new it is, and asks its leader, which sleeps: both wake, and the answer comes. Later
+/// the shard sleeps again.
+#[test]
+fn a_question_wakes_a_shard_and_is_answered() {
+    let mut cluster = sleeping();
+    let now = now(&cluster, 2);
+    step(&mut cluster, 2, Event::AskReadIndex { id: 4, now });
+    let mut answered = Vec::new();
+    while !cluster.network.is_empty() {
+        let envelope = cluster.network.remove(0);
+        let (from, message) = (envelope.from, envelope.message);
+        let effects = cluster.step(envelope.to, Event::Message { from, message });
+        answered.extend(effects.read_states.clone());
+    }
+    assert_eq!(answered, [(4, LogIndex(1))]);
+    assert_eq!(asleep(&cluster), []);
+    pass(&mut cluster, 1000, &[]);
+    assert_eq!(asleep(&cluster), ALL);
+    assert_eq!(cluster.raft(NodeId(1)).unwrap().reads_pending(), 0);
+}

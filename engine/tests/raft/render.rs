@@ -77,6 +77,10 @@ pub fn message(message: &Message) -> String {
         Message::Census(m) => return format!("Census of {}", m.incarnation),
         Message::Quiesce(m) => format!("Quiesce last={}", m.last),
         Message::Quiesced(m) => format!("Quiesced last={} asleep={}", m.last, m.asleep),
+        Message::ReadIndex(m) => format!("ReadIndex id={}{}", m.id, standing(m.standing)),
+        Message::ReadIndexReply(m) => {
+            format!("ReadIndexReply id={} {}/{}", m.id, m.committed.term, m.committed.index)
+        }
         Message::CensusReply(m) => format!("CensusReply empty={} to {}", m.empty, m.incarnation),
     };
     format!("{text} (term {})", message.term())

@@ -13,6 +13,7 @@
 //! timeout N                node N's clock moves until its election timer has run out
 //! propose N a b c          three proposals;  a*300 is 300 of them, a@900 has 900 bytes
 //! read N ID                a batch of reads
+//! ask N ID                 node N wants to know up to where it has to apply, whether it leads or not
 //! transfer N ID [TO]       leadership is to go from node N to TO, or to anybody
 //! deliver A>B              what is under way from A to B now;  `*` stands for every node
 //! drop A>B                 loses it
@@ -95,6 +96,10 @@ impl Script {
             }
             ["propose", id, payloads @ ..] => self.propose(node(id), payloads),
             ["read", id, name] => self.step(node(id), Event::ReadIndex { id: number(name) }),
+            ["ask", id, name] => {
+                let (id, now) = (node(id), self.cluster.node(node(id)).now);
+                self.step(id, Event::AskReadIndex { id: number(name), now });
+            }
             ["transfer", id, name] => self.transfer(node(id), number(name), None),
             ["transfer", id, name, to] => self.transfer(node(id), number(name), Some(node(to))),
             ["deliver", link] => self.deliver(link, true),

@@ -101,6 +101,9 @@ struct Run {
     /// The highest acknowledged index when the read began.
     reads: BTreeMap<u64, LogIndex>,
     reads_answered: usize,
+    /// The same of what any replica may ask, and may get lost.
+    questions: BTreeMap<u64, LogIndex>,
+    asked: usize,
     /// Those of them that were answered at once.
     leased: usize,
     /// Transfers of leadership that have not ended.
@@ -166,6 +169,8 @@ impl Run {
             leaders: BTreeMap::new(),
             reads: BTreeMap::new(),
             reads_answered: 0,
+            questions: BTreeMap::new(),
+            asked: 0,
             leased: 0,
             transfers: BTreeSet::new(),
             transferred: 0,
@@ -220,9 +225,11 @@ impl Run {
             self.check_committed(id);
         }
         for (read, index) in &effects.read_states {
-            let known = self.reads.remove(read).expect("a read is answered once");
+            let question = self.questions.remove(read);
+            self.asked += usize::from(question.is_some());
+            self.reads_answered += usize::from(question.is_none());
+            let known = question.or_else(|| self.reads.remove(read)).expect("answered once");
             assert!(*index >= known, "read {read} at {index}, but {known} was acknowledged before");
-            self.reads_answered += 1;
         }
         for (transfer, outcome) in &effects.transfers {
             assert!(self.transfers.remove(transfer), "transfer {transfer} ends once");
@@ -231,7 +238,8 @@ impl Run {
             }
         }
         for read in &effects.reads_failed {
-            self.reads.remove(read).expect("a read ends once");
+            let question = self.questions.remove(read);
+            question.or_else(|| self.reads.remove(read)).expect("a read ends once");
         }
     }
 
@@ -381,6 +389,7 @@ impl Run {
         self.cluster.crash(id);
         self.reports.retain(|(of, _)| *of != id);
         self.reads.retain(|read, _| read % 16 != id.0);
+        self.questions.retain(|question, _| question % 16 != id.0);
         self.transfers.retain(|transfer| transfer % 16 != id.0);
     }
 
@@ -482,6 +491,16 @@ impl Run {
         }
     }
 
+    /// Any replica is to say up to where it has to apply.
+    fn ask(&mut self, id: NodeId) {
+        self.proposals += 1;
+        let (question, now) = (self.proposals * 16 + id.0, self.clock(id));
+        if self.cluster.raft(id).is_some() {
+            self.questions.insert(question, self.acknowledged);
+            self.step(id, Event::AskReadIndex { id: question, now });
+        }
+    }
+
     /// Asks mostly those for leadership who have it.
     fn transfer(&mut self, id: NodeId) {
         let leads =
@@ -538,7 +557,10 @@ impl Run {
                 self.tick(id, self.faults.tick_ms);
             }
             82..90 => self.propose(id),
-            90..92 => self.read(id),
+            90..92 => {
+                self.read(id);
+                self.ask(id);
+            }
             92..94 if self.random.percent(self.faults.churn) => self.change_members(),
             94 => self.transfer(id),
             95 if self.random.percent(self.faults.partition * 20) => {
@@ -681,6 +703,7 @@ impl Run {
             terms: self.leaders.len(),
             committed: self.committed.len(),
             reads: self.reads_answered,
+            asked: self.asked,
             leased: self.leased,
             transfers: self.transferred,
             wipes: self.wipes,
@@ -697,6 +720,7 @@ struct Outcome {
     terms: usize,
     committed: usize,
     reads: usize,
+    asked: usize,
     leased: usize,
     transfers: usize,
     wipes: usize,
@@ -745,6 +769,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
         total.terms += outcome.terms;
         total.committed += outcome.committed;
         total.reads += outcome.reads;
+        total.asked += outcome.asked;
         total.leased += outcome.leased;
         total.transfers += outcome.transfers;
         total.wipes += outcome.wipes;
@@ -757,6 +782,7 @@ fn clusters_stay_safe_under_faults_and_live_after_them() {
     assert!(total.terms > 3 * seeds, "hardly any elections: {total:?}");
     assert!(total.committed > 100 * seeds, "hardly anything committed: {total:?}");
     assert!(total.reads > 15 * seeds, "hardly any reads answered: {total:?}");
+    assert!(total.asked > 5 * seeds, "hardly any questions answered: {total:?}");
     assert!(total.leased > 3 * seeds / 2, "hardly any reads by lease: {total:?}");
     assert!(total.transfers > seeds / 4, "hardly any leadership handed over: {total:?}");
     assert!(total.wipes > seeds, "hardly any disks lost: {total:?}");

@@ -1,8 +1,11 @@
 //! Commands of one connection take effect in the order in which they were sent, and replies come in
 //! that order, however the core takes its time.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use coracle_engine::{NodeId, ProposeError, ShardId, Term};
+use coracle_engine::core::{Consistency, testing};
+use coracle_engine::{NodeId, ProposeError, QueryError, ShardId, Term};
 
 use super::world::{World, command, view};
 use crate::server::commands;
@@ -170,6 +173,30 @@ fn readonly_serves_old_states_of_local_replicas_only() {
     assert_eq!(world.ask(&client, &command("SET key v")), moved);
     assert_eq!(world.ask(&client, &command("READWRITE")), "+OK\r\n");
     assert_eq!(world.ask(&client, &command("GET key")), moved);
+}
+
+#[test]
+fn readonly_keeps_to_the_bound_of_the_operator_or_sends_to_the_leader() {
+    let mut cluster = view(1, 1);
+    cluster.leaders[0] = (Term(3), Some(NodeId(2)));
+    let mut world = World::new(cluster);
+    let client = world.connect();
+    assert_eq!(world.ask(&client, &command("READONLY")), "+OK\r\n");
+    assert_eq!(world.ask(&client, &command("GET key")), "$-1\r\n");
+    assert_eq!(world.consistency, Some(Consistency::Stale));
+    let staleness = Duration::from_millis(250);
+    testing::set_replica_read_staleness(&world.core, Some(staleness));
+    for line in ["GET key", "DBSIZE"] {
+        world.ask(&client, &command(line));
+        assert_eq!(world.consistency, Some(Consistency::Bounded { staleness }), "{line}");
+    }
+    let why = QueryError::TooStale { shard: ShardId(0), leader: Some(NodeId(2)) };
+    world.refuses_queries = Some(why);
+    let moved = "-MOVED 12539 10.0.0.2:7000\r\n";
+    assert_eq!(world.ask(&client, &command("GET key")), moved);
+    let why = QueryError::TooStale { shard: ShardId(0), leader: None };
+    world.refuses_queries = Some(why);
+    assert_eq!(world.ask(&client, &command("GET key")), moved, "the view still knows it");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use coracle_engine::ReconfigureError;
 use coracle_engine::core::testing::{TestRequest, take_request};
-use coracle_engine::core::{ClusterView, Committed, CoreHandle, MemberView, Replicas};
+use coracle_engine::core::{ClusterView, Committed, Consistency, CoreHandle, MemberView, Replicas};
 use coracle_engine::env::{Env, Listener, StreamReader, StreamWriter};
 use coracle_engine::{
     Apply, CoreId, LogIndex, NodeId, ProposeError, QueryError, ShardId, StateMachine, Term,
@@ -280,6 +280,8 @@ pub(super) struct World {
     /// Every payload that was applied, with its shard.
     pub(super) log: Vec<(ShardId, Bytes)>,
     pub(super) queries: usize,
+    /// What the last query allowed.
+    pub(super) consistency: Option<Consistency>,
     /// Shards of which a snapshot was asked for.
     pub(super) snapshots: Vec<ShardId>,
     stop: Rc<Pipe>,
@@ -343,6 +345,7 @@ impl World {
             refuses_queries: None,
             log: Vec::new(),
             queries: 0,
+            consistency: None,
             snapshots: Vec::new(),
             stop,
             ended,
@@ -379,8 +382,9 @@ impl World {
                 };
                 answer.send(outcome);
             }
-            TestRequest::Query { shard, payload, answer, .. } => {
+            TestRequest::Query { shard, payload, consistency, answer } => {
                 self.queries += 1;
+                self.consistency = Some(consistency);
                 let outcome = match self.refuses_queries.clone() {
                     Some(why) => Err(why),
                     None => {
@@ -394,6 +398,7 @@ impl World {
             TestRequest::Reconfigure { shard, answer, .. } => {
                 answer.send(Err(ReconfigureError::NotLeader { shard, leader: None }));
             }
+            TestRequest::Status { .. } => panic!("no command asks how a shard is"),
             TestRequest::Transfer { .. } => panic!("no command hands over leadership"),
             TestRequest::Snapshot { shard, answer } => {
                 self.snapshots.push(shard);

@@ -563,6 +563,31 @@ pub const MUTANTS: &[Mutant] = &[
         "schedulers that go by counts which their own decisions have made old",
         "a node that comes back while others lead many shards",
     ),
+    // Reads on any replica.
+    engine(
+        "bounded-read-dated-at-answer",
+        "what a replica can show of its state is dated when the answer came, not when it asked",
+        "a bound on staleness that leaves out the way of the question",
+        "a read with a small bound while an answer is on its way, or of a leader that was deposed meanwhile",
+    ),
+    engine(
+        "bounded-read-before-apply",
+        "a replica answers when it knows how much is committed, before it has applied that",
+        "follower reads that forget the last step of Raft thesis, 6.4",
+        "a follower that applies later than the leader",
+    ),
+    engine(
+        "answer-to-any-question",
+        "an answer of the leader counts for whatever question is under way",
+        "read indexes told apart by ids that begin anew with each start",
+        "an answer that comes late, when the replica has asked again",
+    ),
+    engine(
+        "question-answered-without-round",
+        "a leader tells followers what is committed without confirming that it leads",
+        "a stale leader that does not know it",
+        "a leader that is cut off together with a follower, in a shard of four voters or more",
+    ),
     // Client sessions.
     engine(
         "session-dropped-by-snapshot",

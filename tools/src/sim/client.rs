@@ -1,5 +1,5 @@
 //! Clients of a simulated cluster: they find the leader, try again what was certainly not done, and give up
-//! what may have been done.
+//! what may have been done. Reads that any replica may answer they ask of any.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_engine::core::{Committed, Consistency, CoreHandle, Pending, RemoteCore};
-use coracle_engine::{NodeId, ProposeError, QueryError, ShardId};
+use coracle_engine::core::{Committed, Consistency, CoreHandle, Pending, RemoteCore, ShardStatus};
+use coracle_engine::raft::Role;
+use coracle_engine::{LogIndex, NodeId, ProposeError, QueryError, ShardId};
 use fastrand::Rng;
 use futures_util::future::{Either, select};
 
@@ -67,10 +68,21 @@ impl Way {
         }
     }
 
-    fn query(&self, shard: ShardId, payload: Bytes) -> Pending<Bytes, QueryError> {
+    fn query(&self, request: &Request) -> Pending<Bytes, QueryError> {
+        let (shard, payload) = (request.shard, request.payload.clone());
+        let linearizable = Consistency::Linearizable;
+        let consistency =
+            request.staleness.map_or(linearizable, |staleness| Consistency::Bounded { staleness });
         match self {
-            Self::Mailbox(core) => core.query(shard, payload, Consistency::Linearizable),
-            Self::Handle(core) => core.query(shard, payload, Consistency::Linearizable),
+            Self::Mailbox(core) => core.query(shard, payload, consistency),
+            Self::Handle(core) => core.query(shard, payload, consistency),
+        }
+    }
+
+    fn status(&self, shard: ShardId) -> Pending<ShardStatus, QueryError> {
+        match self {
+            Self::Mailbox(core) => core.shard_status(shard),
+            Self::Handle(core) => core.shard_status(shard),
         }
     }
 }
@@ -236,6 +248,9 @@ impl<W: Workload> Clients<W> {
 
     /// Sends a request to one node after another until one of them does something about it.
     async fn ask(&self, request: &Request, rng: &mut Rng, attempts_max: u32) -> Outcome {
+        if request.staleness.is_some() {
+            return self.ask_anybody(request, rng).await;
+        }
         let mut hint = None;
         for attempt in 0..attempts_max {
             if attempt > 0 {
@@ -250,11 +265,7 @@ impl<W: Workload> Clients<W> {
                 let found = self.leaders.borrow().get(&request.shard).copied();
                 let guess = guess.or(found.filter(|_| attempt == 0 && rng.f64() < 0.8));
                 let at = guess.unwrap_or_else(|| rng.usize(..cluster.len()));
-                let way = match rng.bool() {
-                    true => cluster.core_of(at, request.shard).map(Way::Mailbox),
-                    false => cluster.handle_of(at, request.shard).map(Way::Handle),
-                };
-                way.map(|way| (at, way))
+                way_to(&cluster, at, request.shard, rng).map(|way| (at, way))
             };
             let Some((at, way)) = way else { continue };
             let attempt = self.attempt(&way, request).await;
@@ -274,6 +285,54 @@ impl<W: Workload> Clients<W> {
         Outcome::Refused
     }
 
+    /// Sends a read that any replica may answer to one of them, or to its leader. Once only: what the answer has to show
+    /// is as of its beginning, and the judge knows that of the first attempt.
+    async fn ask_anybody(&self, request: &Request, rng: &mut Rng) -> Outcome {
+        self.way(rng).await;
+        let at = self.random_node(rng);
+        let way = way_to(&self.cluster.borrow(), at, request.shard, rng);
+        let Some(way) = way else { return Outcome::Refused };
+        let outcome = match self.attempt(&way, request).await {
+            Attempt::Ended(outcome) => outcome,
+            Attempt::Again(_) => Outcome::Refused,
+        };
+        let answered = matches!(outcome, Outcome::Replied(_));
+        self.world.count(if answered { "reads.bounded" } else { "reads.bounded_refused" });
+        self.way(rng).await;
+        outcome
+    }
+
+    /// Has somebody ask one node after another how shards are, as confirmed, until `end`. `committed` tells up to where a
+    /// shard is: an answer that does not know what was committed before it was asked for is wrong.
+    pub fn start_statuses(
+        self: &Rc<Self>,
+        pause_max: Duration,
+        end: Duration,
+        committed: impl Fn(ShardId) -> LogIndex + 'static,
+    ) {
+        let clients = self.clone();
+        let mut rng = self.world.rng_for("statuses");
+        self.world.spawn(CLIENTS, async move {
+            while clients.world.now() < end {
+                let pause = Duration::from_nanos(rng.u64(..=pause_max.as_nanos() as u64));
+                clients.world.sleep(pause).await;
+                let (at, shard) =
+                    (clients.random_node(&mut rng), ShardId(rng.u32(..clients.shards)));
+                let way = way_to(&clients.cluster.borrow(), at, shard, &mut rng);
+                let Some(way) = way else { continue };
+                let known = committed(shard);
+                let Some(Ok(status)) = clients.in_time(way.status(shard)).await else { continue };
+                clients.world.count("reads.status");
+                let leads = status.role == Role::Leader && status.commit >= known;
+                if !leads || status.applied < known {
+                    let wrong =
+                        format!("{known} was committed, and node {} says: {status:?}", at + 1);
+                    clients.wrong.borrow_mut().get_or_insert(wrong);
+                }
+            }
+        });
+    }
+
     /// The way between client and node. Without jitter where clients do things at once.
     async fn way(&self, rng: &mut Rng) {
         let micros = if self.burst.is_zero() { rng.u64(20..500) } else { 20 };
@@ -281,8 +340,8 @@ impl<W: Workload> Clients<W> {
     }
 
     async fn attempt(&self, way: &Way, request: &Request) -> Attempt {
-        let (shard, payload) = (request.shard, request.payload.clone());
         if request.write {
+            let (shard, payload) = (request.shard, request.payload.clone());
             match self.in_time(way.propose(shard, payload)).await {
                 Some(Ok(committed)) => Attempt::Ended(Outcome::Replied(committed.reply)),
                 Some(Err(ProposeError::NotLeader { leader, .. })) => Attempt::Again(leader),
@@ -297,7 +356,7 @@ impl<W: Workload> Clients<W> {
                 | None => Attempt::Ended(Outcome::Unknown),
             }
         } else {
-            match self.in_time(way.query(shard, payload)).await {
+            match self.in_time(way.query(request)).await {
                 Some(Ok(reply)) => Attempt::Ended(Outcome::Replied(reply)),
                 Some(Err(QueryError::NotLeader { leader, .. })) => Attempt::Again(leader),
                 // A read changes nothing.
@@ -311,6 +370,14 @@ impl<W: Workload> Clients<W> {
             Either::Left((answer, _)) => Some(answer),
             Either::Right(_) => None,
         }
+    }
+}
+
+/// The way to the core that has a shard on a node, one of the two that there are.
+fn way_to(cluster: &Cluster, at: usize, shard: ShardId, rng: &mut Rng) -> Option<Way> {
+    match rng.bool() {
+        true => cluster.core_of(at, shard).map(Way::Mailbox),
+        false => cluster.handle_of(at, shard).map(Way::Handle),
     }
 }
 

@@ -337,6 +337,7 @@ impl Cluster {
             quiesce: !settings.sleepless,
             detection: settings.detection(),
             spread_leaders: settings.spread_leaders,
+            replica_read_staleness: None,
             priority: settings.priorities.get(at).copied().unwrap_or(0),
             peer_listen: String::new(),
             wal: settings.wal_options(),

@@ -250,6 +250,9 @@ impl<W: Workload> Driver<W> {
         }
         let end = Duration::from_millis(self.settings.chaos_ms);
         self.start_clients(0, self.settings.operations, end);
+        let checks = self.checks.clone();
+        let pause_max = self.settings.election_timeout();
+        self.clients.start_statuses(pause_max, end, move |shard| checks.committed(shard));
         self.advance(end, |_| false)?;
         self.operators.end();
         Ok(())

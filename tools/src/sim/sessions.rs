@@ -165,7 +165,7 @@ impl<W: Workload> WithSessions<W> {
         let shard = write.shard;
         let Some(session) = self.sessions.get_mut(&(client, shard)) else {
             self.doing.insert(client, Doing::Opening { write, tries: 0 });
-            return Request { shard, payload: ClientSession::open(), write: true };
+            return Request { shard, payload: ClientSession::open(), write: true, staleness: None };
         };
         // What was left unanswered may fill the window; an expired session is not here.
         let (request, payload) = loop {
@@ -175,7 +175,7 @@ impl<W: Workload> WithSessions<W> {
             }
         };
         self.doing.insert(client, Doing::Asking { shard, request, tries: 0 });
-        Request { shard, payload, write: true }
+        Request { shard, payload, write: true, staleness: None }
     }
 
     /// Something to propose before a write, sometimes.
@@ -279,7 +279,7 @@ impl<W: Workload> WithSessions<W> {
                 let payload = session.again(request).unwrap_or_default();
                 self.world.count("session.sent_again");
                 self.doing.insert(client, Doing::Asking { shard, request, tries: tries + 1 });
-                Ok(Err(Request { shard, payload, write: true }))
+                Ok(Err(Request { shard, payload, write: true, staleness: None }))
             }
             Outcome::Unknown => {
                 if habits.rng.f64() >= habits.resumed {
@@ -350,7 +350,7 @@ impl<W: Workload> Workload for WithSessions<W> {
         {
             let shard = request.shard;
             self.doing.insert(client, Doing::Aside(aside, request));
-            return (words, Request { shard, payload, write: true });
+            return (words, Request { shard, payload, write: true, staleness: None });
         }
         (words, self.send(client, request))
     }
@@ -390,7 +390,7 @@ impl<W: Workload> Workload for WithSessions<W> {
                     let shard = write.shard;
                     self.doing.insert(client, Doing::Opening { write, tries: tries + 1 });
                     let payload = ClientSession::open();
-                    Ok(Then::Ask(Request { shard, payload, write: true }))
+                    Ok(Then::Ask(Request { shard, payload, write: true, staleness: None }))
                 }
                 // The write itself was never sent.
                 Outcome::Unknown | Outcome::Refused => self.tell(client, now, Outcome::Refused),

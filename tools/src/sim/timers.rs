@@ -294,7 +294,7 @@ impl<W: Workload> Workload for WithTimers<W> {
         {
             let shard = request.shard;
             self.doing.insert(client, Doing::Aside(aside, request));
-            return (words, Request { shard, payload, write: true });
+            return (words, Request { shard, payload, write: true, staleness: None });
         }
         (words, self.send(client, request))
     }

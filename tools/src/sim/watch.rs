@@ -114,6 +114,11 @@ impl Checks {
         self.0.watch.keep(found);
     }
 
+    /// Index of the last entry of a shard that was ever committed.
+    pub fn committed(&self, shard: ShardId) -> LogIndex {
+        self.0.watch.checker().committed(shard)
+    }
+
     /// Whether a node votes and counts in a shard, and that is on its disk.
     pub fn is_settled(&self, node: NodeId, shard: ShardId) -> bool {
         self.0.watch.checker().is_settled(node, shard)

@@ -40,7 +40,7 @@
 //!         let told = self.told.get(&shard).copied().unwrap_or(0);
 //!         // A write comes after all that was told before it began; a read sees it.
 //!         self.asked.insert(client, (shard, told + u64::from(write)));
-//!         Request { shard, payload: Bytes::new(), write }
+//!         Request { shard, payload: Bytes::new(), write, staleness: None }
 //!     }
 //! }
 //!
@@ -122,6 +122,9 @@ pub struct Request {
     pub payload: Bytes,
     /// Whether it goes through the log (`apply`) or only reads (`query`).
     pub write: bool,
+    /// A read that any replica may answer, from a state at most so old, by the clock of its node. It is asked for once,
+    /// of one node. `None`: it is linearizable.
+    pub staleness: Option<Duration>,
 }
 
 /// How a request ended.

@@ -7,8 +7,9 @@ use futures_util::FutureExt;
 use super::*;
 use crate::raft::membership::{Change, Transition};
 use crate::raft::{
-    Append, AppendOutcome, AppendReply, CommitMark, Config, Entry, HardState, Membership,
-    PreVoteReply, RaftLog, Standing, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, CommitMark, Config, Entry, HardState, Heartbeat,
+    HeartbeatReply, Membership, PreVoteReply, RaftLog, ReadIndex, ReadIndexReply, Standing, Vote,
+    VoteReply,
 };
 
 struct Nothing;
@@ -248,4 +249,156 @@ fn a_replica_is_small() {
         println!("{name}: {bytes} bytes");
         assert!(bytes <= most, "{name} has {bytes} bytes, at most {most}");
     }
+}
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+type Pending<T> = oneshot::Receiver<Result<T, QueryError>>;
+
+fn bounded(shard: &mut Shard, now: Duration, staleness: Duration) -> Pending<Bytes> {
+    let (answer, pending) = oneshot::channel();
+    shard.query_bounded(Bytes::new(), staleness, now, answer);
+    pending
+}
+
+fn turn(shard: &mut Shard, now: Duration) {
+    shard.submit(now, &mut CoreCounters::default());
+    shard.apply(&mut CoreCounters::default());
+}
+
+/// A follower of node 2 with one entry, which it does not know to be committed.
+fn following() -> Shard {
+    let mut shard = shard(&[OWN, FRIEND, RIVAL], Vec::new());
+    let (term, index, kind) = (Term(1), LogIndex(1), EntryKind::Noop);
+    let entries = vec![Entry { term, index, kind, payload: Bytes::new() }];
+    let (prev_index, prev_term, commit) = (LogIndex(0), Term(0), LogIndex(0));
+    let append = Append { term, prev_index, prev_term, commit, entries };
+    shard.message(FRIEND, Message::Append(append));
+    store(&mut shard);
+    shard
+}
+
+/// The question that the shard has for its leader.
+fn asked(shard: &mut Shard) -> ReadIndex {
+    match shard.effects.messages.pop() {
+        Some((FRIEND, Message::ReadIndex(question))) => question,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn answer(shard: &mut Shard, question: ReadIndex, index: u64) {
+    let committed = CommitMark { index: LogIndex(index), term: Term(1) };
+    let reply = ReadIndexReply { term: question.term, id: question.id, committed };
+    shard.message(FRIEND, Message::ReadIndexReply(reply));
+}
+
+#[test]
+fn a_follower_asks_its_leader_and_answers_when_that_much_is_applied() {
+    let mut shard = following();
+    let first = bounded(&mut shard, secs(5), Duration::ZERO);
+    turn(&mut shard, secs(5));
+    let question = asked(&mut shard);
+    let mut later = bounded(&mut shard, secs(6), Duration::ZERO);
+    answer(&mut shard, question, 1);
+    turn(&mut shard, secs(7));
+    assert_eq!((first.now_or_never(), shard.applied), (Some(Ok(Ok(Bytes::new()))), LogIndex(1)));
+    assert!((&mut later).now_or_never().is_none(), "it came after the question");
+    // What was shown is of second 5, whenever the answer came.
+    let again = bounded(&mut shard, secs(8), secs(4));
+    assert_eq!(again.now_or_never(), Some(Ok(Ok(Bytes::new()))));
+    turn(&mut shard, secs(8));
+    let question = asked(&mut shard);
+    answer(&mut shard, question, 1);
+    turn(&mut shard, secs(9));
+    assert_eq!(later.now_or_never(), Some(Ok(Ok(Bytes::new()))));
+    assert_eq!(shard.queries(), 0);
+}
+
+#[test]
+fn what_a_follower_can_not_show_in_time_is_refused_and_names_the_leader() {
+    let mut shard = following();
+    let pending = bounded(&mut shard, secs(5), secs(1));
+    turn(&mut shard, secs(5));
+    let lost = asked(&mut shard);
+    shard.refuse_late_reads(secs(5));
+    turn(&mut shard, secs(5) + Duration::from_millis(249));
+    assert!(shard.effects.messages.is_empty(), "the first may still be answered");
+    turn(&mut shard, secs(5) + Duration::from_millis(250));
+    assert_ne!(asked(&mut shard).id, lost.id, "it was lost, and another one goes");
+    answer(&mut shard, lost, 1);
+    turn(&mut shard, secs(5) + Duration::from_millis(260));
+    assert_eq!((shard.is_busy(), shard.queries()), (true, 1));
+    shard.refuse_late_reads(secs(6));
+    let refused = QueryError::TooStale { shard: ShardId(0), leader: Some(FRIEND) };
+    assert_eq!(pending.now_or_never(), Some(Ok(Err(refused))));
+    assert!(!shard.is_busy());
+}
+
+#[test]
+fn a_follower_without_a_leader_asks_the_next_one() {
+    let mut shard = shard(&[OWN, FRIEND, RIVAL], Vec::new());
+    let pending = bounded(&mut shard, secs(5), Duration::ZERO);
+    turn(&mut shard, secs(5));
+    assert!(shard.effects.messages.is_empty());
+    let beat = Heartbeat { term: Term(1), commit: LogIndex(0), round: 0 };
+    shard.message(FRIEND, Message::Heartbeat(beat));
+    shard.effects.messages.clear();
+    turn(&mut shard, secs(5));
+    let question = asked(&mut shard);
+    let reply = ReadIndexReply { term: Term(1), id: question.id, committed: CommitMark::default() };
+    shard.message(FRIEND, Message::ReadIndexReply(reply));
+    turn(&mut shard, secs(5));
+    assert_eq!(pending.now_or_never(), Some(Ok(Ok(Bytes::new()))));
+}
+
+#[test]
+fn too_many_bounded_reads_are_refused_and_all_end_with_the_shard() {
+    let mut shard = following();
+    shard.limits = Rc::new(Limits { queries_per_shard_max: 2, ..Limits::default() });
+    let waiting = [(); 2].map(|()| bounded(&mut shard, secs(5), secs(1)));
+    let refused = bounded(&mut shard, secs(5), secs(1)).now_or_never();
+    assert!(matches!(refused, Some(Ok(Err(QueryError::Overloaded(_))))), "{refused:?}");
+    shard.halt("a test");
+    for pending in waiting {
+        let refused = QueryError::NotLeader { shard: ShardId(0), leader: None };
+        assert_eq!(pending.now_or_never(), Some(Ok(Err(refused))));
+    }
+    assert_eq!(shard.queries(), 0);
+}
+
+fn confirmed_status(shard: &mut Shard) -> Pending<ShardStatus> {
+    let (answer, pending) = oneshot::channel();
+    shard.confirm_status(answer);
+    pending
+}
+
+#[test]
+fn a_status_is_confirmed_by_a_round_that_begins_after_the_question() {
+    let mut shard = shard(&[OWN, FRIEND, RIVAL], Vec::new());
+    let elsewhere = QueryError::NotLeader { shard: ShardId(0), leader: None };
+    assert_eq!(confirmed_status(&mut shard).now_or_never(), Some(Ok(Err(elsewhere))));
+    let term = elect(&mut shard, secs(2));
+    let outcome = AppendOutcome::Accepted { matched: LogIndex(1) };
+    let reply = AppendReply { term, outcome, standing: Standing::Member };
+    store(&mut shard);
+    shard.message(FRIEND, Message::AppendReply(reply));
+    let mut pending = confirmed_status(&mut shard);
+    turn(&mut shard, secs(2));
+    assert!((&mut pending).now_or_never().is_none(), "nobody has confirmed it");
+    let reply =
+        HeartbeatReply { term, round: 1, standing: Standing::Member, quiet_ms: 0, priority: 0 };
+    shard.message(FRIEND, Message::HeartbeatReply(reply));
+    turn(&mut shard, secs(2));
+    let Some(Ok(Ok(status))) = pending.now_or_never() else { panic!("it is confirmed") };
+    assert_eq!((status.role, status.term, status.commit), (Role::Leader, term, LogIndex(1)));
+    assert_eq!(status, shard.status());
+    // Deposed before the round comes to its end: somebody else knows better.
+    let pending = confirmed_status(&mut shard);
+    turn(&mut shard, secs(2));
+    let beat = Heartbeat { term: Term(term.0 + 1), commit: LogIndex(1), round: 0 };
+    shard.message(RIVAL, Message::Heartbeat(beat));
+    turn(&mut shard, secs(2));
+    let moved = QueryError::NotLeader { shard: ShardId(0), leader: Some(RIVAL) };
+    assert_eq!(pending.now_or_never(), Some(Ok(Err(moved))));
 }

@@ -142,6 +142,9 @@ pub fn letter_text(letter: &Letter, words: &Words) -> String {
         Message::SnapshotOffer(_) => ("MsgSnap", "0/0".to_owned(), String::new()),
         Message::Census(_) | Message::CensusReply(_) => unreachable!("nobody is blank here"),
         Message::Quiesce(_) | Message::Quiesced(_) => unreachable!("nobody sleeps here"),
+        Message::ReadIndex(_) | Message::ReadIndexReply(_) => {
+            unreachable!("only leaders read here")
+        }
     };
     let (from, to, term) = (letter.from, letter.to, message.term());
     format!("{from}->{to} {kind} Term:{term} Log:{log}{more}")

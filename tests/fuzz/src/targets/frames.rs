@@ -5,8 +5,8 @@ use coracle_engine::limits::FRAME_BYTES_MAX;
 use coracle_engine::members::MemberRecord;
 use coracle_engine::raft::{
     Append, AppendOutcome, AppendReply, Census, CensusReply, CommitMark, Entry, EntryKind,
-    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, SnapshotOffer,
-    Standing, TimeoutNow, Vote, VoteReply,
+    Heartbeat, HeartbeatReply, Message, PreVote, PreVoteReply, Quiesce, Quiesced, ReadIndex,
+    ReadIndexReply, SnapshotOffer, Standing, TimeoutNow, Vote, VoteReply,
 };
 use coracle_engine::wire::{
     Frame, FrameDecoder, HEADER_BYTES, Hello, HelloReply, OutBuf, Pulse, RefuseReason, WireError,
@@ -223,6 +223,15 @@ pub(super) fn examples() -> Vec<(&'static str, Frame)> {
         ("census-reply", raft(Message::CensusReply(census_reply))),
         ("quiesce", raft(Message::Quiesce(Quiesce { term, last: last_index }))),
         ("quiesced", raft(Message::Quiesced(Quiesced { term, last: last_index, asleep: true }))),
+        ("read-index", raft(Message::ReadIndex(ReadIndex { term, id: 5, standing }))),
+        (
+            "read-index-reply",
+            raft(Message::ReadIndexReply(ReadIndexReply {
+                term,
+                id: 5,
+                committed: CommitMark { index: last_index, term },
+            })),
+        ),
     ]
 }
 

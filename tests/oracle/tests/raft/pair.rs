@@ -371,8 +371,10 @@ fn count_decision(message: &Message) {
         | Message::Census(_)
         | Message::CensusReply(_)
         | Message::Quiesce(_)
-        | Message::Quiesced(_) => {
-            unreachable!("no log is compacted here, and nobody loses data")
+        | Message::Quiesced(_)
+        | Message::ReadIndex(_)
+        | Message::ReadIndexReply(_) => {
+            unreachable!("no log is compacted here, nobody loses data, and nobody reads")
         }
     });
 }

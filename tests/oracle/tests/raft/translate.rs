@@ -82,8 +82,10 @@ pub fn message_to_theirs(from: NodeId, to: NodeId, message: &Message) -> eraftpb
         | Message::Census(_)
         | Message::CensusReply(_)
         | Message::Quiesce(_)
-        | Message::Quiesced(_) => {
-            unreachable!("no log is compacted here, and nobody loses data")
+        | Message::Quiesced(_)
+        | Message::ReadIndex(_)
+        | Message::ReadIndexReply(_) => {
+            unreachable!("no log is compacted here, nobody loses data, and nobody reads")
         }
     }
     m

@@ -8,14 +8,15 @@
 //! | Append, Heartbeat | the sender leads the term; the commit index names committed entries |
 //! | HeartbeatReply | nothing durable; its sender has heard of the term, and stands for the round of reads |
 //! | Quiesce | as a heartbeat |
-//! | Quiesced | nothing durable; its sender has heard of the term |
+//! | Quiesced, ReadIndex | nothing durable; its sender has heard of the term |
+//! | ReadIndexReply | the sender leads the term, and the entry that it names is committed |
 //! | PreVote, PreVoteReply | nothing |
 //!
 //! A frame may lie in a buffer while its sender goes on. If the sender's disk is in a later term by
 //! then, what was promised in the earlier one may be gone, or may never have been there: in a later term
 //! nobody can be misled by it any more, because the sender will not act in the earlier one again.
 
-use coracle_engine::raft::{AppendOutcome, AppendReply, Message, Vote};
+use coracle_engine::raft::{AppendOutcome, AppendReply, CommitMark, Message, Vote};
 use coracle_engine::wire::Frame;
 use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 
@@ -61,6 +62,11 @@ impl Checker {
             Message::SnapshotOffer(m) => self.check_leader(from, shard, m.term, m.index),
             Message::Quiesce(m) => self.check_leader(from, shard, m.term, m.last),
             Message::Quiesced(m) => self.check_term(from, shard, m.term),
+            Message::ReadIndex(m) => self.check_term(from, shard, m.term),
+            Message::ReadIndexReply(m) => {
+                self.check_leader(from, shard, m.term, m.committed.index)?;
+                self.check_mark(shard, m.committed)
+            }
         }
     }
 
@@ -170,6 +176,19 @@ impl Checker {
             return fail(violation.index(commit));
         }
         Ok(())
+    }
+
+    /// An entry that is told to be committed is the one that was.
+    fn check_mark(&self, shard: ShardId, mark: CommitMark) -> Checked {
+        let Some(truth) = self.truth(shard) else { return Ok(()) };
+        let known = truth.committed.at(mark.index).map(|link| link.term);
+        // The sender's log may begin behind it; then it does not know the term.
+        if mark.term == Term(0) || known.is_none_or(|term| term == mark.term) {
+            return Ok(());
+        }
+        let expected = format!("{}, as committed", truth.committed.describe(mark.index));
+        let seen = format!("one of term {}", mark.term);
+        fail(Violation::new(Invariant::CommitAnnounced, expected, seen).index(mark.index))
     }
 
     /// Nobody answers in a term that it has not heard of.

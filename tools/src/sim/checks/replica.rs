@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_engine::core::ShardView;
-use coracle_engine::limits::ENTRY_COST_BYTES;
+use coracle_engine::limits::{ENTRY_COST_BYTES, LEARNERS_MAX, VOTERS_MAX};
 use coracle_engine::raft::membership::Configuration;
 use coracle_engine::raft::{
     Entry, EntryKind, FollowerStatus, HardState, Readmission, Role, Standing,
@@ -13,6 +13,9 @@ use coracle_engine::{LogIndex, NodeId, ShardId, Term};
 use super::chain::{Chain, Link, hash_entry};
 use super::members::{Members, Place};
 use super::violation::{Checked, Invariant, Violation, fail};
+
+/// Questions that wait at a leader: two of each member, in both halves of a joint configuration.
+const QUESTIONS_MAX: usize = 2 * (2 * VOTERS_MAX + LEARNERS_MAX);
 
 /// Bounds of one replica's windows.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +82,10 @@ pub trait Replica {
     fn uncommitted_bytes(&self) -> usize;
     /// Batches of reads that wait.
     fn reads_pending(&self) -> usize;
+    /// Questions of other replicas that wait with them.
+    fn questions_pending(&self) -> usize {
+        0
+    }
     /// The newest round of reads that a leader takes for confirmed; 0 if none of this term.
     fn confirmed_round(&self) -> u64;
     /// Its bounds.
@@ -161,6 +168,10 @@ impl Replica for ShardView<'_> {
 
     fn reads_pending(&self) -> usize {
         self.raft().reads_pending()
+    }
+
+    fn questions_pending(&self) -> usize {
+        self.raft().questions_pending()
     }
 
     fn confirmed_round(&self) -> u64 {
@@ -399,6 +410,10 @@ impl Mirror {
         if replica.reads_pending() > windows.read_batches_max {
             let what = format!("{} batches of reads wait", replica.reads_pending());
             return over(what, windows.read_batches_max);
+        }
+        if replica.questions_pending() > QUESTIONS_MAX {
+            let what = format!("{} questions wait", replica.questions_pending());
+            return over(what, QUESTIONS_MAX);
         }
         if replica.role() != Role::Leader {
             return Ok(());

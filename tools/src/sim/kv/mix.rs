@@ -1,5 +1,7 @@
 //! What a seed's clients like to do.
 
+use std::time::Duration;
+
 use fastrand::Rng;
 
 use crate::sim::settings::{Settings, log_uniform, one_of};
@@ -48,6 +50,10 @@ pub struct Mix {
     value_bytes_max: usize,
     /// Longest time to live, milliseconds.
     ttl_ms_max: u64,
+    /// Share of reads that any replica may answer.
+    bounded: f64,
+    /// Largest bound of their staleness, milliseconds.
+    staleness_ms_max: u64,
 }
 
 impl Mix {
@@ -72,6 +78,8 @@ impl Mix {
             large: one_of(rng, &[0.0, 0.1, 0.5]),
             value_bytes_max: settings.value_bytes_max,
             ttl_ms_max: log_uniform(rng, 10, 20 * settings.think_ms_max + 1000),
+            bounded: one_of(rng, &[0.0, 0.2, 0.5, 0.5]),
+            staleness_ms_max: log_uniform(rng, 1, 2 * settings.election_timeout_ms),
         }
     }
 
@@ -116,6 +124,16 @@ impl Mix {
                 _ => varied(rng, Action::SetMortal),
             },
         }
+    }
+
+    /// How old what a read finds may be, if any replica may answer it. Not of keys that expire: what the judge knows of
+    /// the time of the log is that of the leader.
+    pub fn staleness(&self, rng: &mut Rng, key: u32) -> Option<Duration> {
+        let bounded = self.kind(key) != Kind::Mortal && rng.f64() < self.bounded;
+        bounded.then(|| match rng.u8(..3) {
+            0 => Duration::ZERO,
+            _ => Duration::from_millis(log_uniform(rng, 1, self.staleness_ms_max)),
+        })
     }
 
     /// The length of a value.

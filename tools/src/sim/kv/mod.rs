@@ -28,6 +28,9 @@ use super::world::World;
 /// A row that is longer begins anew.
 const ROW_BYTES_MAX: usize = 1000;
 
+/// How much longer than a clock says a time may truly take: the slowest one runs at 0.9 times the true speed.
+const CLOCK_SLOWNESS_MAX: f64 = 1.12;
+
 /// Clients of the key-value server.
 pub struct KvWorkload {
     world: World,
@@ -42,6 +45,8 @@ pub struct KvWorkload {
     pending: BTreeMap<u32, Pending>,
     /// How long each row was when somebody saw it.
     rows: BTreeMap<u32, usize>,
+    /// The first moment of the history at each time.
+    moments: BTreeMap<Duration, u64>,
 }
 
 /// An operation under way.
@@ -76,6 +81,7 @@ impl KvWorkload {
             log_times: vec![LogTime::default(); settings.shards as usize],
             pending: BTreeMap::new(),
             rows: BTreeMap::new(),
+            moments: BTreeMap::new(),
         }
     }
 
@@ -87,13 +93,31 @@ impl KvWorkload {
         &mut self.log_times[shard.0 as usize]
     }
 
+    /// What happens next in the history happens now.
+    fn note_moment(&mut self, now: Duration) {
+        let next = self.history.now() + 1;
+        self.moments.entry(now).or_insert(next);
+    }
+
     /// Begins an operation of a client.
-    fn begin(&mut self, client: u32, key: u32, action: Action, clock: u64, rng: &mut Rng) -> Begun {
-        self.encoder.set_head(Head { protocol: Default::default(), stale: false, now_ms: clock });
+    fn begin(
+        &mut self,
+        ask: Ask<'_>,
+        key: u32,
+        action: Action,
+        staleness: Option<Duration>,
+    ) -> Begun {
+        let Ask { client, unix_ms: clock, now, rng, .. } = ask;
+        self.note_moment(now);
+        let stale = staleness.is_some();
+        self.encoder.set_head(Head { protocol: Default::default(), stale, now_ms: clock });
         let shard = self.shard_of(key);
         let log_time = self.log_time(shard).low();
         let name = key_name(key);
-        let (words, payload, call) = self.encode(key, &name, action, clock.max(log_time), rng);
+        let (mut words, payload, call) = self.encode(key, &name, action, clock.max(log_time), rng);
+        if let Some(staleness) = staleness {
+            words += &format!(" at most {staleness:?} old");
+        }
         let write = !matches!(action, Action::Get | Action::ExpireTime);
         if write {
             self.log_time(shard).begin(clock);
@@ -104,13 +128,24 @@ impl KvWorkload {
                 Kind::Mortal => Times { low, high: u64::MAX, clock },
                 _ => Times::UNKNOWN,
             };
-            self.history.begin_at(client, &name, call, times)
+            let id = self.history.begin_at(client, &name, call, times);
+            if let Some(staleness) = staleness {
+                self.history.backdate(&id, self.moment_before(now, staleness));
+            }
+            id
         });
-        let request = Request { shard, payload, write };
+        let request = Request { shard, payload, write, staleness };
         let advance = Advance::NotYet;
         let pending = Pending { key, action, id, clock, request: request.clone(), advance };
         self.pending.insert(client, pending);
         (words, request)
+    }
+
+    /// The first moment of the history of which a read may know nothing that begins now with this bound, on whatever
+    /// clock.
+    fn moment_before(&self, now: Duration, staleness: Duration) -> u64 {
+        let since = now.saturating_sub(staleness.mul_f64(CLOCK_SLOWNESS_MAX));
+        self.moments.range(since..).next().map_or(self.history.now(), |(_, moment)| *moment)
     }
 
     /// The words, the payload and the entry in the history for an action. `now` is the latest time that
@@ -231,7 +266,8 @@ impl KvWorkload {
             return Ok(Then::Ask(request));
         }
         if reply == TIME_MUST_ADVANCE {
-            if pending.request.write || pending.advance == Advance::Ticked {
+            let Request { write, staleness, .. } = pending.request;
+            if write || staleness.is_some() || pending.advance == Advance::Ticked {
                 return Err(format!(
                     "{:?} of {} is told to let the time advance, but it has",
                     pending.action,
@@ -245,7 +281,7 @@ impl KvWorkload {
             self.encoder.set_head(Head { protocol: Default::default(), stale: false, now_ms });
             let payload = self.encoder.tick();
             self.pending.insert(client, pending);
-            return Ok(Then::Ask(Request { shard, payload, write: true }));
+            return Ok(Then::Ask(Request { shard, payload, write: true, staleness: None }));
         }
         if pending.request.write {
             self.log_time(shard).end(pending.clock, Entry::Applied);
@@ -320,10 +356,13 @@ impl Workload for KvWorkload {
     fn next(&mut self, ask: Ask<'_>) -> (String, Request) {
         let key = ask.rng.u32(..self.mix.keys());
         let action = self.mix.action(ask.rng, key);
-        self.begin(ask.client, key, action, ask.unix_ms, ask.rng)
+        let reads = action == Action::Get;
+        let staleness = if reads { self.mix.staleness(ask.rng, key) } else { None };
+        self.begin(ask, key, action, staleness)
     }
 
-    fn ended(&mut self, client: u32, _now: Duration, outcome: Outcome) -> Result<Then, String> {
+    fn ended(&mut self, client: u32, now: Duration, outcome: Outcome) -> Result<Then, String> {
+        self.note_moment(now);
         let Some(pending) = self.pending.remove(&client) else { return Ok(Then::Done) };
         let entry = match outcome {
             Outcome::Replied(reply) => return self.replied(client, pending, &reply),
@@ -343,7 +382,7 @@ impl Workload for KvWorkload {
 
     fn final_read(&mut self, number: usize, ask: Ask<'_>) -> Option<(String, Request)> {
         let key = u32::try_from(number).ok().filter(|key| *key < self.mix.keys())?;
-        Some(self.begin(ask.client, key, Action::Get, ask.unix_ms, ask.rng))
+        Some(self.begin(ask, key, Action::Get, None))
     }
 
     fn verdict(&mut self) -> Result<(), String> {

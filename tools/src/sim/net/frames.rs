@@ -149,6 +149,10 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         Message::SnapshotOffer(m) => format!("SnapshotOffer {}/{}", m.snapshot_term, m.index),
         Message::Quiesce(m) => format!("Quiesce last={}", m.last),
         Message::Quiesced(m) => format!("Quiesced last={} asleep={}", m.last, m.asleep),
+        Message::ReadIndex(m) => format!("ReadIndex id={:x}", m.id),
+        Message::ReadIndexReply(m) => {
+            format!("ReadIndexReply id={:x} {}/{}", m.id, m.committed.term, m.committed.index)
+        }
         Message::Census(m) => format!("Census of {}", m.incarnation),
         Message::CensusReply(m) => format!("CensusReply empty={}", m.empty),
     };

@@ -9,6 +9,9 @@
 //! or never. One that was *refused* has no effect. The read of all keys at the end of a run is an
 //! operation like others: it finds acknowledged writes that were lost.
 //!
+//! A read with a bound on staleness began, for the judge, when the bound began ([`Recorder::backdate`]): it must see what
+//! had ended by then, and may see whatever was there since, but nothing of the time after its end.
+//!
 //! Expiry goes by the time of the log, the largest clock in any entry so far. Clients do not know it, but
 //! they know which clocks they have sent ([`LogTime`]), hence bounds of it ([`Times`]). A key must not be
 //! gone before its deadline can have come, must be gone when it surely has, and does not come back.
@@ -189,6 +192,19 @@ impl Recorder {
         OperationId { key: key.clone(), place: operations.len() - 1 }
     }
 
+    /// It may find what there was at an earlier moment, as if it had begun then.
+    pub fn backdate(&mut self, id: &OperationId, start: u64) {
+        if let Some(operation) = self.operation(id) {
+            operation.start = start.min(operation.start);
+        }
+    }
+
+    /// The last moment so far.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock
+    }
+
     /// It ended with a reply.
     pub fn replied(&mut self, id: &OperationId, reply: Reply) {
         self.replied_by(id, reply, u64::MAX);
@@ -222,7 +238,7 @@ impl Recorder {
         self.keys.keys()
     }
 
-    /// The operations on a key so far, in the order of their starts.
+    /// The operations on a key so far, in the order in which they were begun.
     #[must_use]
     pub fn history(&self, key: &Bytes) -> &[Operation] {
         self.keys.get(key).map_or(&[], Vec::as_slice)

@@ -374,3 +374,34 @@ fn dozens_of_lost_increments_are_no_trouble() {
     history.push(op(200, 201, Call::Get, value("61")));
     bad(&history);
 }
+
+/// Sets to "old", then to "new" and is told so; then reads, with a bound that reaches back to `since`.
+fn read_with_bound(since: impl Fn(u64, u64) -> u64, found: &'static str) -> Result<u32, KeyError> {
+    let mut recorder = Recorder::default();
+    let key = Bytes::from_static(b"k");
+    let mut done = Vec::new();
+    for value in ["old", "new"] {
+        let id = recorder.begin(1, &key, Call::Set(Bytes::from_static(value.as_bytes()), None));
+        recorder.replied(&id, Reply::Ok);
+        done.push(recorder.now());
+    }
+    let read = recorder.begin(2, &key, Call::Get);
+    recorder.backdate(&read, since(done[0], done[1]));
+    recorder.replied(&read, Reply::Value(Bytes::from_static(found.as_bytes())));
+    let later = recorder.begin(1, &key, Call::Set(Bytes::from_static(b"future"), None));
+    recorder.replied(&later, Reply::Ok);
+    recorder.check()
+}
+
+#[test]
+fn a_read_with_a_bound_may_be_as_old_as_that_and_no_older() {
+    let (within, outside) = (|_: u64, new: u64| new, |_: u64, new: u64| new + 1);
+    assert_eq!(read_with_bound(within, "old"), Ok(0));
+    assert_eq!(read_with_bound(within, "new"), Ok(0));
+    assert_eq!(read_with_bound(outside, "new"), Ok(0));
+    assert!(
+        read_with_bound(outside, "old").is_err(),
+        "what was done before the bound is to be seen"
+    );
+    assert!(read_with_bound(within, "future").is_err(), "what came later is not");
+}
