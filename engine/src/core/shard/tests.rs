@@ -246,7 +246,6 @@ fn what_waits_is_taken_when_the_transfer_is_given_up_and_is_bounded_until_then()
 fn a_replica_is_small() {
     let sizes = [("Shard", size_of::<Shard>(), 1024), ("Raft", size_of::<Raft>(), 704)];
     for (name, bytes, most) in sizes {
-        println!("{name}: {bytes} bytes");
         assert!(bytes <= most, "{name} has {bytes} bytes, at most {most}");
     }
 }
