@@ -588,6 +588,12 @@ pub const MUTANTS: &[Mutant] = &[
         "clock skew between readers",
         "a reader whose clock is ahead of the log's: any read between a deadline and the next write",
     ),
+    server(
+        "bulk-crowds-out-log",
+        "bulk is not held back while the log writes",
+        "write latency under compaction or backup, in many stores",
+        "a log that writes beside a snapshot; the simulator has disks of its own, src/uring/pace.rs has tests",
+    ),
 ];
 
 /// The mutant of this name.
