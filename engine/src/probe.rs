@@ -165,6 +165,8 @@ declare_probes! {
     snapshot_outrun,
     /// A follower that needs a snapshot acknowledged less than the log has.
     snapshot_ack_below_base,
+    /// A follower that needs a snapshot had to wait for a newer one to be taken.
+    snapshot_offer_held,
     /// A silent follower no longer kept the snapshot offered to it.
     snapshot_unpinned,
     /// A follower was offered a snapshot of what it has.
@@ -452,6 +454,8 @@ declare_probes! {
     disk_budget_refused,
     /// A shard's log was compacted.
     log_compacted,
+    /// Snapshots that nobody waits for had to wait for followers that fetch some.
+    snapshot_put_off,
     /// A snapshot was taken.
     snapshot_taken,
     /// A snapshot could not be taken.

@@ -13,6 +13,7 @@ use super::cold::Reader;
 use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
+use super::tiers::is_outdated;
 use crate::env::Env;
 use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE};
 use crate::raft::{Base, Entry, Standing};
@@ -108,7 +109,7 @@ impl<E: Env> Core<E> {
             budget: &self.upkeep.budget,
             segments: &segments,
             snapshot_bytes: self.tiers.store.disk_bytes(),
-            snapshots_max: usize::from(self.tiers.taking.running().is_none()),
+            snapshots_max: usize::from(!self.puts_snapshots_off()),
             appended,
             durable,
             index: self.storage.index(),
@@ -125,6 +126,14 @@ impl<E: Env> Core<E> {
             self.carry_out(action, now);
         }
         self.count();
+    }
+
+    /// Whether no snapshot should begin that nobody waits for: one is being taken, or followers fetch some, and
+    /// the disk has enough to do with that. The log grows meanwhile, up to the level at which it can't wait.
+    fn puts_snapshots_off(&self) -> bool {
+        let fetched = !self.tiers.offered.is_empty() && self.upkeep.pressure < Pressure::Snapshot;
+        sometimes!(snapshot_put_off, fetched);
+        fetched || self.tiers.taking.running().is_some()
     }
 
     /// Notes what is too dear to be counted in each turn.
@@ -183,8 +192,10 @@ impl<E: Env> Core<E> {
         let age = now.saturating_sub(known.1);
         let runs = self.storage.index().shard(id).map(|index| &index.runs);
         let newer = runs.into_iter().flat_map(|runs| runs.iter().rev());
-        let grown = newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();
+        let grown: u64 =
+            newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();
         let busy = self.tiers.installing.is_busy(id) || shard.halted().is_some();
+        let possible = !busy && self.tiers.taking.is_possible(id, now);
         let keep = self.config.tiers.keep_log_time;
         let followers = shard.raft.followers().filter(|follower| follower.matched < snapshot);
         let slow = followers.map(|follower| Pin {
@@ -195,17 +206,22 @@ impl<E: Env> Core<E> {
             .raft
             .offered()
             .map(|(_, index)| Pin { index: index.next(), until: now.saturating_add(keep) });
-        ShardState {
+        let state = ShardState {
             applied: shard.applied(),
             snapshot,
             snapshot_bytes,
             snapshot_due: self.config.tiers.is_snapshot_due(grown, snapshot_bytes, age),
             snapshot_running: self.tiers.taking.is_wanted(id),
-            snapshot_possible: !busy && self.tiers.taking.is_possible(id, now),
+            snapshot_possible: possible,
             pins: slow.chain(offered).collect(),
             rewriting: self.upkeep.rewriting.iter().any(|(rewriting, ..)| *rewriting == id),
             given_up: shard.raft.is_damaged(),
-        }
+        };
+        // The next one is better to fetch than this one, and what was written since.
+        let news = self.shards[at].applied() > snapshot;
+        let outdated = possible && news && is_outdated(grown, snapshot_bytes);
+        self.shards[at].raft.hold_offers(outdated);
+        state
     }
 
     /// Writes again what the oldest segment has of a shard.

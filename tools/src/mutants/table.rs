@@ -399,6 +399,12 @@ pub const MUTANTS: &[Mutant] = &[
         "a deposed leader with a divergent log that is offered a snapshot",
     ),
     engine(
+        "held-offer-forgotten",
+        "a follower that waits for a new snapshot is not told when it is there",
+        "a pause that nobody ends",
+        "a follower that needs a snapshot when the newest is old; engine/tests/raft/snapshots.rs",
+    ),
+    engine(
         "install-leaves-applied",
         "an installed snapshot does not move what was applied",
         "RedisRaft: entries applied twice after a snapshot",
