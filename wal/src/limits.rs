@@ -36,10 +36,8 @@ pub const POSITION_MAX: u64 = 1 << 62;
 /// Most spare segments: more only hold disk space.
 pub const SPARES_MAX: usize = 16;
 
-/// Trimmed segments that are kept for reuse, for each spare segment wanted, or as many as the log has in use if that
-/// is more; the others are removed. Trims come in bursts, when the snapshots of many shards are done. A kept segment
-/// saves filling a new one, and its removal: file systems that discard what they free had a disk stand still for 15 ms
-/// with each segment, and commits with it.
+/// Trimmed segments that are kept for reuse, for each spare segment wanted; the others are removed. Trims
+/// come in bursts, and a kept segment saves filling a new one.
 pub const RETIRED_PER_SPARE: usize = 2;
 
 /// End of every segment that batches with records leave free, so that a mark always finds room: a

@@ -77,27 +77,6 @@ fn small_trims_help_too() {
     assert!(ends.len() > 1700, "{}", ends.len());
 }
 
-/// Trims come at a stretch, and then the log grows again: it must not make anew what it has just removed.
-#[test]
-fn a_log_that_shrinks_keeps_half_of_the_files_that_it_had() {
-    let disk = MemDisk::new();
-    let mut rig = Rig::open_with(&disk, options()).unwrap();
-    let grow = |rig: &mut Rig, count: usize| {
-        while rig.wal.segments().len() < count {
-            rig.commit(&payload(1));
-        }
-        rig.wal.durable()
-    };
-    let end = grow(&mut rig, 20);
-    rig.wal.trim(end);
-    rig.driver.pump();
-    let stats = rig.wal.stats();
-    assert!((8..=12).contains(&stats.spares), "{stats:?}");
-    grow(&mut rig, 8);
-    assert_eq!(rig.wal.stats().segments_filled, stats.segments_filled);
-    assert_eq!(disk.used(), rig.wal.disk_bytes());
-}
-
 #[test]
 fn what_was_accepted_is_durable_whatever_the_driver_does() {
     // The budget is known when a segment is promised, not only when it is made.

@@ -55,8 +55,7 @@ impl<F: Clone> State<F> {
             // Only if the log can't go on without it.
             self.spares.is_empty() && self.ready() == 0
         } else {
-            // A log that shrinks at a stretch will mostly grow again to what it was.
-            self.spares.len() < self.live.len().max(self.options.spares * RETIRED_PER_SPARE)
+            self.spares.len() < self.options.spares * RETIRED_PER_SPARE
         };
         let keep = reusable && wanted;
         sometimes!(segment_of_other_size, !reusable);
