@@ -454,8 +454,6 @@ declare_probes! {
     disk_budget_refused,
     /// A shard's log was compacted.
     log_compacted,
-    /// Snapshots that nobody waits for had to wait for followers that fetch some.
-    snapshot_put_off,
     /// A snapshot was taken.
     snapshot_taken,
     /// A snapshot could not be taken.

@@ -17,7 +17,7 @@ use super::run::Core;
 use super::shard::{Shard, SnapshotAnswer};
 use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
-use crate::limits::{COLD_APPLY_BYTES, OUTDATED_LOG_BYTES_MIN, OUTDATED_PARTS};
+use crate::limits::COLD_APPLY_BYTES;
 use crate::raft::{self, Fetch};
 use crate::snapshot::{Manifest, Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
@@ -168,7 +168,7 @@ impl<E: Env> Core<E> {
         index.runs.overlapping(first, newest.id.index).any(|run| {
             bytes += run.live_bytes();
             match returning {
-                true => is_outdated(bytes, newest.bytes),
+                true => self.config.tiers.is_outdated(bytes, newest.bytes),
                 false => bytes > (2 * newest.bytes).max(self.config.tiers.keep_log_bytes),
             }
         })
@@ -601,13 +601,6 @@ impl<E: Env> Core<E> {
         self.step(at, installed(&manifest));
         self.remove_older_snapshots(id.shard);
     }
-}
-
-/// Whether whoever has a snapshot of `snapshot_bytes`, and nothing of the `log_bytes` that came after it, is better off
-/// with a newer snapshot. An entry is read, among those of all other shards, sent, stored and applied; a snapshot
-/// is written, read, sent, stored and read.
-pub(super) fn is_outdated(log_bytes: u64, snapshot_bytes: u64) -> bool {
-    log_bytes > (snapshot_bytes / OUTDATED_PARTS).max(OUTDATED_LOG_BYTES_MIN)
 }
 
 /// What Raft is told of a snapshot that has taken the place of the state.

@@ -13,7 +13,6 @@ use super::cold::Reader;
 use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
-use super::tiers::is_outdated;
 use crate::env::Env;
 use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE};
 use crate::raft::{Base, Entry, Standing};
@@ -109,7 +108,7 @@ impl<E: Env> Core<E> {
             budget: &self.upkeep.budget,
             segments: &segments,
             snapshot_bytes: self.tiers.store.disk_bytes(),
-            snapshots_max: usize::from(!self.puts_snapshots_off()),
+            snapshots_max: usize::from(self.tiers.taking.running().is_none()),
             appended,
             durable,
             index: self.storage.index(),
@@ -126,14 +125,6 @@ impl<E: Env> Core<E> {
             self.carry_out(action, now);
         }
         self.count();
-    }
-
-    /// Whether no snapshot should begin that nobody waits for: one is being taken, or followers fetch some, and
-    /// the disk has enough to do with that. The log grows meanwhile, up to the level at which it can't wait.
-    fn puts_snapshots_off(&self) -> bool {
-        let fetched = !self.tiers.offered.is_empty() && self.upkeep.pressure < Pressure::Snapshot;
-        sometimes!(snapshot_put_off, fetched);
-        fetched || self.tiers.taking.running().is_some()
     }
 
     /// Notes what is too dear to be counted in each turn.
@@ -219,7 +210,8 @@ impl<E: Env> Core<E> {
         };
         // The next one is better to fetch than this one, and what was written since.
         let news = self.shards[at].applied() > snapshot;
-        let outdated = possible && news && is_outdated(grown, snapshot_bytes);
+        let outdated = self.config.tiers.is_outdated(grown, snapshot_bytes);
+        let outdated = outdated && possible && news;
         self.shards[at].raft.hold_offers(outdated);
         state
     }
