@@ -619,6 +619,13 @@ pub const COLD_APPLY_BYTES: usize = 1 << 20;
 /// Snapshots that one core takes over from leaders at the same time. Each holds a window of chunks.
 pub const PULLS_MAX: usize = 4;
 
+/// A follower that needs a snapshot gets a new one if more was written since the newest than one part in so many of
+/// what that has, and more than [`OUTDATED_LOG_BYTES_MIN`], or than what is kept of logs anyway.
+pub const OUTDATED_PARTS: u64 = 4;
+
+/// What a follower can always be sent of the log behind a snapshot: it is not worth the flushes of another one.
+pub const OUTDATED_LOG_BYTES_MIN: u64 = 1 << 20;
+
 /// Who may wait for the next snapshot of one shard.
 pub const SNAPSHOT_ANSWERS_MAX: usize = 64;
 

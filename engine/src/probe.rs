@@ -211,6 +211,8 @@ declare_probes! {
     snapshot_outrun,
     /// A follower that needs a snapshot acknowledged less than the log has.
     snapshot_ack_below_base,
+    /// A follower that needs a snapshot had to wait for a newer one to be taken.
+    snapshot_offer_held,
     /// A silent follower no longer kept the snapshot offered to it.
     snapshot_unpinned,
     /// A follower was offered a snapshot of what it has.

@@ -15,7 +15,7 @@ use io_uring::{opcode, types};
 use thiserror::Error;
 
 use super::reaper;
-use super::ring::{Outcome, Payload, Requests, Ring};
+use super::ring::{Kind, Outcome, Payload, Requests, Ring};
 use super::{DeviceFacts, SyncChoice, SyncMethod, choose_sync_method};
 use crate::runtime::preflight;
 
@@ -165,7 +165,7 @@ impl Directory {
         payload: Payload,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> (Outcome, Payload) {
-        self.ring.0.run(payload, &self.fd, false, build).await
+        self.ring.0.run(payload, &self.fd, Kind::Other, build).await
     }
 
     fn named(&self, error: io::Error, what: &'static str, name: &str) -> io::Error {
@@ -191,8 +191,11 @@ impl Disk for UringDisk {
             let open = opcode::OpenAt::new(dir, name.as_ptr()).flags(flags).mode(FILE_MODE);
             Requests::One(open.build())
         };
-        let (outcome, _) =
-            directory.ring.0.run(Payload::Name(file_name(name)?), &directory.fd, true, build).await;
+        let (outcome, _) = directory
+            .ring
+            .0
+            .run(Payload::Name(file_name(name)?), &directory.fd, Kind::Opens, build)
+            .await;
         let fd = check(outcome.result).map_err(|e| directory.named(e, "open", name))?;
         // SAFETY: the kernel made this descriptor for us just now.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
@@ -269,10 +272,11 @@ impl OpenFile {
     async fn op(
         &self,
         payload: Payload,
+        kind: Kind,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> (Outcome, Payload) {
         let fd = self.fd.as_ref().expect("a file is open until it is dropped");
-        self.directory.ring.0.run(payload, fd, false, build).await
+        self.directory.ring.0.run(payload, fd, kind, build).await
     }
 
     fn named(&self, error: io::Error, what: &'static str) -> io::Error {
@@ -282,8 +286,8 @@ impl OpenFile {
     /// Runs one transfer of `buf` and gives the buffer back.
     async fn transfer(
         &self,
-        buf: AlignedBuf,
-        len: usize,
+        (buf, len): (AlignedBuf, usize),
+        kind: Kind,
         build: impl FnOnce(*mut u8, u32) -> Requests,
     ) -> (Result<Outcome, io::Error>, AlignedBuf) {
         let Some(count) = u32::try_from(len).ok().filter(|_| len <= buf.len()) else {
@@ -294,7 +298,7 @@ impl OpenFile {
             let Payload::Buf(buf) = payload else { unreachable!("given below") };
             build(buf.as_mut_ptr(), count)
         };
-        let (outcome, payload) = self.op(Payload::Buf(buf), build).await;
+        let (outcome, payload) = self.op(Payload::Buf(buf), kind, build).await;
         let Payload::Buf(buf) = payload else { unreachable!("an operation returns its payload") };
         (Ok(outcome), buf)
     }
@@ -328,7 +332,7 @@ impl DiskFile for UringFile {
                 .mask(libc::STATX_SIZE);
             Requests::One(request.build())
         };
-        let (outcome, payload) = self.0.op(Payload::Stat(stat), build).await;
+        let (outcome, payload) = self.0.op(Payload::Stat(stat), Kind::Other, build).await;
         check(outcome.result).map_err(|e| self.0.named(e, "look up the size of"))?;
         let Payload::Stat(stat) = payload else { unreachable!("an operation returns its payload") };
         Ok(stat.stx_size)
@@ -339,7 +343,7 @@ impl DiskFile for UringFile {
             return Ok(()); // the kernel refuses an empty range
         }
         let request = opcode::Fallocate::new(self.0.fd(), size).build();
-        let (outcome, _) = self.0.op(Payload::None, |_| Requests::One(request)).await;
+        let (outcome, _) = self.0.op(Payload::None, Kind::Other, |_| Requests::One(request)).await;
         check(outcome.result).map_err(|e| self.0.named(e, "allocate space for"))?;
         Ok(())
     }
@@ -354,7 +358,7 @@ impl DiskFile for UringFile {
         let build = |at: *mut u8, count| {
             Requests::One(opcode::Read::new(fd, at, count).offset(position).build())
         };
-        let (outcome, buf) = self.0.transfer(buf, len, build).await;
+        let (outcome, buf) = self.0.transfer((buf, len), Kind::Transfer(len), build).await;
         let result = outcome.and_then(|outcome| check(outcome.result));
         (result.map_err(|e| self.0.named(e, "read")), buf)
     }
@@ -369,7 +373,7 @@ impl DiskFile for UringFile {
         let build = |at: *mut u8, count| {
             Requests::One(opcode::Write::new(fd, at, count).offset(position).build())
         };
-        let (outcome, buf) = self.0.transfer(buf, len, build).await;
+        let (outcome, buf) = self.0.transfer((buf, len), Kind::Transfer(len), build).await;
         let result = outcome.and_then(|outcome| check_write(outcome.result, len));
         (result.map_err(|e| self.0.named(e, "write")), buf)
     }
@@ -397,7 +401,7 @@ impl DiskFile for UringFile {
                 },
             }
         };
-        let (outcome, buf) = self.0.transfer(buf, len, build).await;
+        let (outcome, buf) = self.0.transfer((buf, len), Kind::Log, build).await;
         let result = outcome.and_then(|outcome| check_durable(outcome, len));
         (result.map_err(|e| self.0.named(e, "write durably to")), buf)
     }
@@ -407,7 +411,7 @@ impl DiskFile for UringFile {
             return Ok(());
         }
         let request = opcode::Fsync::new(self.0.fd()).flags(types::FsyncFlags::DATASYNC).build();
-        let (outcome, _) = self.0.op(Payload::None, |_| Requests::One(request)).await;
+        let (outcome, _) = self.0.op(Payload::None, Kind::Other, |_| Requests::One(request)).await;
         check_sync(outcome.result).map_err(|e| self.0.named(e, "sync"))
     }
 }

@@ -8,12 +8,14 @@
 //!   *reaper*, after each turn of a busy core. On an idle core the ring signals an eventfd that the
 //!   reaper awaits through the executor, so that it sleeps. The signals are never
 //!   switched off, see `reaper.rs`.
+//! * What is large and not durable waits for its turn while the log writes, see `pace.rs`.
 //! * A durable write is one submission and one completion, see [`SyncMethod`].
 //!
 //! Plain ring set-up flags: `DEFER_TASKRUN` would hide completions until the next system call.
 
 mod device;
 mod disk;
+mod pace;
 mod reaper;
 mod ring;
 

@@ -10,6 +10,8 @@
 //! it. Where the kernel can (5.17), a successful write posts no completion of its own: one durable
 //! write, one completion, one wake-up.
 //!
+//! An operation that the [pace](super::pace) holds back waits in its slot, built and not submitted.
+//!
 //! All `unsafe` calls into the ring are in this file.
 
 use std::cell::RefCell;
@@ -21,10 +23,13 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use coracle_wal::AlignedBuf;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
+
+use super::pace::Pace;
 
 /// Operations in flight on one ring at most; more wait for room. A log keeps four writes in flight,
 /// recovery reads sixteen blocks ahead, segments are filled beside that.
@@ -56,6 +61,18 @@ pub(super) enum Requests {
     },
 }
 
+/// What an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A durable write.
+    Log,
+    /// A transfer of so many bytes that is not durable.
+    Transfer(usize),
+    /// The result is a new descriptor, to be closed when nobody takes it.
+    Opens,
+    Other,
+}
+
 /// The raw results of an operation: counts, or negated error numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
@@ -84,8 +101,9 @@ struct Busy {
     silent_result: Option<i32>,
     waker: Option<Waker>,
     abandoned: bool,
-    /// The result is a new descriptor, to be closed when nobody takes it.
-    opens: bool,
+    kind: Kind,
+    /// The request of an operation that has not begun yet.
+    held: Option<Entry>,
 }
 
 /// A core's ring; clones share it.
@@ -97,8 +115,9 @@ struct Inner {
     slots: Vec<Slot>,
     generations: Vec<u32>,
     vacant: Vec<u32>,
-    /// Slots that the kernel has not finished.
+    /// Slots that the kernel has not finished, or not been given.
     busy: usize,
+    pace: Pace,
     /// The kernel refused the last submission for now; it must be repeated.
     unsubmitted: bool,
     skips_success: bool,
@@ -122,6 +141,7 @@ impl Ring {
             generations: vec![0; OPS_IN_FLIGHT_MAX],
             vacant: (0..OPS_IN_FLIGHT_MAX as u32).rev().collect(),
             busy: 0,
+            pace: Pace::default(),
             unsubmitted: false,
             skips_success,
             waiting_for_room: VecDeque::new(),
@@ -149,12 +169,12 @@ impl Ring {
         &self,
         payload: Payload,
         descriptor: &Rc<OwnedFd>,
-        opens: bool,
+        kind: Kind,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> (Outcome, Payload) {
         poll_fn(|cx| self.poll_room(cx)).await;
         let descriptor = Some(descriptor.clone());
-        let index = self.0.borrow_mut().start(payload, descriptor, opens, build);
+        let index = self.0.borrow_mut().start(payload, descriptor, kind, build);
         Op { ring: self, index, taken: false }.await
     }
 
@@ -181,7 +201,7 @@ impl Ring {
             return;
         }
         let request = opcode::Close::new(types::Fd(fd)).build().flags(Flags::ASYNC);
-        let index = inner.start(Payload::None, None, false, |_| Requests::One(request));
+        let index = inner.start(Payload::None, None, Kind::Other, |_| Requests::One(request));
         inner.abandon(index);
     }
 
@@ -252,7 +272,7 @@ impl Inner {
         &mut self,
         payload: Payload,
         descriptor: Option<Rc<OwnedFd>>,
-        opens: bool,
+        kind: Kind,
         build: impl FnOnce(&mut Payload) -> Requests,
     ) -> u32 {
         let index = self.vacant.pop().expect("the caller waited for room");
@@ -266,11 +286,20 @@ impl Inner {
             silent_result: None,
             waker: None,
             abandoned: false,
-            opens,
+            kind,
+            held: None,
         });
+        let begins = self.pace.begin(index, kind, Instant::now());
         let Slot::Busy(busy) = &mut self.slots[at] else { unreachable!("filled just now") };
         let user_data = u64::from(self.generations[at]) << 32 | u64::from(index) << 1;
-        let requests = build(&mut busy.payload);
+        let requests = match build(&mut busy.payload) {
+            Requests::One(request) if !begins => {
+                busy.held = Some(request.user_data(user_data));
+                self.busy += 1;
+                return index;
+            }
+            requests => requests,
+        };
         let mut queue = self.uring.submission();
         // SAFETY: everything the requests point at is owned by the slot, at a stable address (heap
         // memory), until their last completion, and so is the descriptor they name. The queue has room: it has two
@@ -303,6 +332,24 @@ impl Inner {
         index
     }
 
+    /// Begins operations that had to wait, as far as they may now.
+    fn begin_held(&mut self, now: Instant) {
+        let mut begun = false;
+        while let Some(index) = self.pace.next(now) {
+            let Slot::Busy(busy) = &mut self.slots[index as usize] else {
+                unreachable!("an operation that waits keeps its slot")
+            };
+            let request = busy.held.take().expect("it waits with its request");
+            // SAFETY: as in `start`: the slot has owned all that the request points at since it was built.
+            let pushed = unsafe { self.uring.submission().push(&request) };
+            pushed.expect("the submission queue has two entries per slot");
+            begun = true;
+        }
+        if begun {
+            self.submit();
+        }
+    }
+
     /// Tells the kernel about new requests. When it has no room for them now, the reaper repeats it.
     fn submit(&mut self) {
         self.unsubmitted = loop {
@@ -318,7 +365,16 @@ impl Inner {
     }
 
     fn reap(&mut self) -> usize {
+        let count = self.collect();
+        if count > 0 && self.pace.has_line() {
+            self.begin_held(Instant::now());
+        }
+        count
+    }
+
+    fn collect(&mut self) -> usize {
         let mut count = 0;
+        let mut now = None;
         let mut completions = self.uring.completion();
         loop {
             completions.sync();
@@ -337,6 +393,9 @@ impl Inner {
                     continue;
                 }
                 self.busy -= 1;
+                if busy.kind != Kind::Other {
+                    self.pace.end(busy.kind, *now.get_or_insert_with(Instant::now));
+                }
                 let done = std::mem::replace(&mut self.slots[index], Slot::Vacant);
                 let Slot::Busy(busy) = done else { unreachable!("matched above") };
                 if busy.abandoned {
@@ -397,7 +456,7 @@ impl Busy {
 
     /// Drops what nobody waits for any more.
     fn discard(self) {
-        if let Some(fd) = self.result.filter(|fd| self.opens && *fd >= 0) {
+        if let Some(fd) = self.result.filter(|fd| self.kind == Kind::Opens && *fd >= 0) {
             // SAFETY: the kernel made this descriptor for an operation whose future is gone.
             unsafe { libc::close(fd) };
         }

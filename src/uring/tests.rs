@@ -189,6 +189,27 @@ fn more_operations_than_the_ring_holds_wait_for_room() {
     });
 }
 
+/// Whoever reads ahead may look at what it has begun much later, or never: others go on beside the log all the same.
+#[test]
+fn bulk_that_nobody_polls_holds_up_nobody() {
+    on_core(|dir| async move {
+        const MIB: usize = 1 << 20;
+        let disk = UringDisk::open(&dir, SyncMethod::Auto).await.unwrap();
+        let file = disk.open("a", OpenMode::CreateNew).await.unwrap();
+        file.allocate(MIB as u64).await.unwrap();
+        let mut begun = Vec::new();
+        for round in 0..8 {
+            let (count, _) = file.write_durable(0, filled(round, BLOCK), BLOCK).await;
+            assert_eq!(count.unwrap(), BLOCK);
+            let mut read = Box::pin(file.read_at(0, AlignedBuf::zeroed(MIB), MIB));
+            let _ = read.as_mut().now_or_never();
+            begun.push(read);
+        }
+        let (count, _) = file.read_at(0, AlignedBuf::zeroed(MIB), MIB).await;
+        assert_eq!(count.unwrap(), MIB);
+    });
+}
+
 #[test]
 fn spinning_for_completions_works_too() {
     on_core(|dir| async move {

@@ -40,30 +40,60 @@ pub struct RawRates {
 }
 
 impl RawRates {
-    /// Measures with a file of `bytes` bytes in `dir`, and another one for what is sent.
+    /// Measures with these files.
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn measure(dir: &Path, bytes: u64) -> io::Result<Self> {
-        let bytes = bytes.next_multiple_of(REQUEST_BYTES);
-        let (from, to) = (Scratch::new(dir, "raw-from"), Scratch::new(dir, "raw-to"));
-        let (source, direct) = from.open()?;
-        write(&source, bytes)?;
-        let write_rate = write(&source, bytes)?;
-        let (target, _) = to.open()?;
-        write(&target, bytes)?;
+    pub fn with(files: &Relay) -> io::Result<Self> {
+        let Relay { source, bytes, direct, .. } = files;
         Ok(Self {
-            read: read(&[(source.try_clone()?, bytes)])?,
-            write: write_rate,
-            loopback: loopback(bytes)?,
-            relay: relay(&source, &target, bytes)?,
-            direct,
+            write: write(source, *bytes)?,
+            read: read(&[(source.try_clone()?, *bytes)])?,
+            loopback: loopback(*bytes)?,
+            relay: files.run()?,
+            direct: *direct,
         })
     }
 
     /// The slowest of the three, which bounds a transfer.
     pub fn bound(&self) -> f64 {
         self.read.min(self.write).min(self.loopback)
+    }
+}
+
+/// Two files, to read from and to write to. They go with this.
+#[derive(Debug)]
+pub struct Relay {
+    source: File,
+    target: File,
+    bytes: u64,
+    /// Whether the files were opened with O_DIRECT.
+    direct: bool,
+    _scratch: [Scratch; 2],
+}
+
+impl Relay {
+    /// Writes both files, of `bytes` bytes, in `dir`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn prepare(dir: &Path, bytes: u64) -> io::Result<Self> {
+        let bytes = bytes.next_multiple_of(REQUEST_BYTES);
+        let scratch = [Scratch::new(dir, "raw-from"), Scratch::new(dir, "raw-to")];
+        let [from, to] = &scratch;
+        let (source, direct) = from.open()?;
+        write(&source, bytes)?;
+        let (target, _) = to.open()?;
+        write(&target, bytes)?;
+        Ok(Self { source, target, bytes, direct, _scratch: scratch })
+    }
+
+    /// Reads the one, sends it over loopback and writes the other, all at the same time; MiB/s.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn run(&self) -> io::Result<f64> {
+        relay(&self.source, &self.target, self.bytes)
     }
 }
 
@@ -82,6 +112,7 @@ pub fn read_files(paths: &[PathBuf]) -> io::Result<f64> {
 }
 
 /// A file that goes with this.
+#[derive(Debug)]
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -250,7 +281,9 @@ mod tests {
     #[test]
     fn rates_are_measured_and_nothing_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let rates = RawRates::measure(dir.path(), 5 << 20).unwrap();
+        let files = Relay::prepare(dir.path(), 5 << 20).unwrap();
+        let rates = RawRates::with(&files).unwrap();
+        drop(files);
         for rate in [rates.read, rates.write, rates.loopback, rates.relay] {
             assert!(rate > 0.0, "{rates:?}");
         }

@@ -10,7 +10,8 @@
 //! that no replica of it is returning any more (`INFO`, where it tells), and afterwards the proof:
 //! another node is killed, and writes to all shards go on, which takes the vote of the one that came
 //! back. The transfer's rate is that of the bytes that it says it received (`INFO`), from first to last; of
-//! a server that does not tell, that of what is written to its snapshots' files.
+//! a server that does not tell, that of what is written to its snapshots' files. What could be had beside that load is
+//! measured, too: the same way (read, send, write) without a server, at the expense of the load's commits.
 //!
 //! With `--interrupt` it is killed once more when half of the state has arrived, and must not receive that
 //! half again.
@@ -125,7 +126,7 @@ pub fn run(args: &RejoinArgs, stage: &mut Stage, report: &mut Report) -> Result<
     let (value_bytes, keys) = (args.value_bytes as usize, args.keys());
     stage.fill(value_bytes, keys)?;
     stage.catches_up(VICTIM, "filled", REJOIN_BOUND)?;
-    let raw = stage.raw_rates(args.raw_mib)?;
+    let (raw, files) = stage.raw_rates(args.raw_mib)?;
 
     let settings = Settings {
         clients: args.common.clients.unwrap_or(32),
@@ -138,6 +139,9 @@ pub fn run(args: &RejoinArgs, stage: &mut Stage, report: &mut Report) -> Result<
     stage.pass(SETTLE)?;
     let (from, to) = stage.pass(Duration::from_secs(args.seconds))?;
     let before = load.between(from, to);
+    stage.say("reading, sending and writing as quickly as it goes beside the load");
+    let beside_load = files.run().map_err(TiersError::Raw)?;
+    stage.pass(SETTLE)?;
     stage.say(&format!("node {VICTIM} is killed and wiped"));
     stage.cluster.kill(VICTIM);
     stage.cluster.wipe(VICTIM)?;
@@ -176,8 +180,9 @@ pub fn run(args: &RejoinArgs, stage: &mut Stage, report: &mut Report) -> Result<
     for (name, span) in spans {
         report.figure(name.replace(' ', "_"), span_figures(span));
     }
-    raw_table(&raw, report);
-    transfer(args, stage, &comeback, &raw, report);
+    raw_table(&raw, beside_load, report);
+    transfer(args, stage, &comeback, (&raw, beside_load), report);
+    drop(files);
     judge(&before, &away, &meanwhile, report);
     report.targets.push(Target::holds("all replicas have the same values", same));
     let what = format!("writes go on after node {OTHER} is killed");
@@ -245,7 +250,7 @@ fn look_at_received(control: &mut Control, node: SocketAddr, received: &mut Vec<
     }
 }
 
-fn raw_table(raw: &RawRates, report: &mut Report) {
+fn raw_table(raw: &RawRates, beside_load: f64, report: &mut Report) {
     let mut table = Table::new("the machine itself, in MiB/s", &[]);
     let name = |what: &str| match raw.direct {
         true => what.to_owned(),
@@ -256,11 +261,13 @@ fn raw_table(raw: &RawRates, report: &mut Report) {
         (name("O_DIRECT writes, with flush"), raw.write),
         ("loopback".to_owned(), raw.loopback),
         ("read, sent and written at the same time".to_owned(), raw.relay),
+        ("the same beside the full load".to_owned(), beside_load),
     ] {
         table.row([what, format!("{rate:.0}")]);
     }
     report.tables.push(table);
     report.figure("raw", raw);
+    report.figure("relay_beside_load", beside_load);
 }
 
 /// How the snapshots came in.
@@ -268,7 +275,7 @@ fn transfer(
     args: &RejoinArgs,
     stage: &Stage,
     comeback: &Comeback,
-    raw: &RawRates,
+    (raw, beside_load): (&RawRates, f64),
     report: &mut Report,
 ) {
     let since = comeback.resumed.as_ref().map_or(comeback.started, |resumed| resumed.again);
@@ -294,6 +301,9 @@ fn transfer(
         }
         None => f64::NAN,
     };
+    table.row(["transfer".to_owned(), format!("{rate:.0} MiB/s")]);
+    let share = rate / beside_load;
+    table.row(["to what is possible beside the load".to_owned(), format!("{share:.2}")]);
     report.figure("transfer_mib_per_s", rate);
     report.targets.push(Target::at_least(
         "transfer to the least of raw read, raw write, loopback",

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::cluster::{Cluster, Spec, free_bytes, server_beside_us};
 use super::guard::StopSignal;
 use super::monitor::{Monitor, Watching};
-use super::raw::RawRates;
+use super::raw::{RawRates, Relay};
 use super::settings::Common;
 use super::{Needs, TiersError};
 use crate::load::Outcome;
@@ -90,13 +90,14 @@ impl Stage {
         self.progress.note(&format!("{:>6.1} s  {line}", self.begun.elapsed().as_secs_f64()));
     }
 
-    /// The machine's own rates, measured in the run's directory.
+    /// The machine's own rates, measured in the run's directory, and the files for it, to measure again with.
     ///
     /// # Errors
     /// [`TiersError::Raw`].
-    pub fn raw_rates(&self, mib: u64) -> Result<RawRates, TiersError> {
+    pub fn raw_rates(&self, mib: u64) -> Result<(RawRates, Relay), TiersError> {
         self.say(&format!("raw figures, with files of {mib} MiB"));
-        RawRates::measure(self.directory.path(), mib << 20).map_err(TiersError::Raw)
+        let files = Relay::prepare(self.directory.path(), mib << 20).map_err(TiersError::Raw)?;
+        Ok((RawRates::with(&files).map_err(TiersError::Raw)?, files))
     }
 
     /// Load on this cluster with nothing special about it.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::limits::{OUTDATED_LOG_BYTES_MIN, OUTDATED_PARTS};
+
 /// Segments that a budget for the disk has room for at least: the current one, the two that the log prepares
 /// ahead unless told otherwise, and some to compact and for snapshots. With fewer, compaction could not
 /// move what is alive out of the oldest segment before the budget is used up.
@@ -95,6 +97,15 @@ impl TierConfig {
         let old = self.snapshot_interval.is_some_and(|interval| age >= interval);
         grown || (old && log_bytes > 0)
     }
+
+    /// Whether whoever has a snapshot of `snapshot_bytes`, and nothing of the `log_bytes` that came after it, is better
+    /// off with a newer one. An entry is read, among those of all other shards, sent, stored and applied; a snapshot is
+    /// written, read, sent, stored and read.
+    #[must_use]
+    pub fn is_outdated(&self, log_bytes: u64, snapshot_bytes: u64) -> bool {
+        let little = OUTDATED_LOG_BYTES_MIN.min(self.keep_log_bytes);
+        log_bytes > little.max(snapshot_bytes / OUTDATED_PARTS)
+    }
 }
 
 #[cfg(test)]
@@ -132,5 +143,16 @@ mod tests {
         assert!(config.is_snapshot_due(1, 500, hour));
         assert!(!config.is_snapshot_due(0, 500, hour), "nothing new");
         assert!(!config.is_snapshot_due(1, 500, hour / 2));
+    }
+
+    #[test]
+    fn a_snapshot_is_outdated_when_the_log_behind_it_is_long_beside_it() {
+        let config = TierConfig::default();
+        assert!(!config.is_outdated(OUTDATED_LOG_BYTES_MIN, 0), "not worth the flushes");
+        assert!(config.is_outdated(OUTDATED_LOG_BYTES_MIN + 1, 0));
+        assert!(!config.is_outdated(1 << 28, OUTDATED_PARTS << 28));
+        assert!(config.is_outdated((1 << 28) + 1, OUTDATED_PARTS << 28));
+        let config = TierConfig { keep_log_bytes: 100, ..config };
+        assert!(config.is_outdated(101, 0) && !config.is_outdated(101, 4 * 101));
     }
 }

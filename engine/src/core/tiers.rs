@@ -17,7 +17,7 @@ use super::run::Core;
 use super::shard::{Shard, SnapshotAnswer};
 use super::taking::{self, TakeError, Taken, Taking};
 use crate::env::Env;
-use crate::limits::{COLD_APPLY_BYTES, SNAPSHOT_CHUNK_TARGET_BYTES};
+use crate::limits::COLD_APPLY_BYTES;
 use crate::raft::{self, Fetch};
 use crate::snapshot::{Manifest, Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
@@ -163,15 +163,14 @@ impl<E: Env> Core<E> {
         }
         let mut followers = shard.raft.followers();
         let returning = followers.any(|known| known.id == to && known.returning.is_some());
-        let enough = match returning {
-            true => SNAPSHOT_CHUNK_TARGET_BYTES as u64,
-            false => (2 * newest.bytes).max(self.config.tiers.keep_log_bytes),
-        };
         let Some(index) = self.storage.index().shard(shard.id) else { return false };
         let mut bytes = 0;
         index.runs.overlapping(first, newest.id.index).any(|run| {
             bytes += run.live_bytes();
-            bytes > enough
+            match returning {
+                true => self.config.tiers.is_outdated(bytes, newest.bytes),
+                false => bytes > (2 * newest.bytes).max(self.config.tiers.keep_log_bytes),
+            }
         })
     }
 
@@ -502,6 +501,9 @@ impl<E: Env> Core<E> {
         pins.retain(|(shard, node), pin| {
             *shard != id || offered.contains(&(*node, pin.id().index))
         });
+        if raft.is_offer_awaited() {
+            self.tiers.taking.want(id, self.env.now());
+        }
         let released = pins.len() < before;
         for (node, index) in offered {
             if pins.contains_key(&(id, node)) {

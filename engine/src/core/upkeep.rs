@@ -176,8 +176,10 @@ impl<E: Env> Core<E> {
         let shard = &self.shards[at];
         let runs = self.storage.index().shard(id).map(|index| &index.runs);
         let newer = runs.into_iter().flat_map(|runs| runs.iter().rev());
-        let grown = newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();
+        let grown: u64 =
+            newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();
         let busy = self.tiers.installing.is_busy(id) || shard.halted().is_some();
+        let possible = !busy && self.tiers.taking.is_possible(id, now);
         let keep = self.config.tiers.keep_log_time;
         let followers = shard.raft.followers().filter(|follower| follower.matched < snapshot);
         let slow = followers.map(|follower| Pin {
@@ -188,17 +190,23 @@ impl<E: Env> Core<E> {
             .raft
             .offered()
             .map(|(_, index)| Pin { index: index.next(), until: now.saturating_add(keep) });
-        ShardState {
+        let state = ShardState {
             applied: shard.applied(),
             snapshot,
             snapshot_bytes,
             snapshot_due: self.config.tiers.is_snapshot_due(grown, snapshot_bytes, age),
             snapshot_running: self.tiers.taking.is_wanted(id),
-            snapshot_possible: !busy && self.tiers.taking.is_possible(id, now),
+            snapshot_possible: possible,
             pins: slow.chain(offered).collect(),
             rewriting: self.upkeep.rewriting.iter().any(|(rewriting, ..)| *rewriting == id),
             given_up: shard.raft.is_damaged(),
-        }
+        };
+        // The next one is better to fetch than this one, and what was written since.
+        let news = self.shards[at].applied() > snapshot;
+        let outdated = self.config.tiers.is_outdated(grown, snapshot_bytes);
+        let outdated = outdated && possible && news;
+        self.shards[at].raft.hold_offers(outdated);
+        state
     }
 
     /// Writes again what the oldest segment has of a shard.

@@ -60,6 +60,8 @@ pub struct Raft {
     pub(super) term_start: LogIndex,
     /// The newest durable snapshot of this replica: index and term.
     pub(super) snapshot: Option<(LogIndex, Term)>,
+    /// Offers wait for a newer snapshot than that; see [`Raft::hold_offers`].
+    pub(super) offers_held: bool,
     /// Whether this replica votes and counts; see [`may_vote`](Raft::may_vote) for one that does not
     /// know yet.
     pub(super) standing: Standing,
@@ -205,6 +207,7 @@ impl Raft {
             uncommitted: 0,
             term_start: LogIndex(0),
             snapshot: None,
+            offers_held: false,
             standing,
             asking: Asking::begin(&config, now).map(Box::new),
             readmission: None,

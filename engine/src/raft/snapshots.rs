@@ -13,6 +13,9 @@
 //! beyond it when it has no space; then the follower is offered the newest one when it is done, or
 //! at once after [`Raft::withdraw_offer`]. A follower that is silent for several election timeouts pins nothing.
 //!
+//! An old snapshot is a poor offer: behind it comes a long log. So the owner may hold offers back
+//! ([`Raft::hold_offers`]) while it takes a new one, which goes to whoever waits as soon as it is durable.
+//!
 //! # On a follower
 //! An offer says that the leader has committed the snapshot's index. If the log has that position, it is
 //! the same history, and the answer is an acknowledgement. Otherwise the owner is told to pull it. When it
@@ -32,7 +35,7 @@ use super::log::fitting;
 use super::membership::Configuration;
 use super::message::{AppendOutcome, AppendReply, Entry, Message, SnapshotOffer};
 use super::progress::{Fetching, State};
-use super::replica::Raft;
+use super::replica::{Peer, Raft};
 use crate::limits::OFFER_SILENCE_TIMEOUTS;
 use crate::{LogIndex, NodeId, Term};
 
@@ -96,6 +99,30 @@ impl Raft {
         }
     }
 
+    /// Holds back offers that are not out yet, or no more: a snapshot is to be taken first that is much newer than
+    /// the newest. The next [`Event::Snapshot`](super::Event::Snapshot) ends it.
+    pub fn hold_offers(&mut self, hold: bool) {
+        self.offers_held = hold;
+    }
+
+    /// Whether a follower that is heard of would have an offer now, were they not held back.
+    #[must_use]
+    pub fn is_offer_awaited(&self) -> bool {
+        let waits = |peer: &Peer| peer.progress.state == State::Snapshot { offer: None };
+        let leads = self.role == Role::Leader;
+        leads && self.offers_held && self.peers.iter().any(|peer| waits(peer) && self.hears(peer))
+    }
+
+    fn hears(&self, peer: &Peer) -> bool {
+        self.now < peer.progress.contact + self.config.election_timeout
+    }
+
+    /// The snapshot that offers are of which begin now.
+    fn offerable(&self) -> Option<(LogIndex, Term)> {
+        sometimes!(snapshot_offer_held, self.offers_held);
+        self.snapshot.filter(|_| !self.offers_held)
+    }
+
     /// Whether the disk knows that this replica has been in `term`. A snapshot with an entry of a term that it
     /// does not know could be all that a crash leaves, and whether this replica may vote would be lost.
     #[must_use]
@@ -112,7 +139,7 @@ impl Raft {
     /// The follower lacks what the log no longer has.
     pub(super) fn begin_offering(&mut self, place: usize, effects: &mut Effects) {
         sometimes!(snapshot_offered);
-        let offer = self.snapshot;
+        let offer = self.offerable();
         self.peers[place].progress.needs_snapshot(offer);
         self.send_offer(place, effects);
     }
@@ -135,10 +162,10 @@ impl Raft {
 
     /// Offers the newest snapshot to a follower that is heard of and has no offer.
     pub(super) fn renew_offer(&mut self, place: usize, effects: &mut Effects) {
-        let progress = &mut self.peers[place].progress;
-        let heard = self.now < progress.contact + self.config.election_timeout;
-        if heard && progress.state == (State::Snapshot { offer: None }) {
-            progress.state = State::Snapshot { offer: self.snapshot };
+        let peer = &self.peers[place];
+        if self.hears(peer) && peer.progress.state == (State::Snapshot { offer: None }) {
+            let offer = self.offerable();
+            self.peers[place].progress.state = State::Snapshot { offer };
             self.send_offer(place, effects);
         }
     }
@@ -269,6 +296,10 @@ impl Raft {
             self.adopt(index, term, configuration, effects);
         } else if self.snapshot.is_none_or(|(newest, _)| newest < index) {
             self.snapshot = Some((index, term));
+            self.offers_held &= cfg!(mutant = "held-offer-forgotten");
+            if self.role == Role::Leader {
+                (0..self.peers.len()).for_each(|place| self.renew_offer(place, effects));
+            }
         }
     }
 

@@ -315,6 +315,64 @@ fn fetched_entries_are_sent_only_if_they_are_the_log_s() {
     assert_eq!(raft.offered().count(), 0);
 }
 
+/// A follower that lacks everything gets the snapshot that is taken for it, not the old one; what is out stays.
+#[test]
+fn offers_that_are_held_back_are_of_the_next_snapshot() {
+    let mut raft = start(2, &[(1, 1), (1, 2), (2, 3), (2, 4)]);
+    elect(&mut raft);
+    tell(&mut raft, 2, accepted(3, 5));
+    let taken = |index, term| Event::Snapshot {
+        index: LogIndex(index),
+        term: Term(term),
+        configuration: configuration(),
+    };
+    step(&mut raft, taken(4, 2));
+    raft.compact_to(LogIndex(4)).unwrap();
+    raft.hold_offers(true);
+    assert!(!raft.is_offer_awaited(), "nobody needs one");
+    let outcome = AppendOutcome::Rejected {
+        prev_index: LogIndex(4),
+        hint_index: LogIndex(0),
+        hint_term: Term(0),
+    };
+    let reply = AppendReply { term: Term(3), outcome, standing: Standing::Member };
+    assert!(tell(&mut raft, 3, Message::AppendReply(reply)).is_empty(), "it has to wait");
+    assert!(raft.is_offer_awaited());
+    assert_eq!(raft.offered().count(), 0);
+    let effects = step(&mut raft, taken(5, 3));
+    assert_eq!(effects.messages, [(NodeId(3), offer(3, (3, 5)))]);
+    raft.hold_offers(true);
+    assert!(!raft.is_offer_awaited());
+    assert_eq!(raft.offered().collect::<Vec<_>>(), [(NodeId(3), LogIndex(5))]);
+}
+
+/// If nothing comes of the snapshot that was to be taken, the old one is offered with the next heartbeat.
+#[test]
+fn offers_that_are_no_longer_held_back_are_of_the_newest_snapshot() {
+    let mut raft = start(2, &[(1, 1), (1, 2), (2, 3), (2, 4)]);
+    elect(&mut raft);
+    tell(&mut raft, 2, accepted(3, 5));
+    let (index, term) = (LogIndex(4), Term(2));
+    step(&mut raft, Event::Snapshot { index, term, configuration: configuration() });
+    raft.compact_to(LogIndex(4)).unwrap();
+    raft.hold_offers(true);
+    let outcome = AppendOutcome::Rejected {
+        prev_index: LogIndex(4),
+        hint_index: LogIndex(0),
+        hint_term: Term(0),
+    };
+    let reply = AppendReply { term: Term(3), outcome, standing: Standing::Member };
+    tell(&mut raft, 3, Message::AppendReply(reply));
+    let beat = |raft: &mut Raft, ms| {
+        let effects = step(raft, Event::Tick { now: Duration::from_millis(ms) });
+        effects.messages.contains(&(NodeId(3), offer(3, (2, 4))))
+    };
+    assert!(!beat(&mut raft, 10_100), "it is held back");
+    raft.hold_offers(false);
+    assert!(beat(&mut raft, 10_200));
+    assert!(!raft.is_offer_awaited());
+}
+
 #[test]
 #[should_panic(expected = "the snapshot ends at 0")]
 fn nothing_is_compacted_that_no_snapshot_has() {

@@ -399,6 +399,12 @@ pub const MUTANTS: &[Mutant] = &[
         "a deposed leader with a divergent log that is offered a snapshot",
     ),
     engine(
+        "held-offer-forgotten",
+        "a follower that waits for a new snapshot is not told when it is there",
+        "a pause that nobody ends",
+        "a follower that needs a snapshot when the newest is old; engine/tests/raft/snapshots.rs",
+    ),
+    engine(
         "install-leaves-applied",
         "an installed snapshot does not move what was applied",
         "RedisRaft: entries applied twice after a snapshot",
@@ -662,6 +668,12 @@ pub const MUTANTS: &[Mutant] = &[
         "a reader's clock alone decides that a key has expired",
         "clock skew between readers",
         "a reader whose clock is ahead of the log's: any read between a deadline and the next write",
+    ),
+    server(
+        "bulk-crowds-out-log",
+        "bulk is not held back while the log writes",
+        "write latency under compaction or backup, in many stores",
+        "a log that writes beside a snapshot; the simulator has disks of its own, src/uring/pace.rs has tests",
     ),
 ];
 
