@@ -465,6 +465,8 @@ declare_probes! {
     cold_cursor_trimmed,
     cold_read_too_early,
     cold_read_moved,
+    /// A read of old entries for the state machine failed, which a snapshot had brought further meanwhile.
+    cold_read_outdated,
     snapshot_offer_withdrawn,
     /// What was to be read from the log was damaged.
     cold_read_damaged,

@@ -228,7 +228,10 @@ impl<E: Env> Core<E> {
             (Reader::Apply, Err(error)) => {
                 self.shards[at].end_cold_read(Vec::new());
                 if self.shards[at].wants_cold() != Some(want.first) {
-                    return; // a snapshot has taken its place
+                    // A snapshot has taken its place. What lies behind that may have to be read, too, and nothing else
+                    // may happen to a shard that sleeps.
+                    sometimes!(cold_read_outdated);
+                    return self.touch(at);
                 }
                 let now_at = self
                     .locate(at, Reader::Apply, (want.first, want.last), COLD_APPLY_BYTES)

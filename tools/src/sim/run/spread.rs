@@ -1,12 +1,12 @@
 //! Whether leaders spread over nodes and cores once all is well, and then stay.
 //!
-//! Of shards with the same voters, every core of every node leads about as many: no core leads two more than another
+//! Of shards with the same members, every core of every node leads about as many: no core leads two more than another
 //! one that could have one of its shards. After that, nothing is handed over any more, but for what elections have
 //! upset: frames may go on being lost, so there may be some.
 
 use std::collections::BTreeMap;
 
-use coracle_engine::raft::membership::Configuration;
+use coracle_engine::raft::membership::{Configuration, NodeSet};
 use coracle_engine::{CoreId, NodeId, ShardId};
 
 use super::{Driver, Failure, Workload};
@@ -51,13 +51,13 @@ impl<W: Workload> Driver<W> {
     fn crowded_core(&self) -> Option<String> {
         let cluster = self.cluster.borrow();
         let sound = self.sound();
-        let mut groups: BTreeMap<String, Vec<(ShardId, usize, Configuration)>> = BTreeMap::new();
+        let mut groups: BTreeMap<NodeSet, Vec<(ShardId, usize, Configuration)>> = BTreeMap::new();
         for shard in (0..self.settings.shards).map(ShardId) {
             let configuration = self.checks.configuration(shard);
             let Some(at) = cluster.leader_of(shard).filter(|at| sound.contains(at)) else {
                 return Some(format!("shard {shard} has no leader"));
             };
-            let group = groups.entry(configuration.to_string()).or_default();
+            let group = groups.entry(configuration.members()).or_default();
             group.push((shard, at, configuration));
         }
         for group in groups.values() {
