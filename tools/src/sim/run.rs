@@ -357,7 +357,8 @@ impl<W: Workload> Driver<W> {
         let sound = self.sound();
         let deadline = self.world.now() + self.patience();
         let ids: Vec<NodeId> = sound.iter().map(|at| NodeId(*at as u64 + 1)).collect();
-        if !self.advance(deadline, |driver| driver.checks.have_converged(&ids))? {
+        let commits = self.checks.commits();
+        if !self.advance(deadline, |driver| driver.checks.have_converged(&ids, &commits))? {
             let message = format!(
                 "replicas of nodes {} did not become alike within {:?}: {}",
                 list(&sound),

@@ -202,19 +202,25 @@ impl Checks {
         self.0.watch.machine(node, shard, machine)
     }
 
-    /// Whether those of these nodes that belong to a shard count in it and have applied all that is committed,
-    /// for all shards; that it was the same is checked with every entry. No change of members is half done.
-    pub fn have_converged(&self, nodes: &[NodeId]) -> bool {
+    /// What is committed in each shard.
+    pub fn commits(&self) -> Vec<LogIndex> {
+        let checker = self.0.watch.checker();
+        (0..self.0.shards).map(|shard| checker.committed(ShardId(shard))).collect()
+    }
+
+    /// Whether those of these nodes that belong to a shard count in it and have applied what was committed when
+    /// `commits` were asked for, for all shards: hooks may propose all the time; that it was the same is checked with every entry. No change of members is half done.
+    pub fn have_converged(&self, nodes: &[NodeId], commits: &[LogIndex]) -> bool {
         let progress = self.0.progress.borrow();
         let checker = self.0.watch.checker();
         let fits = |(place, (bytes, most)): (&(NodeId, CoreId), &(u64, u64))| {
             bytes <= most || !nodes.contains(&place.0)
         };
         progress.disk.iter().all(fits)
-            && (0..self.0.shards).map(ShardId).all(|shard| {
-                let (commit, members) = (checker.committed(shard), checker.configuration(shard));
+            && (0..self.0.shards).map(ShardId).zip(commits).all(|(shard, commit)| {
+                let members = checker.configuration(shard);
                 let has_all = |node: &&NodeId| {
-                    progress.applied.get(&(**node, shard)) == Some(&commit)
+                    progress.applied.get(&(**node, shard)) >= Some(commit)
                         && checker.is_settled(**node, shard)
                 };
                 let mut own = nodes.iter().filter(|node| members.is_member(**node));
