@@ -67,7 +67,8 @@ impl<W: Workload> Driver<W> {
             }
             let load =
                 |at, shard| loads.get(&(at, cluster.hosting(at, shard))).copied().unwrap_or(0);
-            for (shard, at, configuration) in group {
+            // What is joint, and is not left by itself, is left alone by everybody.
+            for (shard, at, configuration) in group.iter().filter(|(.., c)| !c.is_joint()) {
                 let could = |node: NodeId| {
                     let other = cluster.place(node);
                     sound.contains(&other) && cluster.is_settled(other, *shard)
