@@ -9,16 +9,19 @@
 //! A record may go over several chunks; the checksum is of all records. What the records are, the outer machine knows
 //! ([`Records`], [`Parse`]).
 
+pub(crate) mod fields;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod varint;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use self::varint::Taken;
 use crate::snapshot::ChunkSink;
-use crate::{Restore, SnapshotError, SnapshotStream, StateMachine};
+use crate::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 
 const CRC_BYTES: usize = 4;
 
@@ -37,8 +40,8 @@ pub(crate) trait Parse: Default {
     const MAGIC: &'static [u8; 4];
     /// What messages call it.
     const NAME: &'static str;
-    /// What becomes of it.
-    type State;
+    /// What becomes of it; empty by default.
+    type State: Default + PartialEq;
 
     /// Reads one record, all of it or nothing.
     ///
@@ -191,9 +194,26 @@ impl<P: Parse> ImageReader<P> {
     }
 }
 
+/// Gives a payload to an inner machine, with its reply behind what `reply` has. Returns where that begins.
+pub(crate) fn pass(
+    inner: &mut impl StateMachine,
+    entry: Apply<'_>,
+    payload: &Bytes,
+    reply: &mut BytesMut,
+) -> usize {
+    let start = reply.len();
+    // The machine wants an empty buffer; it gets the room behind, so that nothing is copied.
+    let mut own = reply.split_off(start);
+    inner.apply(Apply { payload, ..entry }, &mut own);
+    reply.unsplit(own);
+    start
+}
+
 /// Snapshots of a machine around another one.
 #[derive(Debug)]
 pub(crate) struct Layers<P> {
+    /// Whether snapshots without an image of the outer machine belong to the inner one.
+    takes_bare: bool,
     restoring: Restoring<P>,
     /// Restorations so far; a stream of an earlier count has failed.
     restorations: Rc<Cell<u64>>,
@@ -209,81 +229,73 @@ enum Restoring<P> {
     Inner,
 }
 
-/// What a step of a restoration means for the outer machine.
-pub(crate) enum Restored<S> {
-    /// Its state is obsolete.
-    Begun,
-    /// This is its state.
-    Outer(S),
-    /// Nothing.
-    Inner,
-}
-
-impl<P> Default for Layers<P> {
-    fn default() -> Self {
-        Self { restoring: Restoring::No, restorations: Rc::default() }
-    }
-}
-
 impl<P: Parse> Layers<P> {
-    /// A snapshot of the outer machine, whose records these are, and of the inner one.
-    pub(crate) fn snapshot(
+    /// With `takes_bare`, a snapshot without an image of the outer machine belongs to the inner one, and such are taken
+    /// as long as the outer one has no state: others that know nothing of it can read them.
+    pub(crate) fn new(takes_bare: bool) -> Self {
+        Self { takes_bare, restoring: Restoring::No, restorations: Rc::default() }
+    }
+
+    /// A snapshot of the outer machine, whose state is made of these records, and of the inner one.
+    pub(crate) fn snapshot<R: Records>(
         &self,
-        outer: impl Records,
+        outer: &P::State,
+        records: impl FnOnce(&P::State) -> R,
         inner: &mut impl StateMachine,
     ) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
         let inner = inner.snapshot()?;
-        let outer = Some(ImageWriter::new(outer));
+        if self.takes_bare && *outer == P::State::default() {
+            return Ok(inner);
+        }
+        let outer = Some(ImageWriter::new(records(outer)));
         let restorations = self.restorations.clone();
         let begun_at = restorations.get();
         Ok(Box::new(Stream { outer, inner, restorations, begun_at }))
     }
 
-    /// Takes a step of a restoration. With `takes_bare`, a snapshot without an image of the outer machine belongs
-    /// to the inner one.
+    /// Takes a step of a restoration. `outer` is empty from its beginning on, until its image has come to its end.
     pub(crate) fn restore(
         &mut self,
         part: Restore<'_>,
-        takes_bare: bool,
+        outer: &mut P::State,
         inner: &mut impl StateMachine,
-    ) -> Result<Restored<P::State>, SnapshotError> {
+    ) -> Result<(), SnapshotError> {
         let early = || SnapshotError::Damaged("its chunks come without a beginning".to_owned());
         match part {
             Restore::Begin => {
                 self.restorations.set(self.restorations.get() + 1);
                 self.restoring = Restoring::Begun;
-                inner.restore(part)?;
-                Ok(Restored::Begun)
+                *outer = P::State::default();
+                inner.restore(part)
             }
             Restore::Chunk(chunk) => {
                 if matches!(self.restoring, Restoring::Begun) {
-                    self.restoring = match takes_bare && !chunk.starts_with(P::MAGIC) {
+                    self.restoring = match self.takes_bare && !chunk.starts_with(P::MAGIC) {
                         true => Restoring::Inner,
                         false => Restoring::Outer(Box::default()),
                     };
                 }
                 match &mut self.restoring {
                     Restoring::No | Restoring::Begun => Err(early()),
-                    Restoring::Inner => inner.restore(part).map(|()| Restored::Inner),
+                    Restoring::Inner => inner.restore(part),
                     Restoring::Outer(reader) => {
-                        let Some(state) = reader.chunk(chunk)? else { return Ok(Restored::Inner) };
-                        self.restoring = Restoring::Inner;
-                        Ok(Restored::Outer(state))
+                        if let Some(state) = reader.chunk(chunk)? {
+                            self.restoring = Restoring::Inner;
+                            *outer = state;
+                        }
+                        Ok(())
                     }
                 }
             }
-            Restore::End => {
-                match std::mem::replace(&mut self.restoring, Restoring::No) {
-                    Restoring::Inner => inner.restore(part)?,
-                    // An image of nothing, from before there was an outer machine.
-                    Restoring::Begun if takes_bare => inner.restore(part)?,
-                    Restoring::No => return Err(early()),
-                    Restoring::Begun | Restoring::Outer(_) => {
-                        return Err(P::damaged("the snapshot ends before them"));
-                    }
+            Restore::End => match std::mem::replace(&mut self.restoring, Restoring::No) {
+                Restoring::Inner => inner.restore(part),
+                // An image of nothing, from before there was an outer machine.
+                Restoring::Begun if self.takes_bare => inner.restore(part),
+                Restoring::No => Err(early()),
+                Restoring::Begun | Restoring::Outer(_) => {
+                    Err(P::damaged("the snapshot ends before them"))
                 }
-                Ok(Restored::Inner)
-            }
+            },
         }
     }
 }

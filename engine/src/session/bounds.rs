@@ -2,7 +2,8 @@
 
 use bytes::BufMut;
 
-use crate::layer::varint::{self, Taken};
+use crate::layer::fields::{Malformed, number};
+use crate::layer::varint;
 use crate::limits::{
     SESSION_IDLE_TIMEOUT_MS, SESSION_REPLIES_BYTES, SESSION_REPLY_BYTES, SESSION_REPLY_BYTES_MAX,
     SESSION_SLOTS_MAX, SESSION_WINDOW, SESSION_WINDOW_MAX, SESSIONS, SESSIONS_MAX,
@@ -76,12 +77,9 @@ impl SessionLimits {
         fields.into_iter().for_each(|field| varint::put(out, field));
     }
 
-    /// Reads limits, sensible or not. The other answers are those of a number.
-    pub(super) fn take(bytes: &mut &[u8]) -> Result<Self, Taken> {
-        let mut field = || match varint::take(bytes) {
-            Taken::Number(number) => Ok(number),
-            other => Err(other),
-        };
+    /// Reads limits, sensible or not.
+    pub(super) fn take(bytes: &mut &[u8]) -> Result<Self, Malformed> {
+        let mut field = || number(bytes);
         Ok(Self {
             sessions: field()?,
             window: field()?,

@@ -25,11 +25,12 @@
 //! follows them, ids are at least 1, and limits make sense.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use thiserror::Error;
 
 use super::bounds::SessionLimits;
 use super::{RequestId, SessionId};
-use crate::layer::varint::{self, Taken};
+pub use crate::layer::fields::Malformed;
+use crate::layer::fields::{self, ended, head, number, positive};
+use crate::layer::varint;
 
 /// The version, in the high half of the first byte.
 const VERSION: u8 = 0xe0;
@@ -59,11 +60,6 @@ mod status {
 
 /// The first byte of the reply to an entry whose payload the machine is given: its own reply follows.
 pub(super) const APPLIED_BYTE: u8 = VERSION | status::APPLIED;
-
-/// Bytes that are no entry or reply of sessions.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("malformed: {0}")]
-pub struct Malformed(pub &'static str);
 
 /// One entry of the log, as [`Sessions`](super::Sessions) takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +104,7 @@ impl Entry {
     /// Whether some bytes claim to be an entry of sessions, of whatever version.
     #[must_use]
     pub(super) fn is_one(bytes: &[u8]) -> bool {
-        bytes.first().is_some_and(|byte| byte & 0xf0 == VERSION)
+        fields::is_of(VERSION, bytes)
     }
 
     /// The bytes to propose.
@@ -152,7 +148,7 @@ impl Entry {
     /// [`Malformed`] for all bytes that [`Entry::encode`] does not give.
     pub fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut rest = &bytes[..];
-        let kind = split_head(&mut rest, "no entry of sessions")?;
+        let kind = head(VERSION, &mut rest, "no entry of sessions")?;
         let entry = match kind {
             kind::PLAIN => return Ok(Self::Plain(bytes.slice(1..))),
             kind::OPEN => Self::Open,
@@ -173,7 +169,7 @@ impl Entry {
             kind::CLOSE => Self::Close { session: SessionId(positive(&mut rest)?) },
             kind::TICK => Self::Tick { now_ms: number(&mut rest)? },
             kind::CONFIGURE => {
-                let limits = SessionLimits::take(&mut rest).map_err(malformed_number)?;
+                let limits = SessionLimits::take(&mut rest)?;
                 if limits.flaw().is_some() {
                     return Err(Malformed("these limits make no sense"));
                 }
@@ -265,13 +261,13 @@ impl SessionReply {
     /// [`Malformed`] if it is none.
     pub fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut rest = &bytes[..];
-        let reply = match split_head(&mut rest, "no reply of sessions")? {
+        let reply = match head(VERSION, &mut rest, "no reply of sessions")? {
             status::APPLIED => return Ok(Self::Applied(bytes.slice(1..))),
             status::DUPLICATE => return Ok(Self::Duplicate(bytes.slice(1..))),
             status::REPLY_GONE => Self::ReplyGone,
             status::OPENED => Self::Opened {
                 session: SessionId(positive(&mut rest)?),
-                limits: SessionLimits::take(&mut rest).map_err(malformed_number)?,
+                limits: SessionLimits::take(&mut rest)?,
             },
             status::DONE => Self::Done,
             status::UNKNOWN_SESSION => Self::UnknownSession,
@@ -283,44 +279,6 @@ impl SessionReply {
         };
         ended(rest)?;
         Ok(reply)
-    }
-}
-
-fn split_head(rest: &mut &[u8], otherwise: &'static str) -> Result<u8, Malformed> {
-    match rest.split_first() {
-        Some((byte, behind)) if byte & 0xf0 == VERSION => {
-            *rest = behind;
-            Ok(byte & 0x0f)
-        }
-        _ => Err(Malformed(otherwise)),
-    }
-}
-
-fn malformed_number(taken: Taken) -> Malformed {
-    Malformed(match taken {
-        Taken::CutOff => "a field is cut off",
-        _ => "a number is not in its shortest form",
-    })
-}
-
-fn number(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    match varint::take(rest) {
-        Taken::Number(number) => Ok(number),
-        other => Err(malformed_number(other)),
-    }
-}
-
-fn positive(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    match number(rest)? {
-        0 => Err(Malformed("an id is 0")),
-        number => Ok(number),
-    }
-}
-
-fn ended(rest: &[u8]) -> Result<(), Malformed> {
-    match rest.is_empty() {
-        true => Ok(()),
-        false => Err(Malformed("something follows its end")),
     }
 }
 

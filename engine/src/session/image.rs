@@ -211,12 +211,11 @@ impl Parse for SessionParse {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use coracle_wal::AlignedBuf;
-
     use super::*;
-    use crate::layer::{ImageReader, ImageWriter};
+    use crate::layer::testing::{
+        assert_changes_are_noticed, assert_comes_back, chunks, chunks_with, read,
+    };
     use crate::session::table::Admission;
-    use crate::snapshot::ChunkSink;
 
     fn table() -> Table {
         let mut table = Table::default();
@@ -238,56 +237,21 @@ mod tests {
         table
     }
 
-    fn chunks(table: &Table, target: usize) -> Vec<Vec<u8>> {
-        let mut writer = ImageWriter::new(SessionRecords::new(table));
-        let mut buf = AlignedBuf::zeroed(4096);
-        let mut chunks = Vec::new();
-        loop {
-            let mut chunk = ChunkSink::with_target(&mut buf, target);
-            let more = writer.fill(&mut chunk).unwrap();
-            chunks.push(chunk.bytes().to_vec());
-            if !more {
-                return chunks;
-            }
-        }
-    }
-
-    fn read(chunks: &[Vec<u8>]) -> Result<Option<Table>, SnapshotError> {
-        let mut reader = ImageReader::<SessionParse>::default();
-        let mut table = None;
-        for chunk in chunks {
-            assert!(table.is_none(), "it had ended");
-            table = reader.chunk(chunk)?;
-        }
-        Ok(table)
-    }
-
     #[test]
     fn tables_come_back_from_chunks_of_any_size() {
-        let table = table();
-        let whole = chunks(&table, 4096);
-        assert_eq!(whole.len(), 1);
-        for target in [1, 2, 7, 50, 4096] {
-            let cut = chunks(&table, target);
-            assert_eq!(cut.concat(), whole[0]);
-            let back = read(&cut).unwrap().unwrap();
-            back.assert_whole();
-            assert_eq!(back, table);
-        }
-        assert_eq!(read(&chunks(&Table::default(), 9)).unwrap(), Some(Table::default()));
+        assert_comes_back::<SessionParse, _>(&table(), SessionRecords::new);
+        assert_comes_back::<SessionParse, _>(&Table::default(), SessionRecords::new);
+        let back = read::<SessionParse>(&chunks(SessionRecords::new(&table()), 7));
+        back.unwrap().unwrap().assert_whole();
     }
 
     #[test]
     fn a_writer_shows_what_was_when_it_was_made() {
         let mut table = table();
-        let whole = chunks(&table, 4096).concat();
-        let mut writer = ImageWriter::new(SessionRecords::new(&table));
-        let mut buf = AlignedBuf::zeroed(4096);
-        let (mut written, mut index) = (Vec::new(), 100);
-        loop {
-            let mut chunk = ChunkSink::with_target(&mut buf, 20);
-            let more = writer.fill(&mut chunk).unwrap();
-            written.extend_from_slice(chunk.bytes());
+        let whole = chunks(SessionRecords::new(&table), 4096).concat();
+        let records = SessionRecords::new(&table);
+        let mut index = 100;
+        let written = chunks_with(records, 20, || {
             index += 1;
             let id = table.open(LogIndex(index));
             table.applied(id, RequestId(1), b"new");
@@ -295,26 +259,13 @@ mod tests {
             index += 1;
             table.keep_alive(LogIndex(index), SessionId(9), RequestId(2));
             table.tick(index * 1000);
-            if !more {
-                break;
-            }
-        }
-        assert_eq!(written, whole);
+        });
+        assert_eq!(written.concat(), whole);
     }
 
     #[test]
     fn whatever_is_changed_in_an_image_is_noticed() {
-        let image = chunks(&table(), 4096).concat();
-        for cut in 0..image.len() {
-            let cut = read(&[image[..cut].to_vec()]);
-            assert!(matches!(cut, Ok(None) | Err(SnapshotError::Damaged(_))), "{cut:?}");
-        }
-        for at in 0..image.len() {
-            let mut wrong = image.clone();
-            wrong[at] ^= 0x11;
-            let found = read(&[wrong]);
-            assert!(matches!(found, Ok(None) | Err(SnapshotError::Damaged(_))), "{at}: {found:?}");
-        }
-        assert!(read(&[[&image[..], b"x"].concat()]).is_err());
+        let image = chunks(SessionRecords::new(&table()), 4096).concat();
+        assert_changes_are_noticed::<SessionParse>(&image);
     }
 }

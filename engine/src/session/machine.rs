@@ -7,7 +7,7 @@ use super::codec::{APPLIED_BYTE, Entry, SessionReply};
 use super::image::{SessionParse, SessionRecords};
 use super::table::{Admission, Table};
 use crate::hook::{HookCall, HookTimes, LeaderHook};
-use crate::layer::{Layers, Restored};
+use crate::layer::{Layers, pass};
 use crate::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 
 /// Gives a state machine client sessions; see the [module](super).
@@ -27,7 +27,7 @@ impl<M: StateMachine> Sessions<M> {
     /// Sessions around `machine`, which must be empty. Every entry of the shard must be an [`Entry`], from the
     /// first one on: others are refused as malformed.
     pub fn new(machine: M) -> Self {
-        Self { machine, table: Table::default(), takes_bare: false, layers: Layers::default() }
+        Self::around(machine, false)
     }
 
     /// Sessions around a machine that has been used without them. Payloads and snapshots which are not of
@@ -36,7 +36,12 @@ impl<M: StateMachine> Sessions<M> {
     /// The machine's own payloads must not begin with a byte from `0xE0` to `0xEF`, and its snapshots not
     /// with `CSE1`. All nodes must have it before the first entry of sessions is proposed.
     pub fn over_old_log(machine: M) -> Self {
-        Self { takes_bare: true, ..Self::new(machine) }
+        Self::around(machine, true)
+    }
+
+    fn around(machine: M, takes_bare: bool) -> Self {
+        let (table, layers) = (Table::default(), Layers::new(takes_bare));
+        Self { machine, table, takes_bare, layers }
     }
 
     /// The machine inside.
@@ -54,16 +59,6 @@ impl<M: StateMachine> Sessions<M> {
         self.table.len()
     }
 
-    /// Gives a payload to the machine, with its reply behind what `reply` has. Returns where that begins.
-    fn pass(&mut self, entry: Apply<'_>, payload: &Bytes, reply: &mut BytesMut) -> usize {
-        let start = reply.len();
-        // The machine wants an empty buffer; it gets the room behind, so that nothing is copied.
-        let mut own = reply.split_off(start);
-        self.machine.apply(Apply { payload, ..entry }, &mut own);
-        reply.unsplit(own);
-        start
-    }
-
     fn apply_entry(&mut self, entry: Apply<'_>, decoded: Entry, reply: &mut BytesMut) {
         let index = entry.index;
         let done_if = |done: bool| match done {
@@ -73,14 +68,14 @@ impl<M: StateMachine> Sessions<M> {
         let answer = match decoded {
             Entry::Plain(payload) => {
                 reply.put_u8(APPLIED_BYTE);
-                self.pass(entry, &payload, reply);
+                pass(&mut self.machine, entry, &payload, reply);
                 return;
             }
             Entry::Request { session, request, first, payload } => {
                 match self.table.admit(index, session, request, first) {
                     Admission::Apply => {
                         reply.put_u8(APPLIED_BYTE);
-                        let start = self.pass(entry, &payload, reply);
+                        let start = pass(&mut self.machine, entry, &payload, reply);
                         self.table.applied(session, request, &reply[start..]);
                         return;
                     }
@@ -134,20 +129,11 @@ impl<M: StateMachine> StateMachine for Sessions<M> {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
-        if self.takes_bare && self.table == Table::default() {
-            // As it was before there were sessions.
-            return self.machine.snapshot();
-        }
-        self.layers.snapshot(SessionRecords::new(&self.table), &mut self.machine)
+        self.layers.snapshot(&self.table, SessionRecords::new, &mut self.machine)
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
-        match self.layers.restore(part, self.takes_bare, &mut self.machine)? {
-            Restored::Begun => self.table = Table::default(),
-            Restored::Outer(table) => self.table = table,
-            Restored::Inner => {}
-        }
-        Ok(())
+        self.layers.restore(part, &mut self.table, &mut self.machine)
     }
 
     fn hook(&self) -> Option<&dyn LeaderHook> {

@@ -2,7 +2,8 @@
 
 use bytes::BufMut;
 
-use crate::layer::varint::{self, Taken};
+use crate::layer::fields::{Malformed, number};
+use crate::layer::varint;
 use crate::limits::{
     TIMER_PAYLOAD_BYTES, TIMER_PAYLOAD_BYTES_MAX, TIMERS, TIMERS_BYTES, TIMERS_BYTES_MAX,
     TIMERS_MAX,
@@ -43,12 +44,9 @@ impl TimerLimits {
         [timers, payload_bytes, bytes].into_iter().for_each(|field| varint::put(out, field));
     }
 
-    /// Reads limits, sensible or not. The other answers are those of a number.
-    pub(super) fn take(bytes: &mut &[u8]) -> Result<Self, Taken> {
-        let mut field = || match varint::take(bytes) {
-            Taken::Number(number) => Ok(number),
-            other => Err(other),
-        };
+    /// Reads limits, sensible or not.
+    pub(super) fn take(bytes: &mut &[u8]) -> Result<Self, Malformed> {
+        let mut field = || number(bytes);
         Ok(Self { timers: field()?, payload_bytes: field()?, bytes: field()? })
     }
 }

@@ -22,11 +22,12 @@
 //! follows them, ids are at least 1, and limits make sense.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use thiserror::Error;
 
 use super::TimerId;
 use super::bounds::TimerLimits;
-use crate::layer::varint::{self, Taken, VARINT_BYTES_MAX};
+pub use crate::layer::fields::Malformed;
+use crate::layer::fields::{self, ended, head, number, positive};
+use crate::layer::varint::{self, VARINT_BYTES_MAX};
 
 /// The version, in the high half of the first byte.
 const VERSION: u8 = 0xd0;
@@ -56,11 +57,6 @@ pub(super) const APPLIED_BYTE: u8 = VERSION | status::APPLIED;
 
 /// The same for a timer that fired.
 pub(super) const FIRED_BYTE: u8 = VERSION | status::FIRED;
-
-/// Bytes that are no entry or reply of timers.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("malformed: {0}")]
-pub struct Malformed(pub &'static str);
 
 /// One entry of the log, as [`Timers`](super::Timers) takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +90,7 @@ impl Entry {
     /// Whether some bytes claim to be an entry of timers, of whatever version.
     #[must_use]
     pub(super) fn is_one(bytes: &[u8]) -> bool {
-        bytes.first().is_some_and(|byte| byte & 0xf0 == VERSION)
+        fields::is_of(VERSION, bytes)
     }
 
     /// The bytes to propose.
@@ -136,7 +132,7 @@ impl Entry {
     /// [`Malformed`] for all bytes that [`Entry::encode`] does not give.
     pub fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut rest = &bytes[..];
-        let kind = split_head(&mut rest, "no entry of timers")?;
+        let kind = head(VERSION, &mut rest, "no entry of timers")?;
         let entry = match kind {
             kind::PLAIN => return Ok(Self::Plain(bytes.slice(1..))),
             kind::SET => {
@@ -144,10 +140,12 @@ impl Entry {
                 let payload = bytes.slice(bytes.len() - rest.len()..);
                 return Ok(Self::Set { at_ms, payload });
             }
-            kind::CANCEL => Self::Cancel { timer: timer(&mut rest)? },
-            kind::FIRE => Self::Fire { timer: timer(&mut rest)?, now_ms: number(&mut rest)? },
+            kind::CANCEL => Self::Cancel { timer: TimerId(positive(&mut rest)?) },
+            kind::FIRE => {
+                Self::Fire { timer: TimerId(positive(&mut rest)?), now_ms: number(&mut rest)? }
+            }
             kind::CONFIGURE => {
-                let limits = TimerLimits::take(&mut rest).map_err(malformed_number)?;
+                let limits = TimerLimits::take(&mut rest)?;
                 if limits.flaw().is_some() {
                     return Err(Malformed("these limits make no sense"));
                 }
@@ -211,10 +209,10 @@ impl TimerReply {
     /// [`Malformed`] if it is none.
     pub fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut rest = &bytes[..];
-        let reply = match split_head(&mut rest, "no reply of timers")? {
+        let reply = match head(VERSION, &mut rest, "no reply of timers")? {
             status::APPLIED => return Ok(Self::Applied(bytes.slice(1..))),
             status::FIRED => return Ok(Self::Fired(bytes.slice(1..))),
-            status::SET => Self::Set(timer(&mut rest)?),
+            status::SET => Self::Set(TimerId(positive(&mut rest)?)),
             status::DONE => Self::Done,
             status::UNKNOWN_TIMER => Self::UnknownTimer,
             status::NOT_DUE => Self::NotDue,
@@ -225,44 +223,6 @@ impl TimerReply {
         };
         ended(rest)?;
         Ok(reply)
-    }
-}
-
-fn split_head(rest: &mut &[u8], otherwise: &'static str) -> Result<u8, Malformed> {
-    match rest.split_first() {
-        Some((byte, behind)) if byte & 0xf0 == VERSION => {
-            *rest = behind;
-            Ok(byte & 0x0f)
-        }
-        _ => Err(Malformed(otherwise)),
-    }
-}
-
-fn malformed_number(taken: Taken) -> Malformed {
-    Malformed(match taken {
-        Taken::CutOff => "a field is cut off",
-        _ => "a number is not in its shortest form",
-    })
-}
-
-fn number(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    match varint::take(rest) {
-        Taken::Number(number) => Ok(number),
-        other => Err(malformed_number(other)),
-    }
-}
-
-fn timer(rest: &mut &[u8]) -> Result<TimerId, Malformed> {
-    match number(rest)? {
-        0 => Err(Malformed("an id is 0")),
-        number => Ok(TimerId(number)),
-    }
-}
-
-fn ended(rest: &[u8]) -> Result<(), Malformed> {
-    match rest.is_empty() {
-        true => Ok(()),
-        false => Err(Malformed("something follows its end")),
     }
 }
 

@@ -118,11 +118,8 @@ impl Parse for TimerParse {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use coracle_wal::AlignedBuf;
-
     use super::*;
-    use crate::layer::{ImageReader, ImageWriter};
-    use crate::snapshot::ChunkSink;
+    use crate::layer::testing::{assert_changes_are_noticed, assert_comes_back, chunks, read};
 
     fn table() -> Table {
         let mut table = Table::default();
@@ -133,37 +130,13 @@ mod tests {
         table
     }
 
-    fn chunks(table: &Table, target: usize) -> Vec<Vec<u8>> {
-        let mut writer = ImageWriter::new(TimerRecords::new(table));
-        let mut buf = AlignedBuf::zeroed(4096);
-        let mut chunks = Vec::new();
-        loop {
-            let mut chunk = ChunkSink::with_target(&mut buf, target);
-            let more = writer.fill(&mut chunk).unwrap();
-            chunks.push(chunk.bytes().to_vec());
-            if !more {
-                return chunks;
-            }
-        }
-    }
-
-    fn read(chunks: &[Vec<u8>]) -> Result<Option<Table>, SnapshotError> {
-        let mut reader = ImageReader::<TimerParse>::default();
-        let mut table = None;
-        for chunk in chunks {
-            assert!(table.is_none(), "it had ended");
-            table = reader.chunk(chunk)?;
-        }
-        Ok(table)
-    }
-
     #[test]
     fn an_image_is_these_bytes() {
         let mut table = Table::restored(TimerLimits { timers: 5, payload_bytes: 6, bytes: 777 });
         assert_eq!(table.set(TimerId(300), 129, b"ab"), Ok(()));
         table.configure(TimerLimits { timers: 1, payload_bytes: 2, bytes: 3 });
         table.insert(TimerId(301), Timer { at_ms: 0, payload: Bytes::new() });
-        let image = chunks(&table, 4096).concat();
+        let image = chunks(TimerRecords::new(&table), 4096).concat();
         let (records, crc) = image.split_last_chunk::<4>().unwrap();
         assert_eq!(records, b"CTI1\x01\x02\x03\x02\xac\x02\x81\x01\x02ab\x01\x00\x00");
         assert_eq!(*crc, crc32fast::hash(records).to_le_bytes());
@@ -171,32 +144,15 @@ mod tests {
 
     #[test]
     fn tables_come_back_from_chunks_of_any_size() {
-        let table = table();
-        let whole = chunks(&table, 4096);
-        assert_eq!(whole.len(), 1);
-        for target in [1, 2, 7, 50, 4096] {
-            let cut = chunks(&table, target);
-            assert_eq!(cut.concat(), whole[0]);
-            let back = read(&cut).unwrap().unwrap();
-            back.assert_whole();
-            assert_eq!(back, table);
-        }
-        assert_eq!(read(&chunks(&Table::default(), 9)).unwrap(), Some(Table::default()));
+        assert_comes_back::<TimerParse, _>(&table(), TimerRecords::new);
+        assert_comes_back::<TimerParse, _>(&Table::default(), TimerRecords::new);
+        let back = read::<TimerParse>(&chunks(TimerRecords::new(&table()), 7));
+        back.unwrap().unwrap().assert_whole();
     }
 
     #[test]
     fn whatever_is_changed_in_an_image_is_noticed() {
-        let image = chunks(&table(), 4096).concat();
-        for cut in 0..image.len() {
-            let cut = read(&[image[..cut].to_vec()]);
-            assert!(matches!(cut, Ok(None) | Err(SnapshotError::Damaged(_))), "{cut:?}");
-        }
-        for at in 0..image.len() {
-            let mut wrong = image.clone();
-            wrong[at] ^= 0x11;
-            let found = read(&[wrong]);
-            assert!(matches!(found, Ok(None) | Err(SnapshotError::Damaged(_))), "{at}: {found:?}");
-        }
-        assert!(read(&[[&image[..], b"x"].concat()]).is_err());
+        let image = chunks(TimerRecords::new(&table()), 4096).concat();
+        assert_changes_are_noticed::<TimerParse>(&image);
     }
 }

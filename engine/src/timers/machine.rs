@@ -7,7 +7,7 @@ use super::image::{TimerParse, TimerRecords};
 use super::table::{Refused, Table, Unfired};
 use super::{TimerId, TimerLimits};
 use crate::hook::{HookCall, HookTimes, LeaderHook};
-use crate::layer::{Layers, Restored};
+use crate::layer::{Layers, pass};
 use crate::limits::TIMERS_FIRED_PER_CALL;
 use crate::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 
@@ -27,7 +27,7 @@ impl<M: StateMachine> Timers<M> {
     /// Timers around `machine`, which must be empty. Every entry of the shard must be an [`Entry`], from the first
     /// one on: others are refused as malformed.
     pub fn new(machine: M) -> Self {
-        Self { machine, table: Table::default(), takes_bare: false, layers: Layers::default() }
+        Self::around(machine, false)
     }
 
     /// Timers around a machine that has been used without them. Payloads and snapshots which are not of timers go
@@ -36,7 +36,12 @@ impl<M: StateMachine> Timers<M> {
     /// The machine's own payloads must not begin with a byte from `0xD0` to `0xDF`, and its snapshots not with
     /// `CTI1`. All nodes must have it before the first timer is set.
     pub fn over_old_log(machine: M) -> Self {
-        Self { takes_bare: true, ..Self::new(machine) }
+        Self::around(machine, true)
+    }
+
+    fn around(machine: M, takes_bare: bool) -> Self {
+        let (table, layers) = (Table::default(), Layers::new(takes_bare));
+        Self { machine, table, takes_bare, layers }
     }
 
     /// The machine inside.
@@ -54,19 +59,12 @@ impl<M: StateMachine> Timers<M> {
         self.table.len()
     }
 
-    /// Gives a payload to the machine, with its reply behind what `reply` has.
-    fn pass(&mut self, entry: Apply<'_>, payload: &Bytes, reply: &mut BytesMut) {
-        // The machine wants an empty buffer; it gets the room behind, so that nothing is copied.
-        let mut own = reply.split_off(reply.len());
-        self.machine.apply(Apply { payload, ..entry }, &mut own);
-        reply.unsplit(own);
-    }
-
     fn apply_entry(&mut self, entry: Apply<'_>, decoded: Entry, reply: &mut BytesMut) {
         let answer = match decoded {
             Entry::Plain(payload) => {
                 reply.put_u8(APPLIED_BYTE);
-                return self.pass(entry, &payload, reply);
+                pass(&mut self.machine, entry, &payload, reply);
+                return;
             }
             Entry::Set { at_ms, payload } => {
                 let timer = TimerId(entry.index.0);
@@ -86,7 +84,8 @@ impl<M: StateMachine> Timers<M> {
                 Ok(payload) => {
                     sometimes!(timer_fired);
                     reply.put_u8(FIRED_BYTE);
-                    return self.pass(entry, &payload, reply);
+                    pass(&mut self.machine, entry, &payload, reply);
+                    return;
                 }
                 Err(Unfired::Unknown) => {
                     sometimes!(timer_gone);
@@ -125,16 +124,11 @@ impl<M: StateMachine> StateMachine for Timers<M> {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotStream>, SnapshotError> {
-        self.layers.snapshot(TimerRecords::new(&self.table), &mut self.machine)
+        self.layers.snapshot(&self.table, TimerRecords::new, &mut self.machine)
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), SnapshotError> {
-        match self.layers.restore(part, self.takes_bare, &mut self.machine)? {
-            Restored::Begun => self.table = Table::default(),
-            Restored::Outer(table) => self.table = table,
-            Restored::Inner => {}
-        }
-        Ok(())
+        self.layers.restore(part, &mut self.table, &mut self.machine)
     }
 
     fn hook(&self) -> Option<&dyn LeaderHook> {

@@ -305,6 +305,7 @@ fn an_old_log_goes_to_the_machine_as_it_is() {
     let old = image(&mut Journal { entries: b"old".to_vec(), ..Journal::default() });
     restore_chunks(&mut machine, &old).unwrap();
     assert_eq!(machine.machine().entries, b"old");
+    assert_eq!(image(&mut machine), old, "nodes without timers can read it, too");
     assert_eq!(machine.call(HookCall { interval: true, ..call(5) }), [Bytes::from_static(b"hook")]);
     let set = Entry::Set { at_ms: 9, payload: Bytes::new() }.encode();
     assert_eq!(TimerReply::decode(&apply(&mut machine, 2, &set)), Ok(TimerReply::Set(TimerId(2))));
