@@ -2,6 +2,7 @@
 
 mod commands;
 mod config;
+mod echo;
 mod frames;
 mod hello;
 mod kv_payload;
