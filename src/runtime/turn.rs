@@ -7,7 +7,7 @@
 //!
 //! * A task that goes on and on gives way through [`Turns::give_way`], which sees to it that I/O is
 //!   collected every 200 us.
-//! * A heartbeat wakes each core every 20 ms, so that the flaw, when it strikes, costs no more. It may strike
+//! * A heartbeat wakes each core every 40 ms, so that the flaw, when it strikes, costs no more. It may strike
 //!   when the heartbeat itself is what should have run; then no timer is left, and a core whose other
 //!   tasks wait for nothing slept for ever. So later timers are kept beside the next beat: one of them is
 //!   still to come unless the thread had lost its CPU for as long as that.
@@ -22,8 +22,8 @@ use glommio::timer::Timer;
 /// The executor's own preemption interval. Its flaw strikes when the thread loses its CPU for longer
 /// than this within a few microseconds; time slices of the kernel are shorter.
 pub(super) const PREEMPT: Duration = Duration::from_millis(10);
-/// Bounds what the flaw costs. 50 wake-ups a second are 0.1 % of a CPU.
-const HEARTBEAT: Duration = Duration::from_millis(20);
+/// Bounds what the flaw costs. Each wake-up takes some 100 us.
+const HEARTBEAT: Duration = Duration::from_millis(40);
 /// Timers beside the next beat, renewed at each. The longest is for a process that was stopped for a while.
 const GUARDS: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(60)];
