@@ -36,9 +36,9 @@ pub const POSITION_MAX: u64 = 1 << 62;
 /// Most spare segments: more only hold disk space.
 pub const SPARES_MAX: usize = 16;
 
-/// Trimmed segments that are kept for reuse, for each spare segment wanted; the others are removed. Trims
-/// come in bursts, and a kept segment saves filling a new one.
-pub const RETIRED_PER_SPARE: usize = 2;
+/// Trimmed segments that are kept for reuse in any case, for each segment that is to be prepared ahead
+/// ([`Options::spares`](crate::Options::spares)).
+pub const SPARES_KEPT_PER_READY: usize = 2;
 
 /// End of every segment that batches with records leave free, so that a mark always finds room: a
 /// mark is what allows trimmed segments to be reused when the disk is full.

@@ -88,6 +88,8 @@ declare_probes! {
     budget_used_up,
     /// A spare was removed because the log was over its budget.
     spare_over_budget,
+    /// A spare was removed because the owner does without it.
+    spare_given_back,
     /// A segment was made beyond the budget, for a mark.
     budget_exceeded_for_mark,
     /// A mark was written before batches that waited for their segment.

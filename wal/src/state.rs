@@ -79,6 +79,8 @@ pub(crate) struct State<F> {
     /// End of the last segment that is no longer there.
     gone: Lsn,
     spares: Vec<String>,
+    /// Of those, so many are to be removed.
+    surplus: usize,
     appended: Lsn,
     pub(crate) durable: Lsn,
     trimmed: Lsn,
@@ -116,6 +118,7 @@ impl<F: Clone> State<F> {
             gone: start.live.front().map_or(Lsn(0), |live| live.start),
             live: start.live,
             spares: start.spares,
+            surplus: 0,
             appended: end,
             durable: end,
             trimmed: start.trimmed,

@@ -169,6 +169,13 @@ impl<D: Disk> Wal<D> {
         self.state.borrow_mut().set_log_bytes_max(bytes);
     }
 
+    /// Removes up to `most` spares, one after the other, when nothing else is to be done: segments that were given up,
+    /// beyond the few that are always kept. For the owner's tick, for until then they keep the disk space that they had. To
+    /// remove one may keep the disk from other writes for a while, where the file system discards what it frees.
+    pub fn give_back_spares(&self, most: usize) {
+        self.state.borrow_mut().give_back_spares(most);
+    }
+
     /// Gives up all records whose position is below `before`. Segments that hold nothing else are reused;
     /// a record that shares a segment with one that is kept is found again by recovery.
     pub fn trim(&self, before: Lsn) {

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Rig, SEGMENT_BYTES, options, segments};
+use coracle_wal::limits::SPARES_KEPT_PER_READY;
 use coracle_wal::mem::{Fate, MemDisk, Operation, run_to_end};
 use coracle_wal::{AppendError, Disk, Lsn, OpenError, Options};
 
@@ -144,6 +145,39 @@ fn a_budget_that_shrinks_while_the_log_runs_takes_the_spares() {
     rig.driver.pump();
     let (many, _) = fill(&mut rig);
     assert!(few > 0 && many > 2 * few, "{few}, then {many}");
+}
+
+#[test]
+fn spares_stay_until_the_owner_does_without_them_and_a_few_for_ever() {
+    let disk = MemDisk::new();
+    let mut rig = Rig::open(&disk).unwrap();
+    for number in 0..200 {
+        rig.commit(&payload(number));
+    }
+    let before = rig.wal.disk_bytes();
+    rig.wal.trim(rig.wal.durable());
+    rig.driver.pump();
+    assert_eq!(rig.wal.disk_bytes(), before, "nothing is removed");
+    let spares = rig.wal.stats().spares;
+    assert!(spares > 10, "{spares}");
+    rig.wal.give_back_spares(1);
+    rig.driver.pump();
+    assert_eq!(rig.wal.stats().spares, spares - 1);
+    rig.driver.pump();
+    assert_eq!(rig.wal.stats().spares, spares - 1, "what was asked for, once");
+
+    // They are taken first when the log grows.
+    let filled = rig.wal.stats().segments_filled;
+    for number in 0..60 {
+        rig.commit(&payload(number));
+    }
+    assert_eq!(rig.wal.stats().segments_filled, filled);
+    rig.wal.trim(rig.wal.durable());
+    rig.driver.pump();
+    rig.wal.give_back_spares(usize::MAX);
+    rig.driver.pump();
+    assert_eq!(rig.wal.stats().spares, (options().spares * SPARES_KEPT_PER_READY) as u64);
+    assert_eq!(disk.used(), rig.wal.disk_bytes());
 }
 
 /// Spares of the size before were taken for segments of the new size, whose header then spoke of more

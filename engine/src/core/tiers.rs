@@ -22,6 +22,7 @@ use crate::raft::{self, Fetch};
 use crate::snapshot::{Manifest, Pin, SnapshotId, SnapshotStore, WriteError};
 use crate::transfer::budget::TransferBudget;
 use crate::transfer::cancel::Cancel;
+use crate::transfer::pull::PullError;
 use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, Term};
 
 /// What a core needs to handle its tiers.
@@ -417,6 +418,7 @@ impl<E: Env> Core<E> {
             Err(TakeError::Store(WriteError::NoRoom { .. })) => {
                 sometimes!(snapshot_no_room);
                 tracing::warn!(%shard, "no room for a snapshot; the log stays as it is");
+                self.storage.wal().give_back_spares(usize::MAX);
             }
             Err(error) => tracing::warn!(%shard, "no snapshot was taken: {error}"),
         }
@@ -562,6 +564,9 @@ impl<E: Env> Core<E> {
                 self.tiers.installing.end(id.shard);
                 if let Err(error) = result {
                     tracing::warn!(shard = %id.shard, "a snapshot was not taken over: {error}");
+                    if matches!(error, PullError::Store(WriteError::NoRoom { .. })) {
+                        self.storage.wal().give_back_spares(usize::MAX);
+                    }
                 }
                 return;
             }

@@ -14,7 +14,9 @@ use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
-use crate::limits::{REWRITE_READ_BYTES, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE};
+use crate::limits::{
+    REWRITE_READ_BYTES, SPARE_REMOVAL_PAUSE, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE,
+};
 use crate::raft::{Base, Entry, Standing};
 use crate::tier::{
     Action, Budget, Compactor, Pin, Pressure, Segment, ShardState, ShardStates, Situation,
@@ -36,6 +38,8 @@ pub(super) struct Upkeep {
     again: bool,
     /// When the newest snapshot of a shard became durable, or was found, in milliseconds since 1970.
     saved_ms: BTreeMap<ShardId, u64>,
+    /// When the next spare segment may be removed.
+    spare_goes_at: Duration,
 }
 
 impl Upkeep {
@@ -48,6 +52,7 @@ impl Upkeep {
             rewriting: VecDeque::new(),
             again: false,
             saved_ms: BTreeMap::new(),
+            spare_goes_at: Duration::ZERO,
         }
     }
 
@@ -94,6 +99,10 @@ impl<E: Env> Core<E> {
         let snapshots = self.tiers.store.disk_bytes();
         let left = self.config.tiers.disk_bytes_max.saturating_sub(snapshots);
         self.storage.wal().set_log_bytes_max(left);
+        if now >= self.upkeep.spare_goes_at {
+            self.upkeep.spare_goes_at = now.saturating_add(SPARE_REMOVAL_PAUSE);
+            self.storage.wal().give_back_spares(1);
+        }
         let shards = self.shard_states(now);
         let segments: Vec<Segment> = self
             .storage

@@ -5,11 +5,16 @@
 //! what the current segment and the prepared ones have room for, keeps a reserve for what its owner cannot
 //! do without, and goes on when a trim has given a segment back. A segment is promised (positions in it are
 //! given out before its file is there) only if the budget has room for it.
+//!
+//! A **spare** is a segment that was given up, and becomes one again: then it need not be filled, which is as much to
+//! write as what it will hold. Within the budget every segment that is given up becomes one. A few of them are always
+//! kept; when the others go the owner says, for it has a clock: trims come in bursts, a file system that discards
+//! what it frees keeps the disk busy for longer than a write may take, and until then the log may want them back.
 
 use super::State;
 use crate::AlignedBuf;
 use crate::format::SegmentId;
-use crate::limits::{BUDGET_SEGMENTS_MIN, RETIRED_PER_SPARE, ROOM_RESERVE_BYTES};
+use crate::limits::{BUDGET_SEGMENTS_MIN, ROOM_RESERVE_BYTES, SPARES_KEPT_PER_READY};
 
 /// Background work for the driver.
 #[derive(Debug)]
@@ -51,12 +56,8 @@ impl<F: Clone> State<F> {
             return Some(Task::Archive { sequence });
         }
         let reusable = self.live.front()?.bytes == self.options.segment_bytes;
-        let wanted = if self.is_over_budget() {
-            // Only if the log can't go on without it.
-            self.spares.is_empty() && self.ready() == 0
-        } else {
-            self.spares.len() < self.options.spares * RETIRED_PER_SPARE
-        };
+        // Over the budget only if the log can't go on without it.
+        let wanted = !self.is_over_budget() || (self.spares.is_empty() && self.ready() == 0);
         let keep = reusable && wanted;
         sometimes!(segment_of_other_size, !reusable);
         Some(if keep { Task::Retire { sequence } } else { Task::Remove { sequence } })
@@ -86,14 +87,29 @@ impl<F: Clone> State<F> {
         Some(task)
     }
 
-    /// A spare that the budget has no room for.
+    /// A spare that the budget has no room for, or that the owner does without.
     fn surplus_task(&mut self) -> Option<Task> {
-        if !self.is_over_budget() {
-            return None;
+        let over_budget = self.is_over_budget();
+        if !over_budget {
+            self.surplus = self.surplus.min(self.removable());
+            self.surplus = self.surplus.checked_sub(1)?;
         }
         let spare = self.spares.pop()?;
-        sometimes!(spare_over_budget);
+        sometimes!(spare_over_budget, over_budget);
+        sometimes!(spare_given_back, !over_budget);
         Some(Task::RemoveSpare { spare })
+    }
+
+    /// Spares beyond those that are always kept.
+    fn removable(&self) -> usize {
+        self.spares.len().saturating_sub(self.options.spares * SPARES_KEPT_PER_READY)
+    }
+
+    pub(crate) fn give_back_spares(&mut self, most: usize) {
+        self.surplus = most.min(self.removable());
+        if self.surplus > 0 {
+            self.wake_driver();
+        }
     }
 
     /// Whether a trim waits for a mark that has no place: then the next segment is made in any case, for it
