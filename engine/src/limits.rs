@@ -632,9 +632,13 @@ pub const SNAPSHOT_ANSWERS_MAX: usize = 64;
 /// How long a snapshot that failed is not tried again unless somebody asks.
 pub const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// Bytes per second that a core writes of its own snapshots: below what disks do, so that the writes of
-/// the log, on which clients wait, find room between.
-pub const SNAPSHOT_WRITE_BYTES_PER_S: u64 = 256 << 20;
+/// Bytes per second that a core writes of its own snapshots while nobody waits for them: the writes of the log, on
+/// which clients do wait, hardly notice.
+pub const SNAPSHOT_WRITE_BYTES_PER_S: u64 = 64 << 20;
+
+/// The same while a replica waits for one, or the log has become far larger than it should be: still below what
+/// disks do.
+pub const SNAPSHOT_HURRY_BYTES_PER_S: u64 = 256 << 20;
 
 /// Bytes that a transfer may do at once before its rate counts.
 pub const SNAPSHOT_BURST_BYTES: u64 = 8 << 20;

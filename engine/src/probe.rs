@@ -409,6 +409,8 @@ declare_probes! {
     snapshot_writes_overlap,
     /// A snapshot's file met a full disk.
     snapshot_no_room,
+    /// Snapshots were written faster than at ease.
+    snapshots_in_a_hurry,
     /// A snapshot was given up because the disk failed.
     snapshot_write_failed,
     /// A snapshot was given up by its owner.

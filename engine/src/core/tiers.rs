@@ -375,6 +375,7 @@ impl<E: Env> Core<E> {
                         self.env.spawn(async move { drop(store.discard(old.id).await) });
                     }
                     self.tiers.taking.begin(id);
+                    self.pace_snapshots();
                     let (store, writes) = (self.tiers.store.clone(), self.tiers.writes.clone());
                     taking::start(&self.env, &self.inbox, store, id, configuration, stream, writes);
                 }

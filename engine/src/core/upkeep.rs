@@ -10,12 +10,14 @@ use std::time::Duration;
 use coracle_wal::Lsn;
 
 use super::cold::Reader;
+use super::open::transfer_rate;
 use super::run::Core;
 use super::shard::Shard;
 use super::storage::Again;
 use crate::env::Env;
 use crate::limits::{
-    REWRITE_READ_BYTES, SPARE_REMOVAL_PAUSE, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE,
+    REWRITE_READ_BYTES, SNAPSHOT_HURRY_BYTES_PER_S, SNAPSHOT_WRITE_BYTES_PER_S,
+    SPARE_REMOVAL_PAUSE, UPKEEP_PAUSE, UPKEEP_SEGMENT_PARTS, UPKEEP_SHARD_PAUSE,
 };
 use crate::raft::{Base, Entry, Standing};
 use crate::tier::{
@@ -40,6 +42,8 @@ pub(super) struct Upkeep {
     saved_ms: BTreeMap<ShardId, u64>,
     /// When the next spare segment may be removed.
     spare_goes_at: Duration,
+    /// Somebody needs snapshots soon.
+    hurries: bool,
 }
 
 impl Upkeep {
@@ -53,6 +57,7 @@ impl Upkeep {
             again: false,
             saved_ms: BTreeMap::new(),
             spare_goes_at: Duration::ZERO,
+            hurries: false,
         }
     }
 
@@ -132,7 +137,23 @@ impl<E: Env> Core<E> {
         for action in decision.actions {
             self.carry_out(action, now);
         }
+        self.pace_snapshots();
         self.count();
+    }
+
+    /// How fast own snapshots are written.
+    pub(super) fn pace_snapshots(&mut self) {
+        let waits = |shard: &Shard| shard.raft.is_offer_awaited() || shard.raft.awaits_snapshot();
+        let hurries = self.upkeep.pressure >= Pressure::Snapshot || self.shards.iter().any(waits);
+        if hurries != self.upkeep.hurries {
+            sometimes!(snapshots_in_a_hurry, hurries);
+            self.upkeep.hurries = hurries;
+            let (rate, burst) = transfer_rate(match hurries {
+                true => SNAPSHOT_HURRY_BYTES_PER_S,
+                false => SNAPSHOT_WRITE_BYTES_PER_S,
+            });
+            self.tiers.writes.set_rate(rate, burst);
+        }
     }
 
     /// Notes what is too dear to be counted in each turn.
