@@ -20,7 +20,7 @@ use support::wait;
 static MEMORY: PeakAlloc = PeakAlloc;
 
 /// Most bytes of an idle replica. It has an empty key-value store without sessions and a log of one or two entries.
-const REPLICA_BYTES_MAX: usize = 2800;
+const REPLICA_BYTES_MAX: usize = 3000;
 
 /// Shards of the smaller cluster, and of the larger one.
 const SHARDS: [u32; 2] = [100, 600];
