@@ -151,6 +151,8 @@ declare_probes! {
     pre_vote_unanswered,
     /// A pre-vote was refused.
     pre_vote_refused,
+    /// A pre-vote was refused because two asked at once, and this one goes first.
+    pre_vote_asked_at_once,
     /// A pre-vote was ignored because a leader was heard.
     pre_vote_ignored,
     /// A pre-vote was refused by so many that it was lost.

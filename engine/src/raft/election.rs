@@ -208,11 +208,25 @@ impl Raft {
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, m: PreVote, effects: &mut Effects) {
         self.learn_committed(m.committed, effects);
-        let granted = m.term > self.term && self.is_up_to_date(m.last_term, m.last_index);
-        sometimes!(pre_vote_refused, !granted);
+        let can_win = m.term > self.term && self.is_up_to_date(m.last_term, m.last_index);
+        let granted = can_win && !self.asks_before(from, &m);
+        sometimes!(pre_vote_refused, !can_win);
+        sometimes!(pre_vote_asked_at_once, can_win && !granted);
         let term = if granted { m.term } else { self.term };
         let committed = self.commit_mark();
         effects.send(from, Message::PreVoteReply(PreVoteReply { term, granted, committed }));
+    }
+
+    /// Whether this replica has just asked the same, and goes first. If two granted each other their pre-votes, both would
+    /// vote for themselves in the next term, and that election would be lost: another timeout without a leader, for
+    /// some of the shards that a dead node led. Of two with equal logs the one with the larger id goes first; not for
+    /// long, for there may be others without whom only the other one can win.
+    fn asks_before(&self, other: NodeId, m: &PreVote) -> bool {
+        let asked = self.election_due.saturating_sub(self.election_timeout);
+        self.role == Role::PreCandidate
+            && self.now < asked + self.config.heartbeat_interval
+            && (m.last_term, m.last_index) == (self.log.last_term(), self.log.last_index())
+            && self.config.id > other
     }
 
     pub(super) fn on_pre_vote_reply(

@@ -11,6 +11,7 @@ pub enum Known {
     QuorumWindow,
     OutdatedVoteAnswered,
     PreVoteOfPresentTerm,
+    PreVoteAtOnce,
     LatePreVoteGrant,
     AppendBelowCommit,
     RepeatedGrant,
@@ -64,6 +65,13 @@ pub const TABLE: &[Difference] = &[
         why: "Theirs treats it like a vote in that term and may grant it; ours refuses and tells its \
               term, since the vote itself may be given away. Theirs does not get the message.",
         place: "theirs `step` (`can_vote`); ours `on_pre_vote`",
+    },
+    Difference {
+        known: Known::PreVoteAtOnce,
+        what: "a pre-vote from who has the same log and asks at the same time",
+        why: "Theirs grants it, so that both may vote for themselves in the next term, and nobody wins; in \
+              ours, who has the larger id refuses. Theirs does not get the message.",
+        place: "theirs `step` (`can_vote`); ours `asks_before`",
     },
     Difference {
         known: Known::LatePreVoteGrant,

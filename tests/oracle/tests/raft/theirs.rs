@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use coracle_engine::raft::{
-    Append, AppendOutcome, CommitMark, Entry, HeartbeatReply, Message, PreVoteReply, Role, Standing,
+    Append, AppendOutcome, CommitMark, Entry, HeartbeatReply, Message, PreVote, PreVoteReply, Role,
+    Standing,
 };
 use coracle_engine::{LogIndex, NodeId, Term};
 use raft::eraftpb::{self, HardState};
@@ -214,6 +215,13 @@ impl Theirs {
                 let now = vec![(from, Message::PreVoteReply(refused))];
                 Some(Outcome { now, batches: Vec::new() })
             }
+            Message::PreVote(m) if m.term.0 > raft.term && self.asks_before(from, m) => {
+                note(Known::PreVoteAtOnce);
+                let (term, committed) = (Term(raft.term), CommitMark::default());
+                let refused = PreVoteReply { term, granted: false, committed };
+                let now = vec![(from, Message::PreVoteReply(refused))];
+                Some(Outcome { now, batches: Vec::new() })
+            }
             Message::PreVoteReply(m)
                 if m.granted
                     && m.term.0 >= raft.term
@@ -225,6 +233,16 @@ impl Theirs {
             }
             _ => None,
         }
+    }
+
+    /// Whether it has asked for pre-votes at this tick, with the same log, and has the larger id.
+    fn asks_before(&self, other: NodeId, m: &PreVote) -> bool {
+        let raft = &self.node.raft;
+        let last = (raft.raft_log.last_term(), raft.raft_log.last_index());
+        raft.state == StateRole::PreCandidate
+            && raft.election_elapsed == 0
+            && (m.last_term.0, m.last_index.0) == last
+            && self.id > other
     }
 
     fn leads(&self) -> bool {
