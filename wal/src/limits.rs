@@ -33,7 +33,7 @@ pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 /// claims to be beyond is not believed, so that no sum of them overflows.
 pub const POSITION_MAX: u64 = 1 << 62;
 
-/// Most spare segments: more only hold disk space.
+/// Most segments prepared ahead: more only hold disk space.
 pub const SPARES_MAX: usize = 16;
 
 /// Trimmed segments that are kept for reuse in any case, for each segment that is to be prepared ahead

@@ -170,8 +170,9 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Removes up to `most` spares, one after the other, when nothing else is to be done: segments that were given up,
-    /// beyond the few that are always kept. For the owner's tick, for until then they keep the disk space that they had. To
-    /// remove one may keep the disk from other writes for a while, where the file system discards what it frees.
+    /// beyond the few that are always kept. More that were asked for before go, too. For the owner's tick: until then they
+    /// keep the disk space that they had. To remove one may keep the disk from other writes for a while, where the
+    /// file system discards what it frees.
     pub fn give_back_spares(&self, most: usize) {
         self.state.borrow_mut().give_back_spares(most);
     }

@@ -106,7 +106,7 @@ impl<F: Clone> State<F> {
     }
 
     pub(crate) fn give_back_spares(&mut self, most: usize) {
-        self.surplus = most.min(self.removable());
+        self.surplus = self.surplus.max(most).min(self.removable());
         if self.surplus > 0 {
             self.wake_driver();
         }
