@@ -375,7 +375,9 @@ impl<E: Env> Core<E> {
                         self.env.spawn(async move { drop(store.discard(old.id).await) });
                     }
                     self.tiers.taking.begin(id);
-                    self.pace_snapshots();
+                    if self.shards[at].is_snapshot_awaited() {
+                        self.pace_snapshots(true); // the upkeep may look later
+                    }
                     let (store, writes) = (self.tiers.store.clone(), self.tiers.writes.clone());
                     taking::start(&self.env, &self.inbox, store, id, configuration, stream, writes);
                 }

@@ -42,8 +42,6 @@ pub(super) struct Upkeep {
     saved_ms: BTreeMap<ShardId, u64>,
     /// When the next spare segment may be removed.
     spare_goes_at: Duration,
-    /// Somebody needs snapshots soon.
-    hurries: bool,
 }
 
 impl Upkeep {
@@ -57,7 +55,6 @@ impl Upkeep {
             again: false,
             saved_ms: BTreeMap::new(),
             spare_goes_at: Duration::ZERO,
-            hurries: false,
         }
     }
 
@@ -137,23 +134,19 @@ impl<E: Env> Core<E> {
         for action in decision.actions {
             self.carry_out(action, now);
         }
-        self.pace_snapshots();
+        let waited_for = self.shards.iter().any(Shard::is_snapshot_awaited);
+        self.pace_snapshots(self.upkeep.pressure >= Pressure::Snapshot || waited_for);
         self.count();
     }
 
-    /// How fast own snapshots are written.
-    pub(super) fn pace_snapshots(&mut self) {
-        let waits = |shard: &Shard| shard.raft.is_offer_awaited() || shard.raft.awaits_snapshot();
-        let hurries = self.upkeep.pressure >= Pressure::Snapshot || self.shards.iter().any(waits);
-        if hurries != self.upkeep.hurries {
-            sometimes!(snapshots_in_a_hurry, hurries);
-            self.upkeep.hurries = hurries;
-            let (rate, burst) = transfer_rate(match hurries {
-                true => SNAPSHOT_HURRY_BYTES_PER_S,
-                false => SNAPSHOT_WRITE_BYTES_PER_S,
-            });
-            self.tiers.writes.set_rate(rate, burst);
-        }
+    /// Has own snapshots written at ease, or in a hurry.
+    pub(super) fn pace_snapshots(&self, hurries: bool) {
+        let (rate, burst) = transfer_rate(match hurries {
+            true => SNAPSHOT_HURRY_BYTES_PER_S,
+            false => SNAPSHOT_WRITE_BYTES_PER_S,
+        });
+        let changes = self.tiers.writes.set_rate(rate, burst);
+        sometimes!(snapshots_in_a_hurry, changes && hurries);
     }
 
     /// Notes what is too dear to be counted in each turn.

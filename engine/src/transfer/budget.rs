@@ -68,9 +68,16 @@ impl TransferBudget {
         Self::new(0, 0)
     }
 
-    /// From now on it is as if it had been [made](TransferBudget::new) with these; who waits already, waits on.
-    pub fn set_rate(&self, bytes_per_second: u64, burst_bytes: u64) {
-        *self.bucket.borrow_mut() = TokenBucket::new(bytes_per_second, burst_bytes);
+    /// From now on it is as if it had been [made](TransferBudget::new) with these, unless it was; who waits already,
+    /// waits on. Returns whether it was made with others.
+    pub fn set_rate(&self, bytes_per_second: u64, burst_bytes: u64) -> bool {
+        let bucket = &mut *self.bucket.borrow_mut();
+        let changes =
+            (bytes_per_second, burst_bytes) != (bucket.bytes_per_second, bucket.burst_bytes);
+        if changes {
+            *bucket = TokenBucket::new(bytes_per_second, burst_bytes);
+        }
+        changes
     }
 
     /// Takes `bytes`, at most one piece, and waits until they may be used.
