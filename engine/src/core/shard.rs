@@ -153,7 +153,8 @@ pub(super) struct Shard {
     /// All that wait, here and there.
     reads_count: usize,
     read_id_last: u64,
-    freshness: Freshness<(Bytes, QueryAnswer)>,
+    /// `None` until the first read that bears a staleness: few replicas get any.
+    freshness: Option<Box<Freshness<(Bytes, QueryAnswer)>>>,
     scratch: Scratch,
     /// Those of the core.
     limits: Rc<Limits>,
@@ -196,7 +197,7 @@ impl Shard {
             reads: VecDeque::new(),
             reads_count: 0,
             read_id_last: 0,
-            freshness: Freshness::default(),
+            freshness: None,
             scratch,
             limits,
         }
@@ -495,10 +496,14 @@ impl Shard {
             if let Some(batch) = self.reads.iter_mut().find(|batch| batch.id == id) {
                 batch.ready_at = Some(index);
             }
-            self.freshness.answered(id, index);
+            if let Some(freshness) = &mut self.freshness {
+                freshness.answered(id, index);
+            }
         }
         for id in self.effects.reads_failed.drain(..) {
-            self.freshness.failed(id);
+            if let Some(freshness) = &mut self.freshness {
+                freshness.failed(id);
+            }
             let Some(at) = self.reads.iter().position(|batch| batch.id == id) else { continue };
             let Some(batch) = self.reads.remove(at) else { continue };
             if self.raft.holds_clients() {
@@ -667,6 +672,11 @@ impl Shard {
         self.raft.become_damaged(self.applied, incarnation, &mut self.effects);
     }
 
+    /// Whether a follower, or this replica itself, can't go on without a new snapshot of its state.
+    pub(super) fn is_snapshot_awaited(&self) -> bool {
+        self.raft.is_offer_awaited() || self.raft.awaits_snapshot()
+    }
+
     /// Why this replica takes no part any more.
     pub(super) fn halted(&self) -> Option<&str> {
         self.halted.as_deref()
@@ -684,7 +694,9 @@ impl Shard {
         self.waiting.shrink_to_fit();
         self.reads_new.shrink_to_fit();
         self.reads.shrink_to_fit();
-        self.freshness.shrink();
+        if let Some(freshness) = &mut self.freshness {
+            freshness.shrink();
+        }
     }
 
     /// The log failed: nothing that waits can be acknowledged any more.
@@ -700,7 +712,7 @@ impl Shard {
             answer.send(Err(ProposeError::OutcomeUnknown { shard: self.id }));
         }
         let reads = std::mem::take(&mut self.reads).into_iter().flat_map(|batch| batch.queries);
-        let bounded = self.freshness.take_all().into_iter();
+        let bounded = self.freshness.iter_mut().flat_map(|freshness| freshness.take_all());
         let bounded = bounded.map(|(payload, answer)| Query::State(payload, answer));
         for query in reads.chain(std::mem::take(&mut self.reads_new)).chain(bounded) {
             query.refuse(QueryError::NotLeader { shard: self.id, leader: None });

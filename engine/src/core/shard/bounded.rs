@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{QueryAnswer, Shard};
+use crate::core::freshness::Freshness;
 use crate::core::status::CoreCounters;
 use crate::limits::{BOUNDED_READ_TIMEOUTS, QUESTIONS_PER_TIMEOUT};
 use crate::raft::{Event, Role};
@@ -29,7 +30,8 @@ impl Shard {
             let _ = answer.send(Err(self.too_stale()));
             return false;
         }
-        if !self.restoring && self.freshness.is_fresh(now, staleness) {
+        let fresh = |freshness: &Freshness<_>| freshness.is_fresh(now, staleness);
+        if !self.restoring && self.freshness.as_deref().is_some_and(fresh) {
             sometimes!(bounded_read_at_once);
             let reply = self.ask(&payload);
             let _ = answer.send(Ok(reply));
@@ -42,7 +44,8 @@ impl Shard {
         self.reads_count += 1;
         let patience = self.raft.config().election_timeout * BOUNDED_READ_TIMEOUTS;
         let deadline = now.saturating_add(patience);
-        self.freshness.wait(now, staleness, deadline, (payload, answer));
+        let freshness = self.freshness.get_or_insert_default();
+        freshness.wait(now, staleness, deadline, (payload, answer));
         true
     }
 
@@ -54,7 +57,7 @@ impl Shard {
             _ => self.raft.config().election_timeout / QUESTIONS_PER_TIMEOUT,
         };
         let id = self.read_id_last + 1;
-        if self.freshness.asks(id, now, patience) {
+        if self.freshness.as_mut().is_some_and(|freshness| freshness.asks(id, now, patience)) {
             self.read_id_last = id;
             self.step(Event::AskReadIndex { id, now });
         }
@@ -62,7 +65,9 @@ impl Shard {
 
     /// Answers those for whom enough is applied now.
     pub(super) fn answer_fresh(&mut self, counters: &mut CoreCounters) {
-        while let Some(reads) = self.freshness.hold(self.applied) {
+        while let Some(freshness) = &mut self.freshness
+            && let Some(reads) = freshness.hold(self.applied)
+        {
             for (payload, answer) in reads {
                 sometimes!(bounded_read_on_follower, self.raft.role() == Role::Follower);
                 self.reads_count -= 1;
@@ -75,7 +80,8 @@ impl Shard {
 
     /// With each tick: refuses those who have waited for too long.
     pub(in crate::core) fn refuse_late_reads(&mut self, now: Duration) {
-        for (_, answer) in self.freshness.expire(now) {
+        let Some(freshness) = &mut self.freshness else { return };
+        for (_, answer) in freshness.expire(now) {
             sometimes!(bounded_read_given_up);
             self.reads_count -= 1;
             let _ = answer.send(Err(self.too_stale()));

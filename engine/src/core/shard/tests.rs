@@ -244,7 +244,7 @@ fn what_waits_is_taken_when_the_transfer_is_given_up_and_is_bounded_until_then()
 /// A core has thousands of them, and most sleep.
 #[test]
 fn a_replica_is_small() {
-    let sizes = [("Shard", size_of::<Shard>(), 1200), ("Raft", size_of::<Raft>(), 704)];
+    let sizes = [("Shard", size_of::<Shard>(), 1072), ("Raft", size_of::<Raft>(), 704)];
     for (name, bytes, most) in sizes {
         assert!(bytes <= most, "{name} has {bytes} bytes, at most {most}");
     }
