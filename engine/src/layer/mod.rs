@@ -236,6 +236,11 @@ impl<P: Parse> Layers<P> {
         Self { takes_bare, restoring: Restoring::No, restorations: Rc::default() }
     }
 
+    /// See [`Layers::new`].
+    pub(crate) fn takes_bare(&self) -> bool {
+        self.takes_bare
+    }
+
     /// A snapshot of the outer machine, whose state is made of these records, and of the inner one.
     pub(crate) fn snapshot<R: Records>(
         &self,

@@ -45,20 +45,24 @@ pub(crate) fn read<P: Parse>(chunks: &[Vec<u8>]) -> Result<Option<P::State>, Sna
     Ok(state)
 }
 
-/// Whatever sizes its chunks have, `state` comes back.
-pub(crate) fn assert_comes_back<P: Parse, R: Records>(
+/// `state` as it comes back from chunks of several sizes: equal.
+pub(crate) fn come_back<P: Parse, R: Records>(
     state: &P::State,
     records: impl Fn(&P::State) -> R,
-) where
+) -> Vec<P::State>
+where
     P::State: Debug,
 {
     let whole = chunks(records(state), 4096);
     assert_eq!(whole.len(), 1);
-    for target in [1, 2, 7, 50, 4096] {
+    let cut_near = |target| {
         let cut = chunks(records(state), target);
         assert_eq!(cut.concat(), whole[0]);
-        assert_eq!(read::<P>(&cut).unwrap().as_ref(), Some(state));
-    }
+        let back = read::<P>(&cut).unwrap().unwrap();
+        assert_eq!(back, *state);
+        back
+    };
+    [1, 2, 7, 50, 4096].map(cut_near).into()
 }
 
 /// Whatever is changed in `image`, or left out, or added, is noticed.

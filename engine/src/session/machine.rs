@@ -18,8 +18,6 @@ use crate::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 pub struct Sessions<M> {
     machine: M,
     table: Table,
-    /// Whether entries and images that are not of sessions belong to the machine.
-    takes_bare: bool,
     layers: Layers<SessionParse>,
 }
 
@@ -40,8 +38,7 @@ impl<M: StateMachine> Sessions<M> {
     }
 
     fn around(machine: M, takes_bare: bool) -> Self {
-        let (table, layers) = (Table::default(), Layers::new(takes_bare));
-        Self { machine, table, takes_bare, layers }
+        Self { machine, table: Table::default(), layers: Layers::new(takes_bare) }
     }
 
     /// The machine inside.
@@ -110,7 +107,7 @@ impl<M: StateMachine> Sessions<M> {
 
 impl<M: StateMachine> StateMachine for Sessions<M> {
     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
-        if self.takes_bare && !Entry::is_one(entry.payload) {
+        if self.layers.takes_bare() && !Entry::is_one(entry.payload) {
             self.machine.apply(entry, reply);
         } else {
             match Entry::decode(entry.payload) {
@@ -148,7 +145,7 @@ impl<M: StateMachine> LeaderHook for Sessions<M> {
     }
 
     fn call(&self, call: HookCall) -> Vec<Bytes> {
-        let plain = |payload: Bytes| match self.takes_bare && !Entry::is_one(&payload) {
+        let plain = |payload: Bytes| match self.layers.takes_bare() && !Entry::is_one(&payload) {
             true => payload,
             false => Entry::Plain(payload).encode(),
         };

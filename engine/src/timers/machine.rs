@@ -18,8 +18,6 @@ use crate::{Apply, Restore, SnapshotError, SnapshotStream, StateMachine};
 pub struct Timers<M> {
     machine: M,
     table: Table,
-    /// Whether entries and images that are not of timers belong to the machine.
-    takes_bare: bool,
     layers: Layers<TimerParse>,
 }
 
@@ -40,8 +38,7 @@ impl<M: StateMachine> Timers<M> {
     }
 
     fn around(machine: M, takes_bare: bool) -> Self {
-        let (table, layers) = (Table::default(), Layers::new(takes_bare));
-        Self { machine, table, takes_bare, layers }
+        Self { machine, table: Table::default(), layers: Layers::new(takes_bare) }
     }
 
     /// The machine inside.
@@ -107,7 +104,7 @@ impl<M: StateMachine> Timers<M> {
 
 impl<M: StateMachine> StateMachine for Timers<M> {
     fn apply(&mut self, entry: Apply<'_>, reply: &mut BytesMut) {
-        if self.takes_bare && !Entry::is_one(entry.payload) {
+        if self.layers.takes_bare() && !Entry::is_one(entry.payload) {
             return self.machine.apply(entry, reply);
         }
         match Entry::decode(entry.payload) {
@@ -143,7 +140,7 @@ impl<M: StateMachine> LeaderHook for Timers<M> {
     }
 
     fn call(&self, call: HookCall) -> Vec<Bytes> {
-        let plain = |payload: Bytes| match self.takes_bare && !Entry::is_one(&payload) {
+        let plain = |payload: Bytes| match self.layers.takes_bare() && !Entry::is_one(&payload) {
             true => payload,
             false => Entry::Plain(payload).encode(),
         };
