@@ -209,7 +209,8 @@ impl Checks {
     }
 
     /// Whether those of these nodes that belong to a shard count in it and have applied what was committed when
-    /// `commits` were asked for, for all shards: hooks may propose all the time; that it was the same is checked with every entry. No change of members is half done.
+    /// `commits` were asked for, for all shards: hooks may propose all the time. That it was the same is checked with
+    /// every entry. No change of members is half done.
     pub fn have_converged(&self, nodes: &[NodeId], commits: &[LogIndex]) -> bool {
         let progress = self.0.progress.borrow();
         let checker = self.0.watch.checker();
