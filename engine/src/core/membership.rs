@@ -13,13 +13,11 @@ use std::sync::Arc;
 
 use super::events::ClusterEvent;
 use super::link::Link;
-use super::mailbox::Letter;
 use super::run::Core;
 use super::view::MemberView;
 use crate::CoreId;
 use crate::env::Env;
 use crate::members::{Book, MemberRecord};
-use crate::raft::membership::NodeSet;
 
 /// A change of the address book, as the cores are told of it.
 #[derive(Clone, Debug, Default)]
@@ -48,8 +46,6 @@ impl<E: Env> Core<E> {
         self.inbox.book.replace(book);
         let moved = self.inbox.view.borrow_mut().take_members(members);
         self.gate.take_members(&self.env, &moved);
-        // Of a member that is new, siblings do not know yet that it belongs to none of our shards.
-        self.news_missed = true;
         let links: Vec<Rc<Link>> = self.links.values().cloned().collect();
         links.iter().for_each(|link| self.send_book(link));
     }
@@ -72,40 +68,14 @@ impl<E: Env> Core<E> {
         }
     }
 
-    /// At the start: who belongs to our shards. Siblings have to be told where that is not everybody.
-    pub(super) fn note_all_replicas(&mut self) {
-        let mut view = self.inbox.view.borrow_mut();
-        let everybody: NodeSet = view.members.iter().map(|member| member.id).collect();
-        for shard in &self.shards {
-            let nodes = shard.raft.configuration().members();
-            self.news_missed |= nodes != everybody;
-            view.replicas.note(shard.id, nodes);
-        }
-    }
-
     /// Another configuration of a shard is in force.
     pub(super) fn publish_replicas(&mut self, at: usize) {
-        let shard = &self.shards[at];
-        let nodes = shard.raft.configuration().members();
-        self.inbox.view.borrow_mut().replicas.note(shard.id, nodes);
-        let (shard, configuration) = (shard.id, shard.raft.configuration());
-        self.subscribers
-            .tell(|| ClusterEvent::Members { shard, configuration: configuration.clone() });
-        self.tell_replicas(at);
-    }
-
-    /// Tells the siblings who belongs to a shard.
-    pub(super) fn tell_replicas(&mut self, at: usize) {
-        let shard = &self.shards[at];
-        for (core, mailbox) in self.config.mailboxes.iter().enumerate() {
-            let nodes = shard.raft.configuration().members();
-            let ours = core == usize::from(self.config.core.0);
-            let news = Letter::Replicas { shard: shard.id, nodes };
-            if !ours && mailbox.post(news).is_err() {
-                sometimes!(sibling_news_missed);
-                self.news_missed = true;
-            }
-        }
+        let shard = self.shards[at].id;
+        let configuration = self.shards[at].raft.configuration().clone();
+        let nodes = configuration.members();
+        self.tell_replicas(shard, &nodes);
+        self.inbox.view.borrow_mut().replicas.note(shard, nodes);
+        self.subscribers.tell(|| ClusterEvent::Members { shard, configuration });
     }
 
     /// The book with what this core knows besides.

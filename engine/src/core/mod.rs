@@ -45,6 +45,7 @@ pub(crate) mod peers;
 mod run;
 mod settings;
 mod shard;
+mod siblings;
 pub(crate) mod signal;
 mod spread;
 mod stall;

@@ -314,7 +314,7 @@ impl<E: Env> Core<E> {
             hooks: Hooks::default(),
             counters: CoreCounters::default(),
             recovery,
-            news_missed: false,
+            retelling: Default::default(),
             book_missed: false,
             failed: false,
             upkeep: Upkeep::new(disk_budget),
@@ -478,9 +478,9 @@ fn first_view(config: &CoreConfig) -> ClusterView {
         node: config.node,
         core: config.core,
         shards: config.shards,
+        replicas: Replicas::on_all(config.shards, &members),
         members,
         leaders: vec![(Term(0), None); config.shards as usize],
-        replicas: Replicas::unknown(config.shards),
     }
 }
 

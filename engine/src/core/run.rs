@@ -20,6 +20,7 @@ use super::observe::{CoreView, Observer, Queues};
 use super::open::CoreConfig;
 use super::peers::Gate;
 use super::shard::Shard;
+use super::siblings::Retelling;
 use super::spread::Spread;
 use super::stall::Stall;
 use super::status::{CoreCounters, CoreStatus};
@@ -51,8 +52,8 @@ pub struct Core<E: Env> {
     pub(super) hooks: Hooks,
     pub(super) counters: CoreCounters,
     pub(super) recovery: Recovery,
-    /// A sibling's mailbox was full when we had news for it: tell all again at the next tick.
-    pub(super) news_missed: bool,
+    /// What siblings missed.
+    pub(super) retelling: Retelling,
     /// A link had no room for the address book: send it again at the next tick.
     pub(super) book_missed: bool,
     pub(super) failed: bool,
@@ -178,7 +179,7 @@ impl<E: Env> Core<E> {
     fn note_leader(&mut self, shard: ShardId, term: Term, leader: Option<NodeId>) {
         if self.inbox.view.borrow_mut().note_leader(shard, term, leader) {
             tracing::debug!(%shard, %term, ?leader, "leadership changed");
-            self.tell_siblings(shard, term, leader);
+            self.tell_leader(shard, term, leader);
             self.subscribers.tell(|| ClusterEvent::Leader { shard, term, leader });
         }
     }
@@ -435,13 +436,7 @@ impl<E: Env> Core<E> {
         self.spread_leaders(now);
         self.look_after_members();
         self.give_back();
-        if std::mem::take(&mut self.news_missed) {
-            for at in 0..self.shards.len() {
-                let (term, leader) = self.shards[at].leadership();
-                self.tell_siblings(self.shards[at].id, term, leader);
-                self.tell_replicas(at);
-            }
-        }
+        self.tell_again();
     }
 
     /// With each tick: what a burst has made long, and is empty now, becomes short. At each turn that would cost too
@@ -615,16 +610,6 @@ impl<E: Env> Core<E> {
         let shard = self.shards[at].id;
         let (term, leader) = self.shards[at].leadership();
         self.note_leader(shard, term, leader);
-    }
-
-    fn tell_siblings(&mut self, shard: ShardId, term: Term, leader: Option<NodeId>) {
-        for (core, mailbox) in self.config.mailboxes.iter().enumerate() {
-            let ours = core == usize::from(self.config.core.0);
-            if !ours && mailbox.post(Letter::Leader { shard, term, leader }).is_err() {
-                sometimes!(sibling_news_missed);
-                self.news_missed = true;
-            }
-        }
     }
 
     pub(super) fn position_of(&self, shard: ShardId) -> Option<usize> {

@@ -69,14 +69,12 @@ type Loads = BTreeMap<PeerCore, usize>;
 
 /// The loads of each group that has this node among its members.
 fn count(view: &ClusterView) -> BTreeMap<NodeSet, Loads> {
-    // Whose members nobody has told of has everybody.
-    let everybody: NodeSet = view.members.iter().map(|member| member.id).collect();
     let mut groups: BTreeMap<&NodeSet, Loads> = BTreeMap::new();
     for shard in (0..view.shards).map(ShardId) {
-        let members = view.replicas.get(shard).unwrap_or(&everybody);
-        let Some(node) = view.leader(shard).filter(|_| members.contains(view.node)) else {
+        let Some(members) = view.replicas.get(shard).filter(|all| all.contains(view.node)) else {
             continue;
         };
+        let Some(node) = view.leader(shard) else { continue };
         let Some(core) = view.core_of(node, shard) else { continue };
         *groups.entry(members).or_default().entry(PeerCore { node, core }).or_default() += 1;
     }

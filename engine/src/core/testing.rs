@@ -151,9 +151,9 @@ pub fn accept_peers<E: Env>(
         node: hello.node,
         core: hello.core,
         shards: hello.shards,
+        replicas: Replicas::on_all(hello.shards, &members),
         members,
         leaders: Vec::new(),
-        replicas: Replicas::unknown(hello.shards),
     };
     let inbox = Rc::new(Inbox::new(view, Limits::default()));
     Gate::new(inbox, hello, Duration::from_secs(1)).start(env, listener, snapshots);

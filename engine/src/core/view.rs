@@ -46,30 +46,34 @@ pub struct ClusterView {
 
 /// Who belongs to each shard, as far as it is known. Most shards have the same members: neighbours with the same
 /// ones share them in memory.
+///
+/// A core is told by its siblings who belongs to their shards where that is not who was a member of the cluster when the
+/// process started, and whenever it changes. So a node that joins belongs to no shard by that.
 #[derive(Clone, Debug)]
-pub struct Replicas(Vec<Option<Rc<NodeSet>>>);
+pub struct Replicas(Vec<Rc<NodeSet>>);
 
 impl Replicas {
-    /// Of so many shards, none of them known.
+    /// Of so many shards, all of them on all `members`.
     #[must_use]
-    pub fn unknown(shards: u32) -> Self {
-        Self(vec![None; shards as usize])
+    pub fn on_all<'a>(shards: u32, members: impl IntoIterator<Item = &'a MemberView>) -> Self {
+        let nodes = Rc::new(members.into_iter().map(|member| member.id).collect());
+        Self(vec![nodes; shards as usize])
     }
 
-    /// Who belongs to `shard`.
+    /// Who belongs to `shard`, if it exists.
     #[must_use]
     pub fn get(&self, shard: ShardId) -> Option<&NodeSet> {
-        self.0.get(shard.0 as usize)?.as_deref()
+        self.0.get(shard.0 as usize).map(Rc::as_ref)
     }
 
     /// Notes who belongs to `shard`. What is said of a shard that does not exist is ignored.
     pub fn note(&mut self, shard: ShardId, nodes: NodeSet) {
         let at = shard.0 as usize;
         let near = [at.checked_sub(1), Some(at), at.checked_add(1)].into_iter().flatten();
-        let known = near.filter_map(|at| self.0.get(at)?.as_ref()).find(|known| ***known == nodes);
+        let known = near.filter_map(|at| self.0.get(at)).find(|known| ***known == nodes);
         let known = known.cloned().unwrap_or_else(|| Rc::new(nodes));
         if let Some(place) = self.0.get_mut(at) {
-            *place = Some(known);
+            *place = known;
         }
     }
 }
@@ -115,9 +119,9 @@ impl ClusterView {
         self.core_of(self.node, shard) == Some(self.core)
     }
 
-    /// Whether `node` belongs to `shard`, or may, for all that is known.
+    /// Whether `node` belongs to `shard`, for all that is known.
     pub fn may_hold(&self, node: NodeId, shard: ShardId) -> bool {
-        self.replicas.get(shard).is_none_or(|nodes| nodes.contains(node))
+        self.replicas.get(shard).is_some_and(|nodes| nodes.contains(node))
     }
 
     /// Notes what was heard of a shard's leadership; older terms are ignored.
@@ -137,16 +141,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_node_that_joins_belongs_to_no_shard_by_that() {
+        let member = |id| MemberView {
+            id: NodeId(id),
+            client_host: String::new(),
+            client_port: 0,
+            peer_host: String::new(),
+            peer_port: 0,
+            cores: None,
+            up: false,
+        };
+        let members: Vec<MemberView> = [1, 2, 3].map(member).into();
+        let mut view = ClusterView {
+            cluster_id: String::new(),
+            node: NodeId(1),
+            core: CoreId(0),
+            shards: 2,
+            leaders: Vec::new(),
+            replicas: Replicas::on_all(2, &members),
+            members,
+        };
+        view.take_members([1, 2, 3, 4].map(member).into());
+        let holders = |view: &ClusterView, shard| {
+            let nodes = view.members.iter().map(|member| member.id);
+            nodes.filter(|node| view.may_hold(*node, ShardId(shard))).count()
+        };
+        assert_eq!((holders(&view, 0), holders(&view, 1), holders(&view, 2)), (3, 3, 0));
+        view.replicas.note(ShardId(1), view.members.iter().map(|member| member.id).collect());
+        assert_eq!((holders(&view, 0), holders(&view, 1)), (3, 4));
+    }
+
+    #[test]
     fn neighbours_with_the_same_members_share_them() {
         let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<NodeSet>();
-        let mut replicas = Replicas::unknown(4);
+        let mut replicas = Replicas::on_all(4, []);
         for shard in [0, 3, 1, 2, 9] {
             replicas.note(ShardId(shard), nodes(&[1, 2, 3]));
         }
-        let shared = |a: usize, b: usize| match (&replicas.0[a], &replicas.0[b]) {
-            (Some(a), Some(b)) => Rc::ptr_eq(a, b),
-            _ => false,
-        };
+        let shared = |a: usize, b: usize| Rc::ptr_eq(&replicas.0[a], &replicas.0[b]);
         assert!(shared(0, 1) && shared(1, 2), "{replicas:?}");
         replicas.note(ShardId(1), nodes(&[4]));
         assert_eq!(replicas.get(ShardId(1)), Some(&nodes(&[4])));

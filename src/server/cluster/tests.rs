@@ -28,14 +28,15 @@ fn view(shards: u32, cores: &[u16], leaders: &[u64]) -> ClusterView {
         up: true,
     };
     let leader = |shard| leaders.get(shard as usize).map(|id| NodeId(*id)).filter(|id| id.0 > 0);
+    let members: Vec<MemberView> = (1..).zip(cores).map(member).collect();
     ClusterView {
         cluster_id: "test".to_owned(),
         node: NodeId(1),
         core: CoreId(0),
         shards,
-        members: (1..).zip(cores).map(member).collect(),
         leaders: (0..shards).map(|shard| (Term(7), leader(shard))).collect(),
-        replicas: Replicas::unknown(shards),
+        replicas: Replicas::on_all(shards, &members),
+        members,
     }
 }
 

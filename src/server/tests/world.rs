@@ -299,14 +299,15 @@ pub(super) fn view(shards: u32, cores: u16) -> ClusterView {
         cores: Some(cores),
         up: true,
     };
+    let members: Vec<MemberView> = (1..=3).map(member).collect();
     ClusterView {
         cluster_id: "test".to_owned(),
         node: NodeId(1),
         core: CoreId(0),
         shards,
-        members: (1..=3).map(member).collect(),
         leaders: vec![(Term(1), Some(NodeId(1))); shards as usize],
-        replicas: Replicas::unknown(shards),
+        replicas: Replicas::on_all(shards, &members),
+        members,
     }
 }
 

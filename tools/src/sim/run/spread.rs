@@ -35,7 +35,7 @@ impl<W: Workload> Driver<W> {
         let end = self.world.now() + self.settings.election_timeout() * WATCHED_TIMEOUTS;
         self.advance(end, |_| false)?;
         let moved = self.cluster.borrow().leaders_spread().saturating_sub(before);
-        let most = 2 * u64::from(self.settings.shards).max(4);
+        let most = u64::from(self.settings.shards).max(4);
         if moved > most {
             let message = format!(
                 "leaders were spread, and {moved} more of {} were handed over within {:?}",
