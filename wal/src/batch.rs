@@ -24,7 +24,7 @@ impl Pool {
         let bytes = class(bytes.max(self.wanted));
         match self.buffers.iter().rposition(|buf| buf.len() >= bytes) {
             Some(found) => self.buffers.swap_remove(found),
-            None => AlignedBuf::zeroed(bytes),
+            None => AlignedBuf::arbitrary(bytes),
         }
     }
 

@@ -22,7 +22,6 @@
 //! one of its own. A reader itself keeps about [`READ_AHEAD`](crate::limits::READ_AHEAD) + 2 buffers; drop one
 //! that is not in use.
 
-mod buffers;
 mod window;
 
 use std::io;
@@ -30,7 +29,6 @@ use std::io;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use self::buffers::ReadBuffers;
 use self::window::Window;
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Chain, FIRST_BATCH_OFFSET, Flaw};
 use crate::limits::{BLOCK_BYTES, READER_FILES_MAX, READS_IN_FLIGHT_MAX};
@@ -154,15 +152,7 @@ impl<D: Disk> LogReader<D> {
     /// [`READS_IN_FLIGHT_MAX`](crate::limits::READS_IN_FLIGHT_MAX): for a reader that is alone.
     #[must_use]
     pub fn ahead(mut self, reads: usize) -> Self {
-        let reads = reads.clamp(1, READS_IN_FLIGHT_MAX);
-        self.window.ahead = reads;
-        self.buffers(&ReadBuffers::new(reads + 2))
-    }
-
-    /// Reads into these buffers.
-    #[must_use]
-    pub fn buffers(mut self, buffers: &ReadBuffers) -> Self {
-        self.window.buffers = buffers.clone();
+        self.window.ahead = reads.clamp(1, READS_IN_FLIGHT_MAX);
         self
     }
 

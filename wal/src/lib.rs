@@ -76,7 +76,7 @@ mod waiters;
 mod writer;
 
 pub use buf::AlignedBuf;
-pub use cold::{ColdBatch, ColdRecord, LogReader, ReadBuffers, ReadError};
+pub use cold::{ColdBatch, ColdRecord, LogReader, ReadError};
 pub use disk::{Disk, DiskFile, NamesLatch, OpenMode};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, WalFailure};

@@ -63,6 +63,18 @@ pub const SEEK_READ_BYTES: usize = 64 << 10;
 /// it is read in sequence: enough to keep a device busy while records are used, little enough for many readers.
 pub const READ_AHEAD: usize = 2;
 
+/// Buffers from this size on are kept for their next use when they are dropped, and the others left to the allocator,
+/// which asks the system for large ones alone.
+pub const LARGE_BUFFER_BYTES: usize = 128 << 10;
+
+/// Large buffers take memory in such steps, so that those of about the same size can take each other's place. What they
+/// have too much is never touched.
+pub const LARGE_BUFFER_STEP_BYTES: usize = 256 << 10;
+
+/// What a thread keeps of large buffers that are not in use: what a transfer of snapshots has in flight, or a few
+/// readers of old entries.
+pub const SPARE_BUFFERS_BYTES_MAX: usize = 32 << 20;
+
 /// Files of old segments that one reader keeps open.
 pub const READER_FILES_MAX: usize = 4;
 

@@ -132,7 +132,7 @@ impl<F: DiskFile> Reader<F> {
                 self.ranges.pop_front();
             }
             let buf = self.buffers.pop().filter(|buf| buf.len() >= len);
-            let buf = buf.unwrap_or_else(|| AlignedBuf::zeroed(len));
+            let buf = buf.unwrap_or_else(|| AlignedBuf::arbitrary(len));
             self.reads.push_back(Box::pin(read_chunk(part, buf)));
         }
         match self.reads.next().await {

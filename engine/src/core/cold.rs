@@ -31,10 +31,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use coracle_wal::limits::{READ_AHEAD, READ_BYTES_MAX};
-use coracle_wal::{
-    ColdBatch, ColdRecord, Disk, LogReader, Lsn, ReadBuffers, ReadError, RecordView, Wal,
-};
+use coracle_wal::{ColdBatch, ColdRecord, Disk, LogReader, Lsn, ReadError, RecordView, Wal};
 use thiserror::Error;
 
 use super::inbox::{Event, Inbox};
@@ -209,7 +206,6 @@ pub(super) struct Cold<D: Disk> {
     /// Readers of the log that nobody uses, the last used one last.
     readers: RefCell<Vec<LogReader<D>>>,
     recent: RefCell<Recent>,
-    buffers: RefCell<ReadBuffers>,
     /// When there was something to do last.
     busy_at: Cell<Duration>,
 }
@@ -228,7 +224,6 @@ impl<D: Disk> Cold<D> {
             cursors: RefCell::default(),
             readers: RefCell::default(),
             recent: RefCell::new(Recent::new(recent_bytes)),
-            buffers: RefCell::new(buffers(recent_bytes)),
             busy_at: Cell::new(Duration::ZERO),
         })
     }
@@ -277,7 +272,6 @@ impl<D: Disk> Cold<D> {
             if !recent.batches.is_empty() || !self.readers.borrow().is_empty() {
                 *recent = Recent::new(recent.bytes_max);
                 self.readers.take();
-                self.buffers.replace(buffers(recent.bytes_max));
             }
         }
     }
@@ -399,17 +393,12 @@ impl<D: Disk> Cold<D> {
         let near = readers.iter().enumerate().filter_map(|(at, own)| Some((skipped(own)?, at)));
         let near = near.min().filter(|(skipped, _)| *skipped <= COLD_SKIP_BYTES_MAX);
         let Some((_, at)) = near else {
-            return self.wal.reader(position).buffers(&self.buffers.borrow());
+            return self.wal.reader(position);
         };
         let mut reader = readers.remove(at);
         reader.seek(position);
         reader
     }
-}
-
-/// As many as the recent batches and the reads under way take.
-fn buffers(recent_bytes: usize) -> ReadBuffers {
-    ReadBuffers::new(recent_bytes / READ_BYTES_MAX + COLD_READS_MAX * (READ_AHEAD + 1))
 }
 
 /// The entry that a record of the batch at `batch` holds, if it holds one. Its payload is a slice of what was

@@ -179,7 +179,6 @@ pub(super) async fn restore<E: Env>(
     while let Some(piece) = chunks.next().await {
         let piece = piece?;
         machine.borrow_mut().restore(Restore::Chunk(piece.bytes()))?;
-        chunks.recycle(piece.buf);
         env.yield_now().await;
     }
     machine.borrow_mut().restore(Restore::End)?;

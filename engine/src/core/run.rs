@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use coracle_wal::Recovery;
+use coracle_wal::{AlignedBuf, Recovery};
 
 use super::events::{ClusterEvent, Subscribers};
 use super::handle::{Consistency, CoreHandle, Request};
@@ -446,6 +446,7 @@ impl<E: Env> Core<E> {
         self.storage.give_back();
         self.links.values().for_each(|link| link.give_back());
         self.liveness.give_back();
+        AlignedBuf::give_back();
     }
 
     /// Carries out what the shards of this turn want done.

@@ -1,4 +1,4 @@
-//! [`Pipe`]: several writes of one file in flight, with the buffers that take turns.
+//! [`Pipe`]: several writes of one file in flight.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,8 +22,6 @@ pub(super) struct Pipe<F> {
     pub(super) file: F,
     name: FileName,
     in_flight: FuturesUnordered<LocalBoxFuture<'static, Written>>,
-    /// Buffers whose writes are done.
-    free: Vec<AlignedBuf>,
     buffer_bytes: usize,
     failure: Option<WriteError>,
 }
@@ -31,8 +29,7 @@ pub(super) struct Pipe<F> {
 impl<F: DiskFile> Pipe<F> {
     /// `buffer_bytes` is the length of the buffers that [`Pipe::buffer`] gives.
     pub(super) fn new(file: F, name: FileName, buffer_bytes: usize) -> Self {
-        let (in_flight, free) = (FuturesUnordered::new(), Vec::new());
-        Self { file, name, in_flight, free, buffer_bytes, failure: None }
+        Self { file, name, in_flight: FuturesUnordered::new(), buffer_bytes, failure: None }
     }
 
     pub(super) fn name(&self) -> FileName {
@@ -40,13 +37,8 @@ impl<F: DiskFile> Pipe<F> {
     }
 
     /// A buffer to fill; its content is arbitrary.
-    pub(super) fn buffer(&mut self) -> AlignedBuf {
-        self.free.pop().unwrap_or_else(|| AlignedBuf::zeroed(self.buffer_bytes))
-    }
-
-    /// A buffer whose write is done, if there is one.
-    pub(super) fn spare(&mut self) -> Option<AlignedBuf> {
-        self.free.pop()
+    pub(super) fn buffer(&self) -> AlignedBuf {
+        AlignedBuf::arbitrary(self.buffer_bytes)
     }
 
     /// Takes over the writes in flight and the failure, if there are any, for the next one who works on the
@@ -59,7 +51,6 @@ impl<F: DiskFile> Pipe<F> {
             file: self.file.clone(),
             name: self.name,
             in_flight: std::mem::take(&mut self.in_flight),
-            free: Vec::new(),
             buffer_bytes: self.buffer_bytes,
             failure: self.failure.clone(),
         })
@@ -116,12 +107,9 @@ impl<F: DiskFile> Pipe<F> {
         synced.map_err(|error| self.fail(WriteError::io("syncing", self.name, &error)))
     }
 
-    fn take_back(&mut self, (result, buf): Written) {
+    fn take_back(&mut self, (result, _): Written) {
         if let Err(error) = result {
             self.fail(WriteError::io("writing", self.name, &error));
-        }
-        if buf.len() == self.buffer_bytes && self.free.len() <= SNAPSHOT_WRITES_IN_FLIGHT_MAX {
-            self.free.push(buf);
         }
     }
 }

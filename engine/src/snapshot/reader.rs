@@ -118,7 +118,7 @@ impl<D: Disk> Reader<D> {
     /// Any [`ReadError`] but [`ReadError::Missing`].
     pub async fn chunk(&self, number: u32) -> Result<AlignedBuf, ReadError> {
         let len = self.source.manifest.chunks.get(number as usize).map_or(1, |chunk| chunk.bytes);
-        let (result, buf) = self.source.read(number, AlignedBuf::zeroed(len as usize)).await;
+        let (result, buf) = self.source.read(number, AlignedBuf::arbitrary(len as usize)).await;
         result.map(|_| buf)
     }
 
@@ -172,8 +172,7 @@ impl Piece {
 
 /// Reads a snapshot from a chunk to its end, [`SNAPSHOT_READS_IN_FLIGHT_MAX`] ahead.
 ///
-/// Memory: as many buffers of [`Manifest::buffer_bytes`] and the one that its owner has; give it back with
-/// [`Sequential::recycle`].
+/// Memory: as many buffers of [`Manifest::buffer_bytes`] and the one that its owner has.
 pub struct Sequential<D: Disk> {
     ahead: Ahead<D::File>,
     _pin: Rc<Pin>,
@@ -191,11 +190,6 @@ impl<D: Disk> Sequential<D> {
         }
         Some(result.map(|len| Piece { number, buf, len }))
     }
-
-    /// Gives a buffer back for the chunks to come.
-    pub fn recycle(&mut self, buf: AlignedBuf) {
-        self.ahead.recycle(buf);
-    }
 }
 
 impl<D: Disk> std::fmt::Debug for Sequential<D> {
@@ -210,7 +204,6 @@ type Read = (u32, Result<usize, ReadError>, AlignedBuf);
 pub(super) struct Ahead<F> {
     source: Rc<Source<F>>,
     in_flight: FuturesOrdered<LocalBoxFuture<'static, Read>>,
-    free: Vec<AlignedBuf>,
     /// The next chunk to ask for.
     next: u32,
     end: u32,
@@ -219,15 +212,14 @@ pub(super) struct Ahead<F> {
 impl<F: DiskFile> Ahead<F> {
     pub(super) fn new(source: Rc<Source<F>>, from: u32) -> Self {
         let end = source.manifest.chunks.len() as u32;
-        Self { source, in_flight: FuturesOrdered::new(), free: Vec::new(), next: from, end }
+        Self { source, in_flight: FuturesOrdered::new(), next: from, end }
     }
 
     pub(super) async fn next(&mut self) -> Option<Read> {
         while self.next < self.end && self.in_flight.len() < SNAPSHOT_READS_IN_FLIGHT_MAX {
             let (source, number) = (self.source.clone(), self.next);
             self.next += 1;
-            let bytes = source.buffer_bytes;
-            let buf = self.free.pop().unwrap_or_else(|| AlignedBuf::zeroed(bytes));
+            let buf = AlignedBuf::arbitrary(source.buffer_bytes);
             let read = async move {
                 let (result, buf) = source.read(number, buf).await;
                 (number, result, buf)
@@ -235,13 +227,6 @@ impl<F: DiskFile> Ahead<F> {
             self.in_flight.push_back(read.boxed_local());
         }
         self.in_flight.next().await
-    }
-
-    pub(super) fn recycle(&mut self, buf: AlignedBuf) {
-        let fits = buf.len() == self.source.buffer_bytes;
-        if fits && self.free.len() < SNAPSHOT_READS_IN_FLIGHT_MAX {
-            self.free.push(buf);
-        }
     }
 
     fn end(&mut self) {

@@ -18,7 +18,7 @@ use super::{Manifest, ManifestError, SnapshotId};
 /// after a restart.
 ///
 /// Memory: at most [`SNAPSHOT_WRITES_IN_FLIGHT_MAX`](crate::limits::SNAPSHOT_WRITES_IN_FLIGHT_MAX) buffers of
-/// [`Manifest::buffer_bytes`] in flight or free, those that its owner fills, and 4 bytes and a bit per chunk.
+/// [`Manifest::buffer_bytes`] in flight, those that its owner fills, and 4 bytes and a bit per chunk.
 pub struct Receiver<D: Disk> {
     pipe: Pipe<D::File>,
     manifest: Rc<Manifest>,
@@ -260,16 +260,11 @@ impl<D: Disk> Receiver<D> {
                     self.present.insert(number);
                     let position = position(self.places[number as usize]);
                     self.pipe.submit(position, buf, padded).await;
-                    while let Some(spare) = self.pipe.spare() {
-                        ahead.recycle(spare);
-                    }
-                    continue;
                 }
                 Ok(_) => self.present.insert(number),
                 Err(ReadError::Damaged { .. }) => {}
                 Err(error) => tracing::warn!("{error}; the chunk is fetched again"),
             }
-            ahead.recycle(buf);
         }
         sometimes!(snapshot_chunks_found, self.present.missing < self.manifest.chunks.len());
         Ok(())
@@ -292,9 +287,8 @@ impl<D: Disk> Receiver<D> {
         self.present.missing
     }
 
-    /// A buffer of [`Manifest::buffer_bytes`] for any chunk, one that was written if there is one. Its content
-    /// is arbitrary.
-    pub fn buffer(&mut self) -> AlignedBuf {
+    /// A buffer of [`Manifest::buffer_bytes`] for any chunk. Its content is arbitrary.
+    pub fn buffer(&self) -> AlignedBuf {
         self.pipe.buffer()
     }
 

@@ -94,9 +94,8 @@ impl<D: Disk> Writer<D> {
         self.position
     }
 
-    /// A buffer of [`SNAPSHOT_CHUNK_BYTES_MAX`] for the next chunk, one that was written if there is one. Its
-    /// content is arbitrary.
-    pub fn buffer(&mut self) -> AlignedBuf {
+    /// A buffer of [`SNAPSHOT_CHUNK_BYTES_MAX`] for the next chunk. Its content is arbitrary.
+    pub fn buffer(&self) -> AlignedBuf {
         self.pipe.buffer()
     }
 

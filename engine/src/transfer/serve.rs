@@ -30,7 +30,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use coracle_wal::{AlignedBuf, Disk};
+use coracle_wal::Disk;
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 
@@ -287,7 +287,7 @@ impl<D: Disk> SnapshotService<D> {
         let chunk = held.reader.manifest().chunks.get(number as usize).copied();
         match (held.reader.chunk(number).await, chunk) {
             (Ok(buf), Some(chunk)) => {
-                let body = Bytes::from_owner(Owned(buf)).slice(..chunk.bytes as usize);
+                let body = Bytes::from_owner(buf).slice(..chunk.bytes as usize);
                 (Answer::with_body(part, &body, chunk.checksum), body)
             }
             (Err(ReadError::Missing { .. } | ReadError::Unknown { .. }), _) | (_, None) => {
@@ -391,14 +391,5 @@ impl<D: Disk> Seat<D> {
 impl<D: Disk> Drop for Seat<D> {
     fn drop(&mut self) {
         self.0.serving.set(self.0.serving.get() - 1);
-    }
-}
-
-/// A buffer that is sent from where it is.
-struct Owned(AlignedBuf);
-
-impl AsRef<[u8]> for Owned {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
     }
 }

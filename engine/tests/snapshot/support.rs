@@ -113,7 +113,6 @@ pub async fn read(store: &Store, id: SnapshotId) -> Result<Vec<Vec<u8>>, ReadErr
         let piece = piece?;
         assert_eq!(piece.number as usize, all.len());
         all.push(piece.bytes().to_vec());
-        sequential.recycle(piece.buf);
     }
     Ok(all)
 }

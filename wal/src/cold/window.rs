@@ -18,7 +18,6 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 
-use super::buffers::ReadBuffers;
 use crate::limits::{BLOCK_BYTES, READ_AHEAD, READ_BYTES_MAX, SEEK_READ_BYTES};
 use crate::{AlignedBuf, DiskFile, transfer};
 
@@ -55,7 +54,6 @@ pub(super) struct Window<F> {
     pub(super) sequential: bool,
     /// Reads under way ahead of the cursor, if it moves in sequence.
     pub(super) ahead: usize,
-    pub(super) buffers: ReadBuffers,
 }
 
 impl<F: DiskFile> Window<F> {
@@ -68,7 +66,6 @@ impl<F: DiskFile> Window<F> {
             next_read: 0,
             sequential: false,
             ahead: READ_AHEAD,
-            buffers: ReadBuffers::new(READ_AHEAD + 1),
         }
     }
 
@@ -145,7 +142,7 @@ impl<F: DiskFile> Window<F> {
             let least = if self.sequential { READ_BYTES_MAX } else { SEEK_READ_BYTES };
             let len = ((wanted - self.next_read) as usize).clamp(least, READ_BYTES_MAX);
             let len = len.min((limit - self.next_read) as usize);
-            let buf = self.buffers.take(len);
+            let buf = AlignedBuf::arbitrary(len);
             let (file, from) = (file.clone(), self.next_read);
             self.reads.push_back(Box::pin(async move {
                 let (result, buf) = transfer::read(&file, from, buf, len).await;
@@ -178,7 +175,7 @@ impl<F: DiskFile> Window<F> {
             self.restart(self.loaded);
             return result.map(|_| false);
         }
-        let bytes = self.buffers.share(buf).slice(..len);
+        let bytes = Bytes::from_owner(buf).slice(..len);
         self.chunks.push_back(Chunk { offset: self.loaded, bytes });
         self.loaded += len as u64;
         Ok(true)
@@ -198,7 +195,7 @@ impl<F: DiskFile> Window<F> {
             return first.bytes.slice(at..at + bytes);
         }
         sometimes!(read_batch_joined);
-        let mut joined = self.buffers.take(bytes);
+        let mut joined = AlignedBuf::arbitrary(bytes);
         let mut len = first.bytes.len() - at;
         joined[..len].copy_from_slice(&first.bytes[at..]);
         for chunk in self.chunks.iter().skip(1) {
@@ -206,7 +203,7 @@ impl<F: DiskFile> Window<F> {
             joined[len..len + more].copy_from_slice(&chunk.bytes[..more]);
             len += more;
         }
-        self.buffers.share(joined).slice(..bytes)
+        Bytes::from_owner(joined).slice(..bytes)
     }
 }
 
