@@ -68,6 +68,22 @@ fn a_change_before_the_leader_has_committed_in_its_term() {
     rig.finds(Invariant::ConfigurationStep, B, &early.leads(B).commits(1));
 }
 
+/// A leader hears that its entry is stored when a later one has committed it already, and leads no more when it is
+/// looked at (seed 621113).
+#[test]
+fn a_change_after_a_commit_that_is_no_news() {
+    let mut rig = Rig::new();
+    rig.commits(A, &fake(1, &[1]));
+    let elected = fake(2, &[1, 2]).commits(1);
+    for node in [B, C] {
+        rig.stores(node, &elected);
+    }
+    rig.sees(B, &elected.leads(B));
+    rig.commits(C, &fake(3, &[1, 2, 3]));
+    let late = configured(2, &[1, 2], &voters(&[A, B]));
+    rig.sees(B, &late.commits(2));
+}
+
 #[test]
 fn a_change_while_another_one_is_under_way() {
     let mut rig = Rig::new();
