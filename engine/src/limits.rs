@@ -112,6 +112,10 @@ pub const COMPACTION_SEGMENTS_AHEAD: usize = 4;
 /// accepted just before.
 pub const COMPACTION_RESERVE_SEGMENTS: u64 = 2;
 
+/// The part of a segment by which log and snapshots stay below the budget of a disk, for files that are not counted
+/// and for the manifests of snapshots, which are counted and never refused.
+pub const SMALL_FILES_SEGMENT_PARTS: u64 = 16;
+
 /// Segments that a log may have before anything but compaction is done about it: below this, each costs more
 /// than it frees.
 pub const LOG_SEGMENTS_TARGET_MIN: u64 = 16;
@@ -625,6 +629,9 @@ pub const OUTDATED_PARTS: u64 = 4;
 
 /// What a follower can always be sent of the log behind a snapshot: it is not worth the flushes of another one.
 pub const OUTDATED_LOG_BYTES_MIN: u64 = 1 << 20;
+
+/// How long a leader's snapshot that had no room here is not taken up again.
+pub const PULL_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who may wait for the next snapshot of one shard.
 pub const SNAPSHOT_ANSWERS_MAX: usize = 64;

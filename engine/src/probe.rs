@@ -411,6 +411,10 @@ declare_probes! {
     snapshot_writes_overlap,
     /// A snapshot's file met a full disk.
     snapshot_no_room,
+    /// A snapshot had no room in the budget that it shares with the log.
+    snapshot_over_quota,
+    /// What a follower was told to fetch was older than the newest, and there was no room to keep it.
+    old_offers_withdrawn,
     /// Snapshots were written faster than at ease.
     snapshots_in_a_hurry,
     /// A snapshot was given up because the disk failed.

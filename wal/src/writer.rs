@@ -199,6 +199,12 @@ impl<D: Disk> Wal<D> {
         self.state.borrow().disk_bytes()
     }
 
+    /// Bytes that [`Wal::set_log_bytes_max`] should leave at least: those of all files but spares that nothing waits
+    /// for, and of files that positions were given out in already.
+    pub fn needed_bytes(&self) -> u64 {
+        self.state.borrow().needed_bytes()
+    }
+
     /// The next segment that got its last record since the log was opened; each once, in order.
     pub fn take_sealed(&self) -> Option<SegmentInfo> {
         self.state.borrow_mut().take_sealed()

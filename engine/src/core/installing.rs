@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -21,7 +22,7 @@ use super::peers::Gate;
 use super::shard::Machine;
 use super::tiers::Tiers;
 use crate::env::Env;
-use crate::limits::PULLS_MAX;
+use crate::limits::{PULL_RETRY_PAUSE, PULLS_MAX};
 use crate::snapshot::{Manifest, ReadError, SnapshotId, SnapshotStore};
 use crate::transfer::pull::{Pull, PullError, PullLimits, PullProgress};
 use crate::{NodeId, Restore, ShardId, SnapshotError};
@@ -67,6 +68,8 @@ pub(super) struct Installing {
     progress: BTreeMap<ShardId, Rc<PullProgress>>,
     /// Bytes that pulls have received which are over.
     bytes: u64,
+    /// Shards whose last one had no room, and when it is tried again.
+    paused: BTreeMap<ShardId, Duration>,
 }
 
 impl Installing {
@@ -107,6 +110,17 @@ impl Installing {
     /// Pulling is over, one way or the other.
     pub(super) fn pulled(&mut self, shard: ShardId) {
         self.bytes += self.progress.remove(&shard).map_or(0, |progress| progress.bytes.get());
+    }
+
+    /// There was no room for one.
+    pub(super) fn pause(&mut self, shard: ShardId, now: Duration) {
+        self.paused.insert(shard, now + PULL_RETRY_PAUSE);
+    }
+
+    /// Whether there was no room a moment ago.
+    pub(super) fn is_paused(&mut self, shard: ShardId, now: Duration) -> bool {
+        self.paused.retain(|_, until| now < *until);
+        self.paused.contains_key(&shard)
     }
 
     /// Bytes that all pulls have received.

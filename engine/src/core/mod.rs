@@ -27,6 +27,7 @@
 
 mod cold;
 mod detector;
+mod disk_share;
 mod events;
 mod freshness;
 mod handle;

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::cold::Cold;
 use super::detector::Detection;
+use super::disk_share::DiskShare;
 use super::hooks::Hooks;
 use super::inbox::Inbox;
 use super::installing::{self, Installing, RestoreError};
@@ -277,7 +278,11 @@ impl<E: Env> Core<E> {
         if let Some(address) = config.join.clone().filter(|_| core == CoreId(0)) {
             gate.join(&env, address);
         }
+        let disk_share =
+            DiskShare::new(wal.clone(), config.tiers.disk_bytes_max, config.wal.segment_bytes);
+        store.limit(disk_share.quota());
         let tiers = Tiers {
+            disk_share,
             cold: Cold::new(wal.clone(), config.tiers.log_memory_bytes),
             store,
             taking: Taking::default(),

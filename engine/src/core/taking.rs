@@ -86,6 +86,11 @@ impl Taking {
         self.paused.get(&shard).is_none_or(|until| now >= *until)
     }
 
+    /// Whether the shard's state machine takes no snapshots at all.
+    pub(super) fn is_unsupported(&self, shard: ShardId) -> bool {
+        self.paused.get(&shard) == Some(&Duration::MAX)
+    }
+
     /// Whether a snapshot of the shard is being taken or will be.
     pub(super) fn is_wanted(&self, shard: ShardId) -> bool {
         self.running.is_some_and(|id| id.shard == shard) || self.wanted.contains(&shard)

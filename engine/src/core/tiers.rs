@@ -11,6 +11,7 @@ use coracle_wal::Disk;
 use coracle_wal::limits::READS_IN_FLIGHT_MAX;
 
 use super::cold::{self, Cold, ColdError, ColdRead, Reader, Want};
+use super::disk_share::DiskShare;
 use super::events::ClusterEvent;
 use super::installing::{self, Installing, Pulled, Restored};
 use super::run::Core;
@@ -29,6 +30,7 @@ use crate::{LogIndex, NodeId, ShardId, SnapshotError, SnapshotRequestError, Term
 pub(super) struct Tiers<D: Disk> {
     pub(super) cold: Rc<Cold<D>>,
     pub(super) store: SnapshotStore<D>,
+    pub(super) disk_share: DiskShare<D>,
     pub(super) taking: Taking,
     pub(super) installing: Installing,
     /// Snapshots that could not be restored at start. Each is given up when its shard goes on without it.
@@ -422,6 +424,7 @@ impl<E: Env> Core<E> {
                 sometimes!(snapshot_no_room);
                 tracing::warn!(%shard, "no room for a snapshot; the log stays as it is");
                 self.storage.wal().give_back_spares(usize::MAX);
+                self.withdraw_old_offers();
             }
             Err(error) => tracing::warn!(%shard, "no snapshot was taken: {error}"),
         }
@@ -463,6 +466,21 @@ impl<E: Env> Core<E> {
                 self.tiers.taking.want(id.shard, self.env.now());
             }
             self.tiers.rotten.insert(id, given_up || discards);
+        }
+    }
+
+    /// There is no room to keep what followers were told to fetch, if there is something newer: they get that.
+    fn withdraw_old_offers(&mut self) {
+        let store = &self.tiers.store;
+        let newest = |shard| store.newest(shard).map(|newest| newest.id.index);
+        let offered = self.tiers.offered.iter();
+        let old = offered.filter(|((shard, _), pin)| newest(*shard) > Some(pin.id().index));
+        for (shard, node) in old.map(|(key, _)| *key).collect::<Vec<_>>() {
+            if let Some(at) = self.position_of(shard) {
+                sometimes!(old_offers_withdrawn);
+                self.shards[at].raft.withdraw_offer(node);
+                self.touch(at); // the end of the turn lets its files go
+            }
         }
     }
 
@@ -536,7 +554,8 @@ impl<E: Env> Core<E> {
         let shard = self.shards[at].id;
         let id = SnapshotId { shard, index, term };
         // One that can't be read stands in the way until the next tick.
-        let waits = self.tiers.unreadable.contains_key(&shard);
+        let waits = self.tiers.unreadable.contains_key(&shard)
+            || self.tiers.installing.is_paused(shard, self.env.now());
         if waits || self.shards[at].applied() >= index || !self.tiers.installing.begin(id, from) {
             return;
         }
@@ -569,6 +588,7 @@ impl<E: Env> Core<E> {
                     tracing::warn!(shard = %id.shard, "a snapshot was not taken over: {error}");
                     if matches!(error, PullError::Store(WriteError::NoRoom { .. })) {
                         self.storage.wal().give_back_spares(usize::MAX);
+                        self.tiers.installing.pause(id.shard, self.env.now());
                     }
                 }
                 return;

@@ -97,15 +97,17 @@ impl<E: Env> Core<E> {
         self.give_up_unreadable();
         self.replace_rotten();
         (0..self.shards.len()).for_each(|at| self.save_damaged(at));
-        // Snapshots take their part of the budget first: only the log can do with less.
-        let snapshots = self.tiers.store.disk_bytes();
-        let left = self.config.tiers.disk_bytes_max.saturating_sub(snapshots);
-        self.storage.wal().set_log_bytes_max(left);
         if now >= self.upkeep.spare_goes_at {
             self.upkeep.spare_goes_at = now.saturating_add(SPARE_REMOVAL_PAUSE);
             self.storage.wal().give_back_spares(1);
         }
         let shards = self.shard_states(now);
+        // Snapshots take their part of the budget first: only the log can do with less.
+        let snapshot_bytes = self.tiers.store.disk_bytes();
+        let running = self.tiers.taking.running().map(|id| id.shard);
+        let written = self.tiers.store.writing_bytes();
+        let next_snapshot_bytes = shards.next_snapshot_bytes(running, written);
+        self.tiers.disk_share.give_log_the_rest(snapshot_bytes, next_snapshot_bytes);
         let segments: Vec<Segment> = self
             .storage
             .wal()
@@ -117,7 +119,8 @@ impl<E: Env> Core<E> {
             now,
             budget: &self.upkeep.budget,
             segments: &segments,
-            snapshot_bytes: self.tiers.store.disk_bytes(),
+            snapshot_bytes,
+            next_snapshot_bytes,
             snapshots_max: usize::from(self.tiers.taking.running().is_none()),
             appended,
             durable,
@@ -217,6 +220,7 @@ impl<E: Env> Core<E> {
             applied: shard.applied(),
             snapshot,
             snapshot_bytes,
+            grown_bytes: if self.tiers.taking.is_unsupported(id) { 0 } else { grown },
             snapshot_due: self.config.tiers.is_snapshot_due(grown, snapshot_bytes, age),
             snapshot_running: self.tiers.taking.is_wanted(id),
             snapshot_possible: possible,

@@ -26,9 +26,12 @@ pub struct OpenError {
 /// Why a snapshot was not written, received or removed. Snapshots that were there before are as they were.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum WriteError {
-    /// The disk has no room for it, or the process no file descriptor. What had been written was removed; try
-    /// later.
-    #[error("no room for {file}: free some space on its disk; what was written of it was removed")]
+    /// The disk has no room for it, or the budget of the log and the snapshots together, or the process no file
+    /// descriptor. What had been written was removed; try later.
+    #[error(
+        "no room for {file}: free some space on its disk, or raise the budget of the log's disk; what was written of \
+         it was removed"
+    )]
     NoRoom {
         /// The file that could not grow.
         file: Arc<str>,

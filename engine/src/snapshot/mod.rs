@@ -32,7 +32,7 @@
 //!    take or fetch another.
 //!
 //! # Failures
-//! * **No room** (disk, quota, file descriptors): [`WriteError::NoRoom`]. What was written of this snapshot is
+//! * **No room** (disk, [`Quota`], file descriptors): [`WriteError::NoRoom`]. What was written of this snapshot is
 //!   removed at once, so that it is not missing elsewhere. It may be begun again.
 //! * **A write or sync fails**: final for that snapshot, whose files are removed; nothing is tried again.
 //! * **A rename or a sync of the directory fails**: which names will survive is not known. The store latches
@@ -67,5 +67,5 @@ pub use open::{Inventory, Problem, ProblemKind};
 pub use reader::{Piece, Reader, Sequential};
 pub use receiver::Receiver;
 pub use sink::{ChunkFull, ChunkSink};
-pub use store::{Pin, SnapshotStore};
+pub use store::{Pin, Quota, SnapshotStore};
 pub use writer::Writer;

@@ -245,7 +245,8 @@ impl<D: Disk> SnapshotStore<D> {
         let garbage = state.garbage.clone();
         let state = Rc::new(RefCell::new(state));
         let left = RefCell::default();
-        let store = Self(Rc::new(Shared { disk, log_id, state, gate: Gate::default(), left }));
+        let (gate, quota) = (Gate::default(), RefCell::default());
+        let store = Self(Rc::new(Shared { disk, log_id, state, gate, left, quota }));
         let mut inventory = Inventory {
             snapshots: verdict.good,
             unfinished: verdict.offers,

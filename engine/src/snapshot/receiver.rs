@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use coracle_wal::{AlignedBuf, Disk, DiskFile, OpenMode};
+use coracle_wal::{AlignedBuf, Disk, OpenMode};
 
 use super::error::{ChunkError, ReadError, WriteError};
 use super::gate::Turn;
@@ -189,11 +189,7 @@ async fn reserve<D: Disk>(
     manifest: &Manifest,
 ) -> Result<(), WriteError> {
     let name = FileName::new(manifest.id, Kind::Chunks);
-    let bytes = manifest.file_bytes();
-    let allocated = file.allocate(bytes).await;
-    allocated.map_err(|error| WriteError::io("allocating", name, &error))?;
-    shared.state.borrow_mut().files.insert(name, bytes);
-    Ok(())
+    shared.allocate(file, name, manifest.file_bytes()).await
 }
 
 /// Opens the chunks that an earlier receiver left, if there are any.

@@ -38,7 +38,11 @@ pub(super) struct Shared<D: Disk> {
     pub(super) gate: Gate,
     /// Writes that were in flight when a receiver was dropped, by its shard.
     pub(super) left: RefCell<BTreeMap<ShardId, Pipe<D::File>>>,
+    pub(super) quota: RefCell<Option<Quota>>,
 }
+
+/// Whether the snapshots of a store may take so many bytes altogether. Asked before they do.
+pub type Quota = Box<dyn Fn(u64) -> bool>;
 
 /// A snapshot that is whole and durable.
 #[derive(Debug)]
@@ -165,6 +169,20 @@ impl<D: Disk> SnapshotStore<D> {
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         self.0.state.borrow().files.values().sum()
+    }
+
+    /// Bytes of the snapshots of own states that are being written.
+    #[must_use]
+    pub fn writing_bytes(&self) -> u64 {
+        let state = self.0.state.borrow();
+        let chunks = |id: &SnapshotId| state.files.get(&FileName::new(*id, Kind::Chunks));
+        state.writing.values().filter_map(chunks).sum()
+    }
+
+    /// Has `quota` decide from now on whether chunks may take more of the disk. What is there stays; manifests, which
+    /// are small, are counted and not asked for.
+    pub fn limit(&self, quota: Quota) {
+        *self.0.quota.borrow_mut() = Some(quota);
     }
 
     /// Keeps a snapshot's files as long as the pin lives, also when it is no longer the newest. `None` if
@@ -339,6 +357,27 @@ impl<D: Disk> Shared<D> {
         self.state.borrow_mut().files.insert(name, 0);
         let file = self.disk.open(&name.text(), OpenMode::CreateNew).await;
         file.map_err(|error| WriteError::io("creating", name, &error))
+    }
+
+    /// Gives a file `bytes` of disk space, counted before they are taken: others ask meanwhile.
+    pub(super) async fn allocate(
+        &self,
+        file: &D::File,
+        name: FileName,
+        bytes: u64,
+    ) -> Result<(), WriteError> {
+        let (used, has) = {
+            let files = &self.state.borrow().files;
+            (files.values().sum::<u64>(), files.get(&name).copied().unwrap_or(0))
+        };
+        let grows = bytes > has;
+        if grows && self.quota.borrow().as_ref().is_some_and(|quota| !quota(used - has + bytes)) {
+            sometimes!(snapshot_over_quota);
+            return Err(WriteError::NoRoom { file: name.text().into() });
+        }
+        self.state.borrow_mut().files.insert(name, bytes.max(has));
+        let allocated = file.allocate(bytes).await;
+        allocated.map_err(|error| WriteError::io("allocating", name, &error))
     }
 
     /// Writes `bytes` as the whole new file `name`. They are durable afterwards, the name is not.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use coracle_wal::{AlignedBuf, Disk, DiskFile};
+use coracle_wal::{AlignedBuf, Disk};
 
 use super::error::WriteError;
 use super::manifest::padded;
@@ -144,10 +144,17 @@ impl<D: Disk> Writer<D> {
         let step = (self.allocated / 8).min(SNAPSHOT_ALLOCATION_BYTES_MAX);
         let size = needed.max(padded((self.allocated + step) as usize) as u64);
         let name = FileName::new(self.id(), Kind::Chunks);
-        let allocated = self.pipe.file.allocate(size).await;
-        allocated.map_err(|error| WriteError::io("allocating", name, &error))?;
-        self.allocated = size;
-        self.claim.shared.state.borrow_mut().files.insert(name, size);
+        let Self { pipe, claim, .. } = self;
+        match claim.shared.allocate(&pipe.file, name, size).await {
+            Err(WriteError::NoRoom { .. }) if size > needed => {
+                claim.shared.allocate(&pipe.file, name, needed).await?;
+                self.allocated = needed;
+            }
+            allocated => {
+                allocated?;
+                self.allocated = size;
+            }
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! log needs anyway: for each shard what it may grow by between two snapshots and what is kept behind them, at
 //! least [`LOG_SEGMENTS_TARGET_MIN`] segments, and at most half of the budget.
 //!
-//! | level | log / target | log and snapshots / budget | log stays for | what pins the oldest segment |
+//! | level | log / target | log, snapshots and the next one / budget | log stays for | what pins the oldest segment |
 //! |---|---|---|---|---|
 //! | Normal | up to 1 | | snapshots, `keep_log_bytes`, followers | waits |
 //! | Compact | above 1 | | snapshots, followers | gets snapshots; is rewritten if it is at most 1/8 of it |
@@ -14,7 +14,8 @@
 //! | Refuse | | 1 | snapshots | the same; the caller refuses proposals and entries |
 //!
 //! Above the budget there is a reserve for what goes on at the last level: votes, truncation, bases, and
-//! what is written again.
+//! what is written again. The largest snapshot that may be taken next counts as if it were there: what lets go of the
+//! log must find room itself.
 //!
 //! # The oldest segment
 //! A log is given up from its oldest segment on, so that is where everything happens. A segment is
@@ -77,6 +78,8 @@ pub struct ShardState {
     pub snapshot: LogIndex,
     /// Its size; 0 if there is none.
     pub snapshot_bytes: u64,
+    /// Bytes of its log that came since; what its state may have grown by. 0 if it takes no snapshots.
+    pub grown_bytes: u64,
     /// By its log, by the clock, or because somebody asks: one should be taken.
     pub snapshot_due: bool,
     /// One is being taken.
@@ -103,6 +106,22 @@ impl ShardStates {
         let at = self.0.binary_search_by_key(&shard, |(id, _)| *id).ok()?;
         Some(&self.0[at].1)
     }
+
+    /// What the next snapshot may take, whichever it is, and what one of `running` may take that has `written` bytes:
+    /// the next one begins when that is done, and what it replaces may have been smaller.
+    #[must_use]
+    pub fn next_snapshot_bytes(&self, running: Option<ShardId>, written: u64) -> u64 {
+        let (mut rest, mut next) = (0, 0);
+        for (shard, state) in &self.0 {
+            let bytes = state.snapshot_bytes.saturating_add(state.grown_bytes);
+            if running == Some(*shard) {
+                rest = bytes.saturating_sub(written);
+            } else {
+                next = bytes.max(next);
+            }
+        }
+        next.saturating_add(rest)
+    }
 }
 
 impl FromIterator<(ShardId, ShardState)> for ShardStates {
@@ -118,7 +137,7 @@ impl FromIterator<(ShardId, ShardState)> for ShardStates {
 pub struct Budget {
     /// Bytes of new segments.
     pub segment_bytes: u64,
-    /// Segments with records and snapshots may take this much before writes are refused.
+    /// Segments with records and snapshots, the next one included, may take this much before writes are refused.
     pub bytes: u64,
     /// What may be taken on top, by what goes on then.
     pub reserve_bytes: u64,
@@ -149,12 +168,6 @@ impl Budget {
         };
         Self { segment_bytes, bytes, reserve_bytes, snapshot_log_bytes, keep_log_bytes }
     }
-
-    /// Whether nothing may be accepted that makes the log grow. Quick, to be asked each turn.
-    #[must_use]
-    pub fn is_used_up(&self, log_bytes: u64, snapshot_bytes: u64) -> bool {
-        log_bytes + snapshot_bytes >= self.bytes
-    }
 }
 
 /// All that a decision rests on.
@@ -168,6 +181,8 @@ pub struct Situation<'a> {
     pub segments: &'a [Segment],
     /// Bytes of snapshots, also of those under way.
     pub snapshot_bytes: u64,
+    /// What the next snapshot, and the one under way, may take on top of them: [`ShardStates::next_snapshot_bytes`].
+    pub next_snapshot_bytes: u64,
     /// How many snapshots may be begun now.
     pub snapshots_max: usize,
     /// End of what was appended last.
@@ -439,9 +454,10 @@ impl<'a> Situation<'a> {
 
     fn pressure(&self, target: u64) -> Pressure {
         let log = self.log_bytes();
-        let used = log + self.snapshot_bytes;
+        let snapshots = self.snapshot_bytes.saturating_add(self.next_snapshot_bytes);
+        let used = log.saturating_add(snapshots);
         let budget = self.budget.bytes;
-        if self.budget.is_used_up(log, self.snapshot_bytes) {
+        if used >= budget {
             Pressure::Refuse
         } else if log > 2 * target || used >= budget / 4 * 3 {
             Pressure::Snapshot
@@ -507,6 +523,7 @@ impl<'a> Situation<'a> {
             applied: LogIndex(0),
             snapshot: LogIndex(0),
             snapshot_bytes: 0,
+            grown_bytes: 0,
             snapshot_due: false,
             snapshot_running: false,
             snapshot_possible: false,

@@ -149,6 +149,47 @@ fn a_full_disk_gives_back_what_was_taken() {
 }
 
 #[test]
+fn a_quota_is_kept_at_every_moment() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk);
+    let (old, new) = (id(1, 10), id(1, 20));
+    run_to_end(write(&store, old, COUNT)).unwrap();
+    let used = store.disk_bytes();
+    let (most, highest) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (limit, seen) = (most.clone(), highest.clone());
+    store.limit(Box::new(move |bytes| {
+        let grants = bytes <= limit.get();
+        seen.set(seen.get().max(if grants { bytes } else { 0 }));
+        grants
+    }));
+    for receiving in [false, true] {
+        let mut room = 0;
+        highest.set(0);
+        // Until there is room for all of it.
+        loop {
+            most.set(used + room);
+            let result = if receiving {
+                run_to_end(receive(&store, new, 30))
+            } else {
+                run_to_end(write(&store, new, 30))
+            };
+            assert!(highest.get() <= used + room, "{} with {room} of room", highest.get());
+            match result {
+                Ok(_) => break,
+                Err(error) => assert!(matches!(error, WriteError::NoRoom { .. }), "{error}"),
+            }
+            assert_eq!(disk.used(), used, "what was written was removed");
+            assert_eq!((store.disk_bytes(), store.writing_bytes()), (used, 0));
+            assert_eq!(store.unfinished(new.shard), None);
+            room += 8192;
+        }
+        assert!(room > 100_000, "{room}");
+        run_to_end(store.discard(new)).unwrap();
+        assert_eq!(store.disk_bytes(), used);
+    }
+}
+
+#[test]
 fn a_failed_write_is_never_tried_again() {
     let disk = MemDisk::new();
     let (store, _) = open(&disk);

@@ -134,6 +134,16 @@ impl<F: Clone> State<F> {
         live.map(|live| live.bytes).sum::<u64>() + others + self.in_work_bytes
     }
 
+    /// Bytes that the log can't do without now: all of [`State::disk_bytes`] but spares that nothing waits for, and the
+    /// files that are promised and not made yet.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        let made = self.files.back().map_or(0, |(id, _)| id.sequence);
+        let promised = self.id.sequence.saturating_sub(made);
+        let coming = promised.saturating_sub(u64::from(self.in_work_bytes > 0));
+        let spares = self.spares.len() as u64 * self.options.segment_bytes;
+        self.disk_bytes() - spares + coming * self.options.segment_bytes
+    }
+
     fn is_over_budget(&self) -> bool {
         let max = self.options.log_bytes_max;
         max != 0 && self.disk_bytes() > max

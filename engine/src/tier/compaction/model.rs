@@ -27,6 +27,8 @@ pub(super) struct Replica {
     /// What is read to be written again, and when that is done.
     rewrite: Option<(Action, u64)>,
     pub(super) state_bytes: u64,
+    /// Its snapshot had no room; it is not tried again before this step.
+    paused_until: u64,
 }
 
 /// The core.
@@ -156,7 +158,9 @@ impl World {
                 replica.log_bytes = 0;
             }
             replica.state.snapshot_running = replica.snapshot.is_some();
-            replica.state.snapshot_possible = replica.snapshot.is_none();
+            replica.state.snapshot_possible =
+                replica.snapshot.is_none() && replica.paused_until <= step;
+            replica.state.grown_bytes = replica.state_bytes - replica.state.snapshot_bytes;
             let limit = self.budget.snapshot_log_bytes.max(replica.state_bytes);
             replica.state.snapshot_due = replica.log_bytes > limit;
             if let Some((action, _)) = replica.rewrite.take_if(|(_, done)| *done <= step) {
@@ -201,11 +205,15 @@ impl World {
         let states: ShardStates =
             self.replicas.iter().map(|(id, replica)| (*id, replica.state.clone())).collect();
         let running = self.replicas.values().filter(|r| r.snapshot.is_some()).count();
+        // One that is being taken has its space.
+        let taken = self.replicas.iter().find(|(_, replica)| replica.snapshot.is_some());
+        let next = states.next_snapshot_bytes(taken.map(|(id, _)| *id), u64::MAX);
         let decision = self.compactor.decide(&Situation {
             now: Duration::from_millis(self.step),
             budget: &self.budget,
             segments: &segments,
             snapshot_bytes: self.snapshot_bytes(),
+            next_snapshot_bytes: next,
             snapshots_max: self.snapshots_max.saturating_sub(running),
             appended: self.appended,
             durable: self.durable,
@@ -244,7 +252,13 @@ impl World {
                 // A larger state takes longer.
                 let longest = 1 + self.replicas[&shard].state_bytes / 1024;
                 let (delay, step) = (1 + self.random(longest), self.step);
+                let used = self.used();
+                let most = self.budget.bytes.saturating_add(self.budget.reserve_bytes);
                 let replica = self.replicas.get_mut(&shard).unwrap();
+                if used + replica.state_bytes > most {
+                    replica.paused_until = step + 100;
+                    return;
+                }
                 assert!(
                     replica.snapshot.is_none() && replica.state.applied > replica.state.snapshot
                 );

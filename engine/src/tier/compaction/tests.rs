@@ -110,6 +110,23 @@ fn what_cannot_be_freed_is_refused_and_left_alone() {
     assert!(world.propose(ShardId(0), 1, 100));
 }
 
+/// Snapshots that are larger than the reserve: each finds room beside the log, and the log goes on.
+#[test]
+fn a_large_state_has_room_for_its_next_snapshot() {
+    let mut world = World::new(budget(24), 9);
+    for _ in 0..60_000 {
+        for shard in 0..3 {
+            replica(&mut world, shard).state_bytes = 4 * SEGMENT;
+            let (count, bytes) = (1 + world.random(8), 100 + world.random(3000) as usize);
+            world.propose(ShardId(shard), count, bytes);
+        }
+        world.turn(); // looks at the bounds
+    }
+    // If the log may take that room, there is one snapshot and nothing after it.
+    let [trims, _, snapshots, _] = world.decided;
+    assert!(trims > 10 && snapshots > 10, "{:?}", world.decided);
+}
+
 /// A thousand small shards, each of which holds a little of every segment.
 #[test]
 fn many_small_shards_are_not_all_asked_for_snapshots() {

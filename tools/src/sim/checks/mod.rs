@@ -170,6 +170,7 @@ impl Checker {
     pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
         self.check_queues(core)?;
         check_memory(core).map_err(|violation| Box::new(violation.node(core.node)))?;
+        check_disk(core).map_err(|violation| Box::new(violation.node(core.node)))?;
         // A node whose disk has lost what it promised may well contradict itself.
         if core.faults > 0 && !self.ever_excused {
             let seen = format!("{} contradictions", core.faults);
@@ -602,6 +603,16 @@ fn check_memory(core: &CoreView<'_>) -> Checked {
     }
     let most = budget + needed + MEMORY_GROUP_BYTES_MAX;
     if counted > most { over("counted", counted, most) } else { Ok(()) }
+}
+
+/// Log and snapshots together keep to the budget of the disk.
+fn check_disk(core: &CoreView<'_>) -> Checked {
+    let (bytes, budget) = core.disk;
+    if budget == 0 || bytes <= budget {
+        return Ok(());
+    }
+    let (expected, seen) = (format!("at most {budget}"), format!("{bytes} bytes on the disk"));
+    fail(Violation::new(Invariant::Limits, expected, seen))
 }
 
 /// Compares what waits in a core of so many shards with its limits.
