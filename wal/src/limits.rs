@@ -73,7 +73,7 @@ pub const LARGE_BUFFER_STEP_BYTES: usize = 256 << 10;
 
 /// What a thread keeps of large buffers that are not in use: what a transfer of snapshots has in flight, or a few
 /// readers of old entries.
-pub const SPARE_BUFFERS_BYTES_MAX: usize = 32 << 20;
+pub const SPARE_BUFFERS_BYTES_MAX: usize = 16 << 20;
 
 /// Files of old segments that one reader keeps open.
 pub const READER_FILES_MAX: usize = 4;

@@ -46,7 +46,6 @@ pub(crate) struct Reader<F> {
     chunks: VecDeque<Chunk>,
     /// Bytes that span chunks, joined.
     joined: Vec<u8>,
-    buffers: Vec<AlignedBuf>,
 }
 
 impl<F: DiskFile> Reader<F> {
@@ -56,7 +55,6 @@ impl<F: DiskFile> Reader<F> {
             reads: FuturesOrdered::new(),
             chunks: VecDeque::new(),
             joined: Vec::new(),
-            buffers: Vec::new(),
         }
     }
 
@@ -99,10 +97,8 @@ impl<F: DiskFile> Reader<F> {
             chunk.at += step;
             chunk.offset += step as u64;
             bytes -= step;
-            if chunk.at == chunk.len
-                && let Some(chunk) = self.chunks.pop_front()
-            {
-                self.buffers.push(chunk.buf);
+            if chunk.at == chunk.len {
+                self.chunks.pop_front();
             }
         }
     }
@@ -131,9 +127,7 @@ impl<F: DiskFile> Reader<F> {
             if range.from >= range.to {
                 self.ranges.pop_front();
             }
-            let buf = self.buffers.pop().filter(|buf| buf.len() >= len);
-            let buf = buf.unwrap_or_else(|| AlignedBuf::arbitrary(len));
-            self.reads.push_back(Box::pin(read_chunk(part, buf)));
+            self.reads.push_back(Box::pin(read_chunk(part, AlignedBuf::arbitrary(len))));
         }
         match self.reads.next().await {
             None => Ok(false),
