@@ -377,7 +377,10 @@ impl<D: Disk> Shared<D> {
         }
         self.state.borrow_mut().files.insert(name, bytes.max(has));
         let allocated = file.allocate(bytes).await;
-        allocated.map_err(|error| WriteError::io("allocating", name, &error))
+        allocated.map_err(|error| {
+            self.state.borrow_mut().files.insert(name, has);
+            WriteError::io("allocating", name, &error)
+        })
     }
 
     /// Writes `bytes` as the whole new file `name`. They are durable afterwards, the name is not.
