@@ -2,7 +2,8 @@
 //!
 //! Each of the two takes space by itself and at any time: the log when it makes a segment, a snapshot when its file
 //! grows. Both ask first, the log its own budget ([`Wal::set_log_bytes_max`]), a snapshot this one ([`Quota`]), which
-//! lowers that of the log by what it grants. So together they are never beyond the budget, not for a moment.
+//! lowers that of the log by what it grants. So together they are never beyond the budget, not for a moment. If they
+//! are when the core starts, because the budget was made smaller, snapshots may go on: they are what frees the log.
 //!
 //! The next snapshot is what lets go of the log, and must not find that the log has taken its room. So while the log
 //! can do without it, the room for the next snapshot stays free; writes are refused before it is used up, by the
@@ -48,14 +49,16 @@ impl<D: Disk> DiskShare<D> {
         self.wal.set_log_bytes_max(most.saturating_sub(next_bytes).max(needed).min(most));
     }
 
-    /// Whether snapshots may take `snapshot_bytes` altogether. If so, the log may have the rest; if not, it gives up
-    /// what it has in reserve, for the next time.
-    fn grants(&self, snapshot_bytes: u64) -> bool {
+    /// Whether snapshots that take `before` may take `snapshot_bytes` altogether. If so, the log may have the rest; if
+    /// not, it gives up what it has in reserve, for the next time.
+    fn grants(&self, before: u64, snapshot_bytes: u64) -> bool {
         let Some(max) = self.bytes_max else { return true };
         let least = BUDGET_SEGMENTS_MIN * self.segment_bytes;
         let needed = self.wal.needed_bytes().max(least);
         let log = self.wal.disk_bytes().max(needed);
-        let grants = log.saturating_add(snapshot_bytes) <= max;
+        let is_over = needed.saturating_add(before) > max;
+        sometimes!(disk_over_budget_at_start, is_over);
+        let grants = is_over || log.saturating_add(snapshot_bytes) <= max;
         if grants {
             let next_bytes = self.snapshots_to_be.get().saturating_sub(snapshot_bytes);
             self.give_log_the_rest(snapshot_bytes, next_bytes);
@@ -70,7 +73,7 @@ impl<D: Disk + 'static> DiskShare<D> {
     /// What snapshots ask.
     pub(super) fn quota(&self) -> Quota {
         let share = self.clone();
-        Box::new(move |bytes| share.grants(bytes))
+        Box::new(move |before, after| share.grants(before, after))
     }
 }
 
@@ -90,6 +93,24 @@ mod tests {
     use super::*;
 
     const SEGMENTS: u64 = 12;
+
+    #[test]
+    fn a_budget_that_was_made_smaller_does_not_keep_snapshots_from_freeing_the_log() {
+        let share = |segments: u64, log: &Wal<MemDisk>| {
+            DiskShare::new(log.clone(), segments * SEGMENT_BYTES_MIN, SEGMENT_BYTES_MIN)
+        };
+        let mut options = Options::default();
+        options.segment_bytes = SEGMENT_BYTES_MIN;
+        options.log_bytes_max = 4 * SEGMENT_BYTES_MIN;
+        let mut nobody = |_: RecordView<'_>| {};
+        let (log, _driver, _) =
+            run_to_end(Wal::open(MemDisk::new(), options, &mut nobody)).unwrap();
+        let (two, six) = (2 * SEGMENT_BYTES_MIN, 6 * SEGMENT_BYTES_MIN);
+        assert!(share(12, &log).grants(two, six));
+        assert!(!share(6, &log).grants(two, six), "it would come to be beyond");
+        assert!(share(4, &log).grants(two, six), "it is already");
+        assert!(DiskShare::new(log, 0, SEGMENT_BYTES_MIN).grants(two, u64::MAX), "without bounds");
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
@@ -123,7 +144,7 @@ mod tests {
                     }
                     5 if number < 20 => work(),
                     6 if number < 10 => wal.trim(wal.durable()),
-                    7 | 8 if quota(snapshots + bytes) => snapshots += bytes,
+                    7 | 8 if quota(snapshots, snapshots + bytes) => snapshots += bytes,
                     9 if number < 4 => snapshots /= 2,
                     _ => share.give_log_the_rest(snapshots, bytes),
                 }

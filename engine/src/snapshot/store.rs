@@ -41,8 +41,9 @@ pub(super) struct Shared<D: Disk> {
     pub(super) quota: RefCell<Option<Quota>>,
 }
 
-/// Whether the snapshots of a store may take so many bytes altogether. Asked before they do.
-pub type Quota = Box<dyn Fn(u64) -> bool>;
+/// Whether the snapshots of a store, which take the first number of bytes altogether, may take the second. Asked before
+/// they do.
+pub type Quota = Box<dyn Fn(u64, u64) -> bool>;
 
 /// A snapshot that is whole and durable.
 #[derive(Debug)]
@@ -370,8 +371,8 @@ impl<D: Disk> Shared<D> {
             let files = &self.state.borrow().files;
             (files.values().sum::<u64>(), files.get(&name).copied().unwrap_or(0))
         };
-        let grows = bytes > has;
-        if grows && self.quota.borrow().as_ref().is_some_and(|quota| !quota(used - has + bytes)) {
+        let refuses = |quota: &Quota| !quota(used, used - has + bytes);
+        if bytes > has && self.quota.borrow().as_ref().is_some_and(refuses) {
             sometimes!(snapshot_over_quota);
             return Err(WriteError::NoRoom { file: name.text().into() });
         }

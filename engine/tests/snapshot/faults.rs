@@ -157,7 +157,7 @@ fn a_quota_is_kept_at_every_moment() {
     let used = store.disk_bytes();
     let (most, highest) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let (limit, seen) = (most.clone(), highest.clone());
-    store.limit(Box::new(move |bytes| {
+    store.limit(Box::new(move |_, bytes| {
         let grants = bytes <= limit.get();
         seen.set(seen.get().max(if grants { bytes } else { 0 }));
         grants
