@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_wal::limits::BUDGET_SEGMENTS_MIN;
 use coracle_wal::{Lsn, RecordView, SegmentInfo, Wal};
 use thiserror::Error;
 
@@ -186,7 +187,8 @@ impl<E: Env> Core<E> {
         }
         let begun = env.now();
         let mut replay = Reader(tier::Recovery::new(config.tiers.log_memory_bytes));
-        let (wal, driver, recovery) = Wal::open(disk, wal_options(&config), &mut replay)
+        let options = wal_options(&config, store.disk_bytes());
+        let (wal, driver, recovery) = Wal::open(disk, options, &mut replay)
             .await
             .map_err(|source| OpenError::Wal { core, source })?;
         tracing::info!(
@@ -358,10 +360,13 @@ impl coracle_wal::Replay for Reader {
     }
 }
 
-/// The log's options with what the tiers say of them.
-fn wal_options(config: &CoreConfig) -> coracle_wal::Options {
+/// The log's options with what the tiers say of them. It begins with what snapshots leave of the disk.
+fn wal_options(config: &CoreConfig, snapshot_bytes: u64) -> coracle_wal::Options {
     let mut options = config.wal.clone();
-    options.log_bytes_max = config.tiers.disk_bytes_max;
+    if config.tiers.disk_bytes_max > 0 {
+        let left = config.tiers.disk_bytes_max.saturating_sub(snapshot_bytes);
+        options.log_bytes_max = left.max(BUDGET_SEGMENTS_MIN * options.segment_bytes);
+    }
     options.archive = config.tiers.archive;
     // The others have what was there. Without others, the operator decides.
     options.start_on_gaps = config.members.len() > 1;

@@ -74,6 +74,8 @@ pub struct Checker {
     unsteady: BTreeSet<NodeId>,
     /// Nodes whose disks were replaced by empty ones.
     wiped: BTreeSet<NodeId>,
+    /// Cores that were not within the budget of their disk since they were started: to open a log may make a segment.
+    started: BTreeSet<(NodeId, CoreId)>,
     /// How often something was compared.
     looks: u64,
 }
@@ -93,6 +95,7 @@ impl Checker {
             ever_excused: false,
             unsteady: BTreeSet::new(),
             wiped: BTreeSet::new(),
+            started: BTreeSet::new(),
             looks: 0,
         }
     }
@@ -128,6 +131,7 @@ impl Checker {
     /// The process of a node starts, with so many cores.
     pub fn started(&mut self, node: NodeId, cores: u16) {
         self.nodes.insert(node, cores);
+        self.started.extend((0..cores).map(|core| (node, CoreId(core))));
         self.stopped(node);
     }
 
@@ -170,7 +174,7 @@ impl Checker {
     pub fn after_turn(&mut self, core: &CoreView<'_>) -> Checked {
         self.check_queues(core)?;
         check_memory(core).map_err(|violation| Box::new(violation.node(core.node)))?;
-        check_disk(core).map_err(|violation| Box::new(violation.node(core.node)))?;
+        self.check_disk(core).map_err(|violation| Box::new(violation.node(core.node)))?;
         // A node whose disk has lost what it promised may well contradict itself.
         if core.faults > 0 && !self.ever_excused {
             let seen = format!("{} contradictions", core.faults);
@@ -545,6 +549,20 @@ impl Checker {
         mirror.is_some_and(|mirror| mirror.role == Role::Leader && mirror.state.term == term)
     }
 
+    /// Log and snapshots together keep to the budget of the disk.
+    fn check_disk(&mut self, core: &CoreView<'_>) -> Checked {
+        let (bytes, budget) = core.disk;
+        let place = (core.node, core.core);
+        if budget == 0 || bytes <= budget {
+            self.started.remove(&place);
+        } else if !self.started.contains(&place) {
+            let expected = format!("at most {budget}");
+            let seen = format!("{bytes} bytes on the disk of core {}", core.core);
+            return fail(Violation::new(Invariant::Limits, expected, seen));
+        }
+        Ok(())
+    }
+
     fn check_queues(&self, core: &CoreView<'_>) -> Checked {
         let over = |violation: Box<Violation>| Box::new(violation.node(core.node));
         check_bounds(&core.queues, core.limits, core.shards().count()).map_err(over)?;
@@ -603,16 +621,6 @@ fn check_memory(core: &CoreView<'_>) -> Checked {
     }
     let most = budget + needed + MEMORY_GROUP_BYTES_MAX;
     if counted > most { over("counted", counted, most) } else { Ok(()) }
-}
-
-/// Log and snapshots together keep to the budget of the disk.
-fn check_disk(core: &CoreView<'_>) -> Checked {
-    let (bytes, budget) = core.disk;
-    if budget == 0 || bytes <= budget {
-        return Ok(());
-    }
-    let (expected, seen) = (format!("at most {budget}"), format!("{bytes} bytes on the disk"));
-    fail(Violation::new(Invariant::Limits, expected, seen))
 }
 
 /// Compares what waits in a core of so many shards with its limits.
