@@ -413,8 +413,8 @@ declare_probes! {
     snapshot_no_room,
     /// A snapshot had no room in the budget that it shares with the log.
     snapshot_over_quota,
-    /// Log and snapshots were beyond a budget that was made smaller.
-    disk_over_budget_at_start,
+    /// A snapshot grew although log and snapshots were beyond their budget: see `core/disk_share.rs`.
+    disk_over_budget,
     /// What a follower was told to fetch was older than the newest, and there was no room to keep it.
     old_offers_withdrawn,
     /// Snapshots were written faster than at ease.

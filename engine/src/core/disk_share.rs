@@ -2,8 +2,9 @@
 //!
 //! Each of the two takes space by itself and at any time: the log when it makes a segment, a snapshot when its file
 //! grows. Both ask first, the log its own budget ([`Wal::set_log_bytes_max`]), a snapshot this one ([`Quota`]), which
-//! lowers that of the log by what it grants. So together they are never beyond the budget, not for a moment. If they
-//! are when the core starts, because the budget was made smaller, snapshots may go on: they are what frees the log.
+//! lowers that of the log by what it grants. So together they are never beyond the budget, not for a moment, but for
+//! single segments that a log can't do without: one to begin with when it is opened, and one for the mark that gives
+//! others back. If they are beyond it, or because it was made smaller, snapshots go on: they are what frees the log.
 //!
 //! The next snapshot is what lets go of the log, and must not find that the log has taken its room. So while the log
 //! can do without it, the room for the next snapshot stays free; writes are refused before it is used up, by the
@@ -32,8 +33,7 @@ pub(super) struct DiskShare<D: Disk> {
 impl<D: Disk> DiskShare<D> {
     /// `disk_bytes_max` is for the whole directory, 0 for no bound.
     pub(super) fn new(wal: Wal<D>, disk_bytes_max: u64, segment_bytes: u64) -> Self {
-        let small = segment_bytes / SMALL_FILES_SEGMENT_PARTS;
-        let bytes_max = (disk_bytes_max > 0).then(|| disk_bytes_max.saturating_sub(small));
+        let bytes_max = bytes_max(disk_bytes_max, segment_bytes);
         Self { wal, bytes_max, segment_bytes, snapshots_to_be: Rc::default() }
     }
 
@@ -57,7 +57,7 @@ impl<D: Disk> DiskShare<D> {
         let needed = self.wal.needed_bytes().max(least);
         let log = self.wal.disk_bytes().max(needed);
         let is_over = needed.saturating_add(before) > max;
-        sometimes!(disk_over_budget_at_start, is_over);
+        sometimes!(disk_over_budget, is_over);
         let grants = is_over || log.saturating_add(snapshot_bytes) <= max;
         if grants {
             let next_bytes = self.snapshots_to_be.get().saturating_sub(snapshot_bytes);
@@ -67,6 +67,23 @@ impl<D: Disk> DiskShare<D> {
         }
         grants
     }
+}
+
+/// What log and snapshots may take of a directory.
+fn bytes_max(disk_bytes_max: u64, segment_bytes: u64) -> Option<u64> {
+    let small = segment_bytes / SMALL_FILES_SEGMENT_PARTS;
+    (disk_bytes_max > 0).then(|| disk_bytes_max.saturating_sub(small))
+}
+
+/// What a log is opened with beside snapshots that take `snapshot_bytes`; 0 for no bound.
+pub(super) fn log_bytes_at_start(
+    disk_bytes_max: u64,
+    segment_bytes: u64,
+    snapshot_bytes: u64,
+) -> u64 {
+    let least = BUDGET_SEGMENTS_MIN * segment_bytes;
+    let max = bytes_max(disk_bytes_max, segment_bytes);
+    max.map_or(0, |max| max.saturating_sub(snapshot_bytes).max(least))
 }
 
 impl<D: Disk + 'static> DiskShare<D> {

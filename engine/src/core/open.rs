@@ -6,13 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_wal::limits::BUDGET_SEGMENTS_MIN;
 use coracle_wal::{Lsn, RecordView, SegmentInfo, Wal};
 use thiserror::Error;
 
 use super::cold::Cold;
 use super::detector::Detection;
-use super::disk_share::DiskShare;
+use super::disk_share::{self, DiskShare};
 use super::hooks::Hooks;
 use super::inbox::Inbox;
 use super::installing::{self, Installing, RestoreError};
@@ -280,11 +279,11 @@ impl<E: Env> Core<E> {
         if let Some(address) = config.join.clone().filter(|_| core == CoreId(0)) {
             gate.join(&env, address);
         }
-        let disk_share =
+        let share =
             DiskShare::new(wal.clone(), config.tiers.disk_bytes_max, config.wal.segment_bytes);
-        store.limit(disk_share.quota());
+        store.limit(share.quota());
         let tiers = Tiers {
-            disk_share,
+            disk_share: share,
             cold: Cold::new(wal.clone(), config.tiers.log_memory_bytes),
             store,
             taking: Taking::default(),
@@ -363,10 +362,8 @@ impl coracle_wal::Replay for Reader {
 /// The log's options with what the tiers say of them. It begins with what snapshots leave of the disk.
 fn wal_options(config: &CoreConfig, snapshot_bytes: u64) -> coracle_wal::Options {
     let mut options = config.wal.clone();
-    if config.tiers.disk_bytes_max > 0 {
-        let left = config.tiers.disk_bytes_max.saturating_sub(snapshot_bytes);
-        options.log_bytes_max = left.max(BUDGET_SEGMENTS_MIN * options.segment_bytes);
-    }
+    let (max, segment) = (config.tiers.disk_bytes_max, options.segment_bytes);
+    options.log_bytes_max = disk_share::log_bytes_at_start(max, segment, snapshot_bytes);
     options.archive = config.tiers.archive;
     // The others have what was there. Without others, the operator decides.
     options.start_on_gaps = config.members.len() > 1;

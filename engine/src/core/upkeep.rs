@@ -205,6 +205,7 @@ impl<E: Env> Core<E> {
         let grown: u64 =
             newer.take_while(|run| run.last > snapshot).map(|run| run.live_bytes()).sum();
         let busy = self.tiers.installing.is_busy(id) || shard.halted().is_some();
+        let never = self.tiers.taking.is_unsupported(id) || shard.halted().is_some();
         let possible = !busy && self.tiers.taking.is_possible(id, now);
         let keep = self.config.tiers.keep_log_time;
         let followers = shard.raft.followers().filter(|follower| follower.matched < snapshot);
@@ -220,7 +221,7 @@ impl<E: Env> Core<E> {
             applied: shard.applied(),
             snapshot,
             snapshot_bytes,
-            grown_bytes: if self.tiers.taking.is_unsupported(id) { 0 } else { grown },
+            next_snapshot_bytes: if never { 0 } else { snapshot_bytes.saturating_add(grown) },
             snapshot_due: self.config.tiers.is_snapshot_due(grown, snapshot_bytes, age),
             snapshot_running: self.tiers.taking.is_wanted(id),
             snapshot_possible: possible,

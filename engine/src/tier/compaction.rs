@@ -78,8 +78,8 @@ pub struct ShardState {
     pub snapshot: LogIndex,
     /// Its size; 0 if there is none.
     pub snapshot_bytes: u64,
-    /// Bytes of its log that came since; what its state may have grown by. 0 if it takes no snapshots.
-    pub grown_bytes: u64,
+    /// What its next one may take, if its state has grown by all of its log since. 0 if it takes none.
+    pub next_snapshot_bytes: u64,
     /// By its log, by the clock, or because somebody asks: one should be taken.
     pub snapshot_due: bool,
     /// One is being taken.
@@ -113,7 +113,7 @@ impl ShardStates {
     pub fn next_snapshot_bytes(&self, running: Option<ShardId>, written: u64) -> u64 {
         let (mut rest, mut next) = (0, 0);
         for (shard, state) in &self.0 {
-            let bytes = state.snapshot_bytes.saturating_add(state.grown_bytes);
+            let bytes = state.next_snapshot_bytes;
             if running == Some(*shard) {
                 rest = bytes.saturating_sub(written);
             } else {
@@ -523,7 +523,7 @@ impl<'a> Situation<'a> {
             applied: LogIndex(0),
             snapshot: LogIndex(0),
             snapshot_bytes: 0,
-            grown_bytes: 0,
+            next_snapshot_bytes: 0,
             snapshot_due: false,
             snapshot_running: false,
             snapshot_possible: false,

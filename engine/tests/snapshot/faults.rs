@@ -114,7 +114,7 @@ fn a_disk_that_is_full_for_a_moment() {
     };
     for receiving in [false, true] {
         let errors = each_operation_fails(ErrorKind::StorageFull, grows, async |store, id| {
-            if receiving { receive(store, id, COUNT).await } else { write(store, id, COUNT).await }
+            store_it(store, id, COUNT, receiving).await
         });
         assert!(errors.len() > COUNT, "{errors:?}");
         for error in errors {
@@ -123,21 +123,32 @@ fn a_disk_that_is_full_for_a_moment() {
     }
 }
 
-#[test]
-fn a_full_disk_gives_back_what_was_taken() {
+/// Receives a snapshot, or writes it.
+async fn store_it(
+    store: &Store,
+    id: SnapshotId,
+    count: usize,
+    receiving: bool,
+) -> Result<Rc<Manifest>, WriteError> {
+    if receiving { receive(store, id, count).await } else { write(store, id, count).await }
+}
+
+/// A store with one snapshot, and the id of the next one.
+fn beside_an_old_one() -> (MemDisk, Store, SnapshotId) {
     let disk = MemDisk::new();
     let (store, _) = open(&disk);
-    let (old, new) = (id(1, 10), id(1, 20));
-    run_to_end(write(&store, old, COUNT)).unwrap();
+    run_to_end(write(&store, id(1, 10), COUNT)).unwrap();
+    (disk, store, id(1, 20))
+}
+
+#[test]
+fn a_full_disk_gives_back_what_was_taken() {
+    let (disk, store, new) = beside_an_old_one();
     let used = disk.used();
     for room in [0, 4096, 20_000, 40_000, 80_000] {
         disk.set_capacity(Some(used + room));
         for receiving in [false, true] {
-            let result = if receiving {
-                run_to_end(receive(&store, new, 30))
-            } else {
-                run_to_end(write(&store, new, 30))
-            };
+            let result = run_to_end(store_it(&store, new, 30, receiving));
             assert!(matches!(result, Err(WriteError::NoRoom { .. })), "{room}: {result:?}");
             assert_eq!(disk.used(), used, "what was written was removed");
             assert_eq!(store.disk_bytes(), used);
@@ -150,31 +161,21 @@ fn a_full_disk_gives_back_what_was_taken() {
 
 #[test]
 fn a_quota_is_kept_at_every_moment() {
-    let disk = MemDisk::new();
-    let (store, _) = open(&disk);
-    let (old, new) = (id(1, 10), id(1, 20));
-    run_to_end(write(&store, old, COUNT)).unwrap();
+    let (disk, store, new) = beside_an_old_one();
     let used = store.disk_bytes();
-    let (most, highest) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
-    let (limit, seen) = (most.clone(), highest.clone());
-    store.limit(Box::new(move |_, bytes| {
-        let grants = bytes <= limit.get();
-        seen.set(seen.get().max(if grants { bytes } else { 0 }));
-        grants
+    let most = Rc::new(Cell::new(0));
+    let (limit, there) = (most.clone(), disk.clone());
+    store.limit(Box::new(move |before, after| {
+        assert!(there.used() <= before, "{} are there, not {before}", there.used());
+        assert!(after > before, "{after} after {before}");
+        after <= limit.get()
     }));
     for receiving in [false, true] {
         let mut room = 0;
-        highest.set(0);
         // Until there is room for all of it.
         loop {
             most.set(used + room);
-            let result = if receiving {
-                run_to_end(receive(&store, new, 30))
-            } else {
-                run_to_end(write(&store, new, 30))
-            };
-            assert!(highest.get() <= used + room, "{} with {room} of room", highest.get());
-            match result {
+            match run_to_end(store_it(&store, new, 30, receiving)) {
                 Ok(_) => break,
                 Err(error) => assert!(matches!(error, WriteError::NoRoom { .. }), "{error}"),
             }

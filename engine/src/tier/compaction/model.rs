@@ -160,7 +160,7 @@ impl World {
             replica.state.snapshot_running = replica.snapshot.is_some();
             replica.state.snapshot_possible =
                 replica.snapshot.is_none() && replica.paused_until <= step;
-            replica.state.grown_bytes = replica.state_bytes - replica.state.snapshot_bytes;
+            replica.state.next_snapshot_bytes = replica.state_bytes;
             let limit = self.budget.snapshot_log_bytes.max(replica.state_bytes);
             replica.state.snapshot_due = replica.log_bytes > limit;
             if let Some((action, _)) = replica.rewrite.take_if(|(_, done)| *done <= step) {
